@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Private names of other libraries, here and nowhere else.
+
+Each function has a test in ``tests/unit/test_compat.py`` that fails when upstream
+changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3,
+OpenTelemetry 1.30 to 1.45.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from opentelemetry import context as context_api
+from opentelemetry import trace as trace_api
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.sdk.resources import Resource
+
+
+class ForkableTracerProvider(TracerProvider):
+    """A provider whose at-fork hook runs no detector.
+
+    From SDK 1.44 the hook re-runs process-dependent resource detectors in a thread
+    pool in each child and replaces ``service.instance.id``. The child's resource is
+    set by ``set_resource`` instead; only the lock has to be new.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Only SDK 1.44 and later remember them, and they keep the resource they got.
+        self.handed_out: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def get_tracer(self, *arguments: Any, **named: Any) -> trace_api.Tracer:
+        """Return a tracer, and remember it for ``set_resource``."""
+        tracer = super().get_tracer(*arguments, **named)
+        self.handed_out.add(tracer)
+        return tracer
+
+    def _handle_fork(self) -> None:
+        self._tracers_lock = threading.Lock()
+
+
+def set_resource(provider: TracerProvider, resource: Resource) -> None:
+    """Give a provider and its tracers another resource (in a child, after its fork)."""
+    provider._resource = resource  # noqa: SLF001
+    tracers = getattr(provider, "_tracers", None)
+    for tracer in getattr(provider, "handed_out", None) or dict(tracers or {}).values():
+        tracer.resource = resource
+
+
+def has_tracer_provider() -> bool:
+    """Return whether a global tracer provider has been set in this process."""
+    return trace_api._TRACER_PROVIDER is not None  # noqa: SLF001
+
+
+def span_processors(provider: TracerProvider) -> tuple[SpanProcessor, ...]:
+    """Return the processors of a provider."""
+    return provider._active_span_processor._span_processors  # noqa: SLF001
+
+
+def replace_span_processors(
+    provider: TracerProvider, processors: tuple[SpanProcessor, ...]
+) -> None:
+    """Put other processors in the place of all of a provider's."""
+    provider._active_span_processor._span_processors = processors  # noqa: SLF001
+
+
+def intercept_added_processors(
+    provider: TracerProvider, add: Callable[[SpanProcessor], None]
+) -> None:
+    """Call ``add`` for each processor that is added to this provider from now on."""
+    provider._active_span_processor.add_span_processor = add  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def exporter_of(processor: SpanProcessor) -> object | None:
+    """Return the exporter behind a batch or simple processor."""
+    exporter = getattr(processor, "span_exporter", None)
+    if exporter is not None:
+        return exporter  # type: ignore[no-any-return]
+    batch = getattr(processor, "_batch_processor", None)
+    return getattr(batch, "_exporter", None)
+
+
+def destination_of(exporter: object) -> str | None:
+    """Return host and port an OTLP exporter sends to, None for other exporters."""
+    if type(exporter).__name__ != "OTLPSpanExporter":
+        return None
+    endpoint = str(getattr(exporter, "_endpoint", ""))
+    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").netloc
+
+
+def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
+    """Make ``CeleryInstrumentor()`` return our instance everywhere.
+
+    ``BaseInstrumentor`` keeps one instance a class, so an application's own call of
+    ``CeleryInstrumentor().instrument()`` would instrument a second time.
+    """
+    CeleryInstrumentor._instance = instance  # noqa: SLF001
+
+
+def let_exceptions_through_detach() -> None:
+    """Stop ``context.detach`` from swallowing soft time limits.
+
+    It catches every ``Exception`` (opentelemetry-api 1.45, ``context/__init__.py``).
+    Celery raises ``SoftTimeLimitExceeded`` at any bytecode, also inside it: the limit
+    would be logged and forgotten. A token of another context raises ``ValueError``, a
+    used one ``RuntimeError``; these stay caught.
+    """
+    runtime = context_api._RUNTIME_CONTEXT  # noqa: SLF001
+    log = context_api.logger
+
+    def detach(token: object) -> None:
+        try:
+            runtime.detach(token)  # type: ignore[arg-type]
+        except (ValueError, RuntimeError, TypeError):
+            log.exception("Failed to detach context")
+
+    context_api.detach = detach
+
+
+class _InheritedDescriptor:
+    """Pickled into billiard's preparation data: keeps a descriptor open in the child."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        from billiard.context import get_spawning_popen  # noqa: PLC0415
+
+        popen = get_spawning_popen()
+        if popen is not None:
+            popen.duplicate_for_child(self._descriptor)
+        return int, (self._descriptor,)
+
+
+def set_up_spawned_children(module: str, descriptor: int) -> None:
+    """Make billiard's spawned children run ``module`` first and inherit a descriptor.
+
+    A spawned child runs the main module named in the preparation data before it
+    unpickles the application (billiard ``spawn.py``); that module sets up telemetry.
+    """
+    from billiard import spawn  # noqa: PLC0415
+
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec(module)
+    prepare = spawn.get_preparation_data
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = prepare(name)
+        data["otel_celery"] = _InheritedDescriptor(descriptor)
+        return data
+
+    spawn.get_preparation_data = get_preparation_data
+
+
+def pool_slot() -> int:
+    """Return the slot of this pool child: a recycled child keeps its predecessor's."""
+    from billiard.process import current_process  # noqa: PLC0415
+
+    index = getattr(current_process(), "index", None)
+    return index if isinstance(index, int) else os.getpid()
+
+
+def never_forks(pool: object) -> bool:
+    """Return whether a worker's pool class runs tasks in the main process."""
+    module = getattr(pool, "__module__", "")
+    return module in {
+        "celery.concurrency.solo",
+        "celery.concurrency.thread",
+        "celery.concurrency.gevent",
+        "celery.concurrency.eventlet",
+    }

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ``otel-celery`` command, top to bottom.
+
+Read the command line, load ``.env`` files, then either hand over to Celery with nothing
+of OpenTelemetry imported, or run Celery in this process with telemetry around it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher import __version__
+from otel_celery_launcher.errors import LauncherError
+from otel_celery_launcher.roles import read_command_line
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
+
+    from otel_celery_launcher.roles import CommandLine
+
+OWN_HELP = """\
+Usage: otel-celery [--env-file FILE]... CELERY-ARGUMENTS
+
+  Celery's own command line, traced with OpenTelemetry: write otel-celery in the
+  place of celery. Configured by the OTEL_* variables, also from .env and
+  .env.<role> in the working directory.
+
+Options, before Celery's:
+  --env-file FILE  Load a file of variables whole; may be repeated.
+
+Commands of its own:
+  demo             Trace a small workflow here and now; needs nothing installed.
+
+Celery's help:
+"""
+
+
+def run() -> None:
+    """Console script: run ``main`` and exit with its status."""
+    _name_program()
+    sys.exit(main(sys.argv[1:], os.environ))
+
+
+def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    """Run one command line; returns the exit status unless Celery exits itself."""
+    try:
+        command_line = read_command_line(arguments, environ)
+        if command_line.command == "demo":
+            return _run_own_command(command_line)
+        problems = _load_env_files(command_line, environ)
+        sys.argv[1:] = command_line.celery_arguments
+        if command_line.role is None or _is_completion(environ):
+            return _run_plain_celery(command_line)
+        return _run_traced_celery(command_line, environ, problems)
+    except LauncherError as error:
+        print(f"otel-celery: {error}; {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+
+
+def _run_plain_celery(command_line: CommandLine) -> int:
+    """Hand over to Celery; nothing of OpenTelemetry is imported."""
+    if command_line.shows_help:
+        print(OWN_HELP)  # noqa: T201
+        sys.stdout.flush()
+    elif command_line.shows_version:
+        print(f"otel-celery {__version__}", flush=True)  # noqa: T201
+    from celery.__main__ import main as celery_main  # noqa: PLC0415
+
+    celery_main()
+    return 0
+
+
+def _run_traced_celery(
+    command_line: CommandLine, environ: MutableMapping[str, str], problems: list[str]
+) -> int:
+    # gevent and eventlet patch before anything imports ssl, threading or gRPC.
+    from celery import maybe_patch_concurrency  # noqa: PLC0415
+
+    maybe_patch_concurrency()
+
+    from otel_celery_launcher.settings import (  # noqa: PLC0415
+        Settings,
+        correct_environment,
+        is_strict,
+    )
+
+    problems += correct_environment(environ)
+    if problems and is_strict(environ):
+        raise LauncherError(
+            "; ".join(problems),
+            "correct it, or unset OTEL_CELERY_STRICT to start without",
+        )
+    if environ.get("OTEL_SDK_DISABLED") == "true":
+        _print_problems(problems)
+        from celery.bin.celery import main as celery_main  # noqa: PLC0415
+
+        return celery_main()  # type: ignore[no-any-return]
+    settings = Settings.from_environ(environ, command_line)
+
+    from otel_celery_launcher.launch import run_with_telemetry  # noqa: PLC0415
+
+    def celery() -> int:
+        from celery.bin.celery import main as celery_main  # noqa: PLC0415
+
+        return celery_main()  # type: ignore[no-any-return]
+
+    return run_with_telemetry(settings, problems, celery)
+
+
+def _load_env_files(
+    command_line: CommandLine, environ: MutableMapping[str, str]
+) -> list[str]:
+    """Load ``.env`` files; commands without telemetry load only what is asked for."""
+    wanted = command_line.env_files or environ.get("OTEL_CELERY_ENV_FILE")
+    if command_line.role is None and not wanted:
+        return []
+    from otel_celery_launcher.environ import load_env_files  # noqa: PLC0415
+
+    return load_env_files(
+        environ,
+        role=command_line.role,
+        workdir=command_line.workdir,
+        env_files=command_line.env_files,
+    )
+
+
+def _run_own_command(command_line: CommandLine) -> int:
+    from otel_celery_launcher.demo.command import main as demo  # noqa: PLC0415
+
+    return demo(command_line.celery_arguments[1:])
+
+
+def _is_completion(environ: MutableMapping[str, str]) -> bool:
+    """Return whether the shell asks for completions (click's protocol)."""
+    return "_OTEL_CELERY_COMPLETE" in environ
+
+
+def _print_problems(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"otel-celery: {problem}", file=sys.stderr)  # noqa: T201
+
+
+def _name_program() -> None:
+    """Make ``sys.argv[0]`` a path that Python can run: SIGHUP re-executes it.
+
+    Under ``python -m`` it is this package's ``__main__.py``, whose folder would come
+    first on the path of the new process and shadow the application's modules.
+    """
+    if Path(sys.argv[0]).name == "__main__.py":
+        script = Path(sys.executable).with_name("otel-celery")
+        if script.is_file():
+            sys.argv[0] = str(script)

@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""``.env`` files: which are read, in which order, and what wins.
+
+Runs in the launcher before the settings are read. ``.env`` and ``.env.<role>`` in the
+working directory are found without being asked for, so only their ``OTEL_*`` names are
+taken: a launcher must not change the application's settings. A file given by
+``--env-file`` (or ``OTEL_CELERY_ENV_FILE``) is wanted whole. The real environment wins
+over every file; of two files the later wins.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dotenv import dotenv_values
+
+from otel_celery_launcher.errors import LauncherError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
+
+# Files of --env-file, remembered for a re-exec (SIGHUP drops our own options).
+ENV_FILE_VARIABLE = "OTEL_CELERY_ENV_FILE"
+
+# "<pid>:<names>": what this process took from files. Celery's SIGHUP re-executes the
+# same process; there the names are dropped and read anew.
+LOADED_VARIABLE = "_OTEL_CELERY_LOADED"
+
+
+def load_env_files(
+    environ: MutableMapping[str, str],
+    *,
+    role: str | None,
+    workdir: str | None,
+    env_files: Sequence[str],
+) -> list[str]:
+    """Load the files into ``environ`` and return problems, one line each.
+
+    Args:
+        environ: Changed in place; names already in it are kept.
+        role: Names ``.env.<role>``; None reads only ``env_files``.
+        workdir: Where ``.env`` is looked for; None is the current directory.
+        env_files: Files wanted whole, in order.
+
+    Raises:
+        LauncherError: A file of ``env_files`` cannot be read.
+    """
+    _forget_previous(environ)
+    wanted = list(env_files) or _split_paths(environ.get(ENV_FILE_VARIABLE, ""))
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    if role is not None:
+        for name in (".env", f".env.{role}"):
+            values, problem = _read_found(Path(workdir or ".") / name)
+            found.update(values)
+            problems += problem
+    for path in wanted:
+        found.update(_read_wanted(Path(path)))
+    loaded = {name: value for name, value in found.items() if name not in environ}
+    environ.update(loaded)
+    if wanted:
+        environ[ENV_FILE_VARIABLE] = os.pathsep.join(
+            str(Path(path).absolute()) for path in wanted
+        )
+    if loaded:
+        environ[LOADED_VARIABLE] = f"{os.getpid()}:{','.join(sorted(loaded))}"
+    return problems
+
+
+def _forget_previous(environ: MutableMapping[str, str]) -> None:
+    pid, _, names = environ.pop(LOADED_VARIABLE, "").partition(":")
+    if pid == str(os.getpid()):
+        for name in names.split(","):
+            environ.pop(name, None)
+
+
+def _split_paths(text: str) -> list[str]:
+    return [path for path in text.split(os.pathsep) if path]
+
+
+def _read_found(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Read the ``OTEL_*`` names of a file that may be missing."""
+    try:
+        if not path.is_file():
+            return {}, []
+        values = _parse(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        return {}, [f"{path} cannot be read ({exc}): going on without it"]
+    return {k: v for k, v in values.items() if k.startswith("OTEL_")}, []
+
+
+def _read_wanted(path: Path) -> dict[str, str]:
+    try:
+        if not path.is_file():
+            raise LauncherError(
+                f"--env-file is {str(path)!r}: expected an existing file",
+                f"create it or correct the path (looked in {Path.cwd()})",
+            )
+        return _parse(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise LauncherError(
+            f"--env-file is {str(path)!r}: expected a readable UTF-8 file ({exc})",
+            "correct the file's permissions or encoding",
+        ) from exc
+
+
+def _parse(path: Path) -> dict[str, str]:
+    values = dotenv_values(path, encoding="utf-8")
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that may block, run so that they cannot block us.
+
+The SDK's ``force_flush`` ignores its timeout and ``shutdown`` waits 30 s
+(opentelemetry-sdk 1.45, ``_shared_internal``). A thread that goes on after its time is
+a daemon: it ends with the process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# How often a wait looks whether it has become hopeless.
+_LOOK_SECONDS = 0.02
+
+
+def run_bounded(
+    calls: Sequence[Callable[[], object]],
+    seconds: float,
+    is_hopeless: Callable[[float], bool] = lambda _: False,
+) -> bool:
+    """Run the calls side by side for so many seconds at most.
+
+    Args:
+        calls: What to run; what they raise is lost.
+        seconds: When to stop waiting.
+        is_hopeless: Asked with the seconds waited; True ends the wait early.
+
+    Returns:
+        Whether all of them ended.
+    """
+    threads = [
+        threading.Thread(target=_run_quietly, args=(call,), daemon=True)
+        for call in calls
+    ]
+    for thread in threads:
+        thread.start()
+    start = time.monotonic()
+    for thread in threads:
+        while thread.is_alive():
+            waited = time.monotonic() - start
+            if waited >= seconds or is_hopeless(waited):
+                return False
+            thread.join(min(_LOOK_SECONDS, seconds - waited))
+    return True
+
+
+def _run_quietly(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:  # noqa: BLE001, S110 - a stranger's processor, at a process's end
+        pass

@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Counters of delivery in memory that all processes of a worker share.
+
+Made by the main process before its first fork; each process writes one row (by its slot
+in the pool, so a recycled child goes on where the one before it ended) and the main
+process reads all of them. No lock: a row has one writing process at a time, and a
+reader of a half-written row reports a slightly old figure, nothing worse.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import time
+
+# Main process, 126 pool slots, embedded beat. Slots beyond share the last pool row.
+ROWS = 128
+BEAT_ROW = ROWS - 1
+MAIN_ROW = 0
+
+ERROR_BYTES = 200  # a collector's answer fits; a row stays within 256 bytes
+_ROW_BYTES = 256
+_WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
+_EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _ERROR_LENGTH = range(6)
+_ERROR_START = 6 * _WORD
+
+
+class Row:
+    """One process's figures.
+
+    Args:
+        memory: The whole page.
+        index: Which row.
+    """
+
+    __slots__ = ("_bytes", "_counts", "_times")
+
+    def __init__(self, memory: memoryview, index: int) -> None:
+        self._bytes = memory[index * _ROW_BYTES : (index + 1) * _ROW_BYTES]
+        words = self._bytes[:_ERROR_START]
+        self._counts = words.cast("Q")
+        self._times = words.cast("d")
+
+    def add_exported(self, count: int) -> None:
+        """Count spans that the collector took."""
+        self._counts[_EXPORTED] += count
+        self._times[_REACHED] = time.monotonic()
+
+    def add_failed(self, count: int) -> None:
+        """Count spans whose export failed for good."""
+        self._counts[_FAILED] += count
+        self._times[_REFUSED] = time.monotonic()
+
+    def add_dropped(self, count: int) -> None:
+        """Count spans that never reached an exporter."""
+        self._counts[_DROPPED] += count
+
+    def note_error(self, text: str) -> None:
+        """Keep the last failed attempt; spans may still be delivered by a retry."""
+        data = text.encode("utf-8", "replace")[:ERROR_BYTES]
+        self._bytes[_ERROR_START : _ERROR_START + len(data)] = data
+        self._counts[_ERROR_LENGTH] = len(data)
+        self._times[_REFUSED] = time.monotonic()
+
+    @property
+    def exported(self) -> int:
+        """Spans the collector took."""
+        return self._counts[_EXPORTED]
+
+    @property
+    def failed(self) -> int:
+        """Spans whose export failed for good."""
+        return self._counts[_FAILED]
+
+    @property
+    def dropped(self) -> int:
+        """Spans that never reached an exporter."""
+        return self._counts[_DROPPED]
+
+    @property
+    def reached(self) -> float:
+        """Monotonic seconds of the last success; 0 for never."""
+        return self._times[_REACHED]
+
+    @property
+    def refused(self) -> float:
+        """Monotonic seconds of the last failed attempt; 0 for never."""
+        return self._times[_REFUSED]
+
+    @property
+    def error(self) -> str:
+        """The last failure, shortened."""
+        end = _ERROR_START + self._counts[_ERROR_LENGTH]
+        return bytes(self._bytes[_ERROR_START:end]).decode("utf-8", "replace")
+
+
+class Counters:
+    """The shared page of a worker: ``rows``, and sums over them.
+
+    Args:
+        descriptor: A page made by the main process, inherited by a spawned child;
+            None makes a new page.
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = _new_page() if descriptor is None else descriptor
+        memory = memoryview(mmap.mmap(self.descriptor, ROWS * _ROW_BYTES))
+        self.rows = [Row(memory, index) for index in range(ROWS)]
+
+    @property
+    def exported(self) -> int:
+        """Spans the collector took, over all processes."""
+        return sum(row.exported for row in self.rows)
+
+    @property
+    def lost(self) -> int:
+        """Spans that are gone, over all processes."""
+        return sum(row.failed + row.dropped for row in self.rows)
+
+    @property
+    def reached(self) -> float:
+        """Monotonic seconds of the last success of any process; 0 for never."""
+        return max(row.reached for row in self.rows)
+
+    @property
+    def refused(self) -> float:
+        """Monotonic seconds of the last failed attempt of any process; 0 for never."""
+        return max(row.refused for row in self.rows)
+
+    @property
+    def error(self) -> str:
+        """The last failure of any process."""
+        return max(self.rows, key=lambda row: row.refused).error
+
+    @property
+    def never_reached(self) -> bool:
+        """Whether attempts failed and none ever succeeded."""
+        return self.refused > 0 and self.reached == 0
+
+
+def _new_page() -> int:
+    """Return a descriptor of zeroed memory without a name."""
+    size = ROWS * _ROW_BYTES
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("otel-celery-counters")
+    else:  # macOS
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Building the exporters, and counting what becomes of each batch.
+
+A gRPC exporter opens its channel when it is made, and a channel must not live in a
+process that forks afterwards (https://github.com/grpc/grpc/issues/31885). So the
+classes are imported before any fork, which opens nothing and spares each child the
+import, and the exporters are made after it, which does not touch the network.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_celery_launcher.exporter.counters import Row
+
+
+def load_exporter_classes(
+    names: Sequence[str],
+) -> tuple[list[Callable[[], SpanExporter]], list[str]]:
+    """Import the classes of exporters by their entry point names.
+
+    Returns:
+        The classes, and a line for each that cannot be imported.
+    """
+    classes: list[Callable[[], SpanExporter]] = []
+    problems: list[str] = []
+    for name in names:
+        for entry_point in entry_points(
+            group="opentelemetry_traces_exporter", name=name
+        ):
+            try:
+                classes.append(entry_point.load())
+            except Exception as exc:  # noqa: BLE001 - a stranger's module, at start
+                problems.append(
+                    f"the exporter {name} cannot be imported ({exc}): no spans leave"
+                    " through it"
+                )
+            break
+    return classes, problems
+
+
+class CountingExporter(SpanExporter):
+    """An exporter whose results go into the shared counters.
+
+    Args:
+        exporter: The exporter that sends.
+        row: This process's row.
+        after: Called after each export, in the exporting thread.
+    """
+
+    def __init__(
+        self, exporter: SpanExporter, row: Row, after: Callable[[], None]
+    ) -> None:
+        self._exporter = exporter
+        self._row = row
+        self._after = after
+        self.handled = 0  # spans whose fate is known, delivered or not
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch; a failure is counted and kept, never raised."""
+        try:
+            result = self._exporter.export(spans)
+        except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
+            self._row.note_error(f"{type(exc).__name__}: {exc}")
+            result = SpanExportResult.FAILURE
+        if result is SpanExportResult.SUCCESS:
+            self._row.add_exported(len(spans))
+        else:
+            self._row.add_failed(len(spans))
+        self.handled += len(spans)
+        self._after()
+        return result
+
+    def shutdown(self) -> None:
+        """Close the exporter's connection."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing is held here."""
+        return True

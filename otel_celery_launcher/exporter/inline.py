@@ -1,0 +1,251 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Inline export: the process that runs the code owns its BatchSpanProcessor.
+
+One ``InlineExport`` is made by the launcher and inherited by every process of the
+worker. In each process it does one of three things with a span that has ended:
+
+exporting   hand it to the BatchSpanProcessors of this process
+holding     keep it, because this process still forks (the main process of a prefork
+            pool) or is not yet the process that stays (before a detach); held spans
+            leave through a short-lived forked sender, or when the process ends
+closed      count it as dropped
+
+A process forked from a holding one exports for itself from its first span on. A process
+forked from an exporting one inherits a gRPC library in an unknown state, where a new
+channel may hang (https://github.com/grpc/grpc/issues/31885): its spans are dropped and
+counted, the task goes on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from otel_celery_launcher.exporter.bounded import run_bounded
+from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
+from otel_celery_launcher.exporter.exporters import CountingExporter
+from otel_celery_launcher.exporter.reporter import ExportLogHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from otel_celery_launcher.exporter.reporter import Reporter
+
+# Spans a holding process keeps: as many as the SDK's own queue by default.
+HELD_SPANS = 2048
+
+# A forked sender is killed by its own alarm: the exporter's default timeout and a bit.
+SENDER_SECONDS = 15
+
+# Where no collector was ever reached, waiting longer would only delay the stop.
+NEVER_REACHED_SECONDS = 0.5
+
+
+class InlineExport(SpanProcessor):
+    """The span processor that exports, in whatever process it finds itself.
+
+    Args:
+        exporter_classes: Makers of the exporters, called after the fork.
+        counters: The shared page of the worker.
+        reporter: Writes the log lines, in the main process.
+        holds: Whether this process holds its spans until ``start`` is called.
+        forks_safely: Whether exporters can be made in a process forked from an
+            exporting one (not with gRPC).
+    """
+
+    def __init__(
+        self,
+        exporter_classes: Sequence[Callable[[], SpanExporter]],
+        counters: Counters,
+        reporter: Reporter,
+        *,
+        holds: bool,
+        forks_safely: bool,
+    ) -> None:
+        self._exporter_classes = exporter_classes
+        self._counters = counters
+        self._reporter = reporter
+        self._forks_safely = forks_safely
+        self._row: Row = counters.rows[MAIN_ROW]
+        self._held: deque[ReadableSpan] = deque(maxlen=HELD_SPANS)
+        self._batches: list[BatchSpanProcessor] = []
+        self._counting: list[CountingExporter] = []
+        self._received = 0
+        self._sender: int | None = None
+        self._pid = os.getpid()
+        self._take: Callable[[ReadableSpan], None] = (
+            self._hold if holds else self._start_and_take
+        )
+        ExportLogHandler(lambda: self._row, reporter.poll).install()
+
+    # The span processor: called in every process, by the thread that ends a span.
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        if self._pid != os.getpid():
+            self._begin_after_fork()
+        self._take(span)
+
+    def shutdown(self) -> None:
+        """Send what is there: an application's shutdown ends nobody's tracing."""
+        self.force_flush()
+
+    def force_flush(self, timeout_millis: int = 5_000) -> bool:
+        """Send what is there; return whether that ended in time."""
+        if self._pid != os.getpid() or not self._batches:
+            return not self._held
+        return run_bounded(
+            [batch.force_flush for batch in self._batches],
+            timeout_millis / 1000,
+            self._is_hopeless,
+        )
+
+    # The life of a process, called by lifecycle.py.
+
+    def start(self, row: int) -> None:
+        """Export in this process from now on; called after its fork.
+
+        Touches no network. A row of the shared counters belongs to one process.
+        """
+        if self._pid != os.getpid():
+            self._forget_parent()
+        self._row = self._counters.rows[row]
+        if not self._batches:
+            self._counting = [
+                CountingExporter(make(), self._row, self._reporter.poll)
+                for make in self._exporter_classes
+            ]
+            self._batches = [BatchSpanProcessor(each) for each in self._counting]
+        self._take = self._export
+        held, self._held = self._held, deque(maxlen=HELD_SPANS)
+        for span in held:
+            self._export(span)
+
+    def close(self, seconds: float) -> bool:
+        """Send what is there within so many seconds; the last act of a process."""
+        if self._pid != os.getpid():
+            return True
+        end = time.monotonic() + seconds
+        self._finish_sender(end)
+        if self._held:
+            self.start(MAIN_ROW)
+        self._take = self._drop
+        batches, self._batches = self._batches, []
+        done = run_bounded(
+            [batch.shutdown for batch in batches],
+            end - time.monotonic(),
+            self._is_hopeless,
+        )
+        handled = sum(each.handled for each in self._counting)
+        missing = self._received * len(self._counting) - handled
+        if missing > 0:
+            self._row.add_dropped(missing)
+        return done
+
+    def poll(self) -> None:
+        """Send held spans and write due lines; called by the main process's timer."""
+        if self._pid == os.getpid():
+            self._send_held()
+        self._reporter.poll()
+
+    def _hold(self, span: ReadableSpan) -> None:
+        if len(self._held) == HELD_SPANS:
+            self._row.add_dropped(1)
+        self._held.append(span)
+
+    def _export(self, span: ReadableSpan) -> None:
+        self._received += 1
+        for batch in self._batches:
+            batch.on_end(span)
+
+    def _start_and_take(self, span: ReadableSpan) -> None:
+        self.start(MAIN_ROW)
+        self._export(span)
+
+    def _drop(self, span: ReadableSpan) -> None:
+        self._row.add_dropped(1)
+
+    def _forget_parent(self) -> None:
+        """What the parent held or was sending is the parent's."""
+        self._held = deque(maxlen=HELD_SPANS)
+        self._batches, self._counting = [], []
+        self._received = 0
+        self._sender = None
+        self._pid = os.getpid()
+
+    def _begin_after_fork(self) -> None:
+        """A span has ended in a process that Celery did not announce."""
+        was_exporting = bool(self._batches)
+        self._forget_parent()
+        if was_exporting and not self._forks_safely:
+            self._take = self._drop
+            return
+        self._take = self._start_and_take
+        atexit.register(self.close, NEVER_REACHED_SECONDS * 4)
+        # Children of multiprocessing end by os._exit, past atexit.
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.Finalize(
+                None, self.close, (NEVER_REACHED_SECONDS * 4,), exitpriority=0
+            )
+
+    def _is_hopeless(self, waited_seconds: float) -> bool:
+        return waited_seconds >= NEVER_REACHED_SECONDS and self._counters.never_reached
+
+    # The sender: a forked copy of a holding process, which never forks itself.
+
+    def _send_held(self) -> None:
+        self._reap_sender()
+        if not self._held or self._sender is not None:
+            return
+        pid = os.fork()
+        if pid == 0:
+            self._send_and_exit()
+        self._sender = pid
+        self._held.clear()
+
+    def _send_and_exit(self) -> None:
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(SENDER_SECONDS)
+            for make in self._exporter_classes:
+                exporter = CountingExporter(make(), self._row, lambda: None)
+                exporter.export(list(self._held))
+        finally:
+            os._exit(0)
+
+    def _reap_sender(self) -> None:
+        if self._sender is None:
+            return
+        try:
+            pid, _ = os.waitpid(self._sender, os.WNOHANG)
+        except ChildProcessError:  # reaped by the application
+            pid = self._sender
+        if pid:
+            self._sender = None
+
+    def _finish_sender(self, end: float) -> None:
+        while self._sender is not None and time.monotonic() < end:
+            self._reap_sender()
+            threading.Event().wait(0.01)
+        if self._sender is not None:
+            os.kill(self._sender, signal.SIGKILL)
+            os.waitpid(self._sender, 0)
+            self._sender = None

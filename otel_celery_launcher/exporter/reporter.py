@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the log says of delivery: a line a minute at most, and one at recovery.
+
+The exporters of the SDK log each failed attempt, in every process. Their records are
+caught here, kept as the last error in the shared counters, and go no further. The main
+process alone writes lines about them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_celery_launcher.exporter.counters import Counters, Row
+
+logger = logging.getLogger("otel_celery_launcher")
+
+# A collector that is down for a night leaves some hundred lines, not a full disk.
+SECONDS_BETWEEN_LINES = 60.0
+
+# Loggers of the SDK that speak about single exports (1.30 to 1.45).
+NOISY_LOGGERS = (
+    "opentelemetry.exporter",
+    "opentelemetry.sdk._shared_internal",
+    "opentelemetry.sdk.trace.export",
+)
+
+
+class Reporter:
+    """Writes the lines; only in the process that owns it.
+
+    Args:
+        counters: The shared page.
+        destination: Where spans go, for the text.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        destination: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._counters = counters
+        self._destination = destination
+        self._clock = clock
+        self._owner = os.getpid()
+        self._last_line: float | None = None
+        self._is_failing = False
+        self._lost_before = 0
+
+    def own(self) -> None:
+        """Make this process the one that writes (after a detach)."""
+        self._owner = os.getpid()
+
+    def disown(self) -> None:
+        """Leave the writing to another process (in a spawned child)."""
+        self._owner = -1
+
+    def poll(self) -> None:
+        """Write a line if one is due. Called by timers and after each export."""
+        if self._owner != os.getpid():
+            return
+        counters = self._counters
+        if counters.refused > counters.reached:
+            self._report_failure()
+        elif self._is_failing:
+            self._report_recovery()
+        elif counters.lost > self._lost_before:
+            self._report_loss()
+
+    def _report_failure(self) -> None:
+        if not self._take_turn():
+            return
+        self._is_failing = True
+        _warn(
+            "spans do not reach %s: %s. %d lost so far; tasks are not affected."
+            " Check the endpoint and that the collector runs.",
+            self._destination,
+            self._counters.error or "no answer",
+            self._counters.lost,
+        )
+
+    def _report_recovery(self) -> None:
+        self._is_failing = False
+        self._lost_before = self._counters.lost
+        _warn(
+            "spans reach %s again; %d were lost.",
+            self._destination,
+            self._lost_before,
+        )
+
+    def _report_loss(self) -> None:
+        if not self._take_turn():
+            return
+        self._lost_before = self._counters.lost
+        _warn(
+            "%d spans lost so far: more came than could be delivered. Raise"
+            " OTEL_BSP_MAX_QUEUE_SIZE or lower the sampling ratio.",
+            self._lost_before,
+        )
+
+    def _take_turn(self) -> bool:
+        now = self._clock()
+        if (
+            self._last_line is not None
+            and now - self._last_line < SECONDS_BETWEEN_LINES
+        ):
+            return False
+        self._last_line = now
+        return True
+
+
+class ExportLogHandler(logging.Handler):
+    """Takes the exporters' own log records: the last one is kept, none is written."""
+
+    def __init__(self, row: Callable[[], Row], on_error: Callable[[], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._row = row
+        self._on_error = on_error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record as the last error (runs in the thread that exports)."""
+        self._row().note_error(_one_line(record))
+        self._on_error()
+
+    def install(self) -> None:
+        """Put this handler in the place of all others of the noisy loggers."""
+        for name in NOISY_LOGGERS:
+            noisy = logging.getLogger(name)
+            noisy.handlers[:] = [self]
+            noisy.propagate = False
+
+
+def _one_line(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info and record.exc_info[1] is not None:
+        text = f"{text} {record.exc_info[1]!r}"
+    return " ".join(text.split())
+
+
+def _warn(message: str, *arguments: object) -> None:
+    # An application's dictConfig disables the loggers that exist by default.
+    logger.disabled = False
+    logger.warning("otel-celery: " + message, *arguments)  # noqa: G003 - one prefix

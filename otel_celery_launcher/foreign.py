@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Applications with OpenTelemetry of their own: each span once, nothing lost.
+
+A provider of the application (or one that was there before us) keeps working: its
+processors run, and our hand-off runs after them. Only a processor that exports to our
+own endpoint is left out, since the same spans would arrive twice. So every span, of
+whichever provider, passes each destination once.
+
+Runs in whatever process the application sets its provider in.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from otel_celery_launcher import _compat
+from otel_celery_launcher.exporter.bounded import run_bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("otel_celery_launcher")
+
+# A collector takes OTLP on both; the same host means the same collector.
+OTLP_PORTS = frozenset({4317, 4318})
+
+# A processor that is left out has nothing to send; its thread ends at once.
+RETIRE_SECONDS = 1.0
+
+
+class ForeignProviders:
+    """Keeps the hand-off last in every provider, and duplicates out.
+
+    Args:
+        handoff: Our processor, the last that sees a span.
+        endpoint: Where it sends.
+    """
+
+    def __init__(self, handoff: SpanProcessor, endpoint: str) -> None:
+        self._handoff = handoff
+        self._endpoint = endpoint
+        self._kept: list[SpanProcessor] = []
+        self._providers: list[TracerProvider] = []
+        self.notes: list[str] = []
+
+    def guard(self, provider: TracerProvider) -> None:
+        """Keep our hand-off the last processor of a provider, come what may."""
+        present = _compat.span_processors(provider)
+        _compat.replace_span_processors(provider, (self._handoff,))
+        _compat.intercept_added_processors(provider, self._add_to_all)
+        self._providers.append(provider)
+        for each in (*self._kept, *present):
+            self._add_to_all(each)
+
+    def adopt(self, provider: TracerProvider) -> None:
+        """Guard a provider that is not ours, and note what that means for it."""
+        if provider not in self._providers:
+            self.guard(provider)
+
+    def watch_set_tracer_provider(self) -> None:
+        """Adopt whatever the application hands to ``trace.set_tracer_provider``.
+
+        The API would refuse it with a warning, and its processors would be lost.
+        """
+
+        def set_tracer_provider(tracer_provider: object) -> None:
+            if isinstance(tracer_provider, TracerProvider):
+                before = len(self.notes)
+                self.adopt(tracer_provider)
+                for note in self.notes[before:] or [
+                    "the application's own tracer provider runs beside otel-celery's"
+                ]:
+                    logger.warning("otel-celery: %s", note)
+
+        trace.set_tracer_provider = set_tracer_provider
+
+    def flushes(self) -> list[Callable[[], object]]:
+        """Return calls that send what the application's processors hold."""
+        return [each.force_flush for each in self._kept]
+
+    def _add_to_all(self, processor: SpanProcessor) -> None:
+        if processor is self._handoff or not self._accept(processor):
+            return
+        if processor not in self._kept:
+            self._kept.append(processor)
+        for provider in self._providers:
+            present = _compat.span_processors(provider)
+            if processor not in present:
+                others = tuple(each for each in present if each is not self._handoff)
+                _compat.replace_span_processors(
+                    provider, (*others, processor, self._handoff)
+                )
+
+    def _accept(self, processor: SpanProcessor) -> bool:
+        destination = _compat.destination_of(_compat.exporter_of(processor))
+        if destination is None or not is_same_collector(destination, self._endpoint):
+            return True
+        run_bounded([processor.shutdown], RETIRE_SECONDS)
+        self.notes.append(
+            f"the application exports to {destination}, as otel-celery does: its"
+            " exporter is left out, so that each span comes once"
+        )
+        return False
+
+
+def is_same_collector(netloc: str, endpoint: str) -> bool:
+    """Return whether two addresses are one collector: same host, same or OTLP port."""
+    one = urlsplit(f"//{netloc}")
+    other = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    if _host(one.hostname) != _host(other.hostname):
+        return False
+    return one.port == other.port or {one.port, other.port} <= OTLP_PORTS
+
+
+def _host(name: str | None) -> str | None:
+    return "localhost" if name in ("127.0.0.1", "::1") else name

@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Celery's own command line, run in this process with telemetry around it.
+
+Imported only for commands that run or publish tasks: it imports the SDK.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher import __version__, _compat
+from otel_celery_launcher.lifecycle import CHILD_SHARE, Lifecycle
+from otel_celery_launcher.roles import read_command_line
+from otel_celery_launcher.settings import Settings, hide_password
+from otel_celery_launcher.telemetry import start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_celery_launcher.telemetry import Telemetry
+
+# What a spawned pool child inherits from the main process: its counters.
+COUNTERS_VARIABLE = "_OTEL_CELERY_COUNTERS"
+
+# Long-running roles announce themselves; `call` in a cron job does not.
+ANNOUNCED_ROLES = frozenset({"worker", "beat", "flower"})
+
+
+def run_with_telemetry(
+    settings: Settings, problems: Sequence[str], celery: Callable[[], int]
+) -> int:
+    """Set up telemetry, run Celery's command line, deliver what is left.
+
+    Args:
+        settings: Read from the corrected environment.
+        problems: Lines about bad values, printed with the start line.
+        celery: Celery's ``main``; leaves by ``SystemExit`` as a rule.
+
+    Returns:
+        Celery's exit status, where it returns.
+    """
+    telemetry = start(settings)
+    _compat.set_up_spawned_children(
+        "otel_celery_launcher.spawned", telemetry.counters.descriptor
+    )
+    os.environ[COUNTERS_VARIABLE] = str(telemetry.counters.descriptor)
+    Lifecycle(telemetry).connect()
+    _announce(telemetry, problems)
+    launcher = os.getpid()
+    try:
+        return celery()
+    finally:
+        # Not in a process that Celery forked (a detached beat is the one that stays).
+        if os.getpid() == launcher or settings.role == "beat":
+            telemetry.close(settings.shutdown_seconds * (1 - CHILD_SHARE))
+            telemetry.reporter.poll()
+
+
+def run_in_spawned_child() -> None:
+    """Set up telemetry in a spawned pool child, before it imports the application."""
+    settings = Settings.from_environ(
+        os.environ, read_command_line(sys.argv[1:], os.environ)
+    )
+    descriptor = os.environ.get(COUNTERS_VARIABLE)
+    telemetry = start(settings, int(descriptor) if descriptor else None)
+    telemetry.is_spawned = True
+    Lifecycle(telemetry).connect()
+
+
+def _announce(telemetry: Telemetry, problems: Sequence[str]) -> None:
+    """Print the start line, and one line for everything that is not as wished."""
+    settings = telemetry.settings
+    lines = [*problems, *settings.notes, *telemetry.notes]
+    if settings.unhandled:
+        lines.append(f"set but not handled: {', '.join(settings.unhandled)}")
+    if settings.role in ANNOUNCED_ROLES:
+        lines.insert(0, _start_line(telemetry))
+    for line in lines:
+        print(f"otel-celery: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _start_line(telemetry: Telemetry) -> str:
+    settings = telemetry.settings
+    if settings.exporters:
+        exporters = " and ".join(settings.exporters)
+        where = f"{exporters} to {hide_password(settings.endpoint)}"
+        if not any(name.startswith("otlp_") for name in settings.exporters):
+            where = exporters
+    else:
+        where = "no exporter"
+    on = " ".join(telemetry.instrumented) or "nothing"
+    return (
+        f"{__version__}, {settings.role}, service {settings.service_name!r}, {where},"
+        f" sampler {settings.sampler}, inline export; instrumented: {on}"
+    )

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The life of Celery's processes: when each starts to export, and its last act.
+
+Connected to Celery's signals by the launcher, before the application is imported, so
+that our receivers run before the application's own.
+
+worker_init             main process: the pool is known, nothing has forked
+worker_process_init     pool child, after its fork or spawn (and solo, in main)
+worker_process_shutdown pool child, before os._exit; prefork only
+worker_ready            main process: its timer
+beat_init               beat, after a detach
+beat_embedded_init      the process of `worker -B`, after it closed all descriptors
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from otel_celery_launcher import _compat
+from otel_celery_launcher.exporter.counters import BEAT_ROW, MAIN_ROW
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.telemetry import Telemetry
+
+# Of the time a stop may take, the children's part; they end before the main process
+# does, side by side. The rest is the main process's.
+CHILD_SHARE = 0.6
+
+# Rows of the counters that belong to pool children.
+POOL_ROWS = range(1, BEAT_ROW)
+
+# How often the main process sends what it holds and looks at the counters.
+POLL_SECONDS = 1.0
+
+
+class Lifecycle:
+    """Receivers of Celery's signals; each runs in the process its docstring names."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._main = os.getpid()
+        self._forks = True
+
+    def connect(self) -> None:
+        """Connect all receivers (launcher, or spawned child)."""
+        for signal_, receiver in (
+            (signals.worker_init, self._worker_init),
+            (signals.worker_process_init, self._child_init),
+            (signals.worker_process_shutdown, self._child_shutdown),
+            (signals.worker_ready, self._worker_ready),
+            (signals.beat_init, self._beat_init),
+            (signals.beat_embedded_init, self._beat_embedded_init),
+        ):
+            signal_.connect(receiver, weak=False)
+
+    def _worker_init(self, sender: Any = None, **_: Any) -> None:
+        """Main process: export from here only where it never forks again."""
+        self._main = os.getpid()
+        self._telemetry.reporter.own()
+        self._forks = not _compat.never_forks(sender.pool_cls)
+        if not self._forks:
+            self._telemetry.export.start(MAIN_ROW)
+
+    def _worker_ready(self, sender: Any = None, **_: Any) -> None:
+        """Main process: start the timer; Celery's own, no thread of ours."""
+        sender.timer.call_repeatedly(POLL_SECONDS, self._telemetry.export.poll)
+
+    def _child_init(self, **_: Any) -> None:
+        """Pool child: an exporter of its own."""
+        if not self._is_child():
+            return  # solo
+        slot = _compat.pool_slot()
+        self._telemetry.set_slot(str(slot))
+        self._telemetry.export.start(POOL_ROWS[slot % len(POOL_ROWS)])
+
+    def _child_shutdown(self, **_: Any) -> None:
+        """Pool child: send what is there before ``os._exit``."""
+        if self._is_child():
+            seconds = self._telemetry.settings.shutdown_seconds
+            self._telemetry.close(seconds * CHILD_SHARE)
+
+    def _beat_init(self, **_: Any) -> None:
+        """Beat: the process that stays."""
+        self._telemetry.reporter.own()
+        self._telemetry.export.start(MAIN_ROW)
+
+    def _beat_embedded_init(self, **_: Any) -> None:
+        """``worker -B``: a forked process that SIGTERM ends at once."""
+        self._telemetry.set_slot("beat")
+        self._telemetry.export.start(BEAT_ROW)
+
+        def close_and_die(number: int, _frame: object) -> None:
+            seconds = self._telemetry.settings.shutdown_seconds
+            self._telemetry.close(seconds * CHILD_SHARE)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+        signal.signal(signal.SIGTERM, close_and_die)
+
+    def _is_child(self) -> bool:
+        return os.getpid() != self._main or self._telemetry.is_spawned

@@ -1,0 +1,260 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings, read once by the launcher into a frozen object.
+
+``correct_environment`` checks every variable of the table and puts a value that works
+in the place of a bad one, before anything of OpenTelemetry is imported.
+``Settings.from_environ`` then reads what is left. Nobody else reads the environment,
+but for the SDK, which reads its own variables.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from otel_celery_launcher import checks
+from otel_celery_launcher.checks import BadValueError
+from otel_celery_launcher.variables import (
+    UNHANDLED_NAMES,
+    UNHANDLED_PREFIXES,
+    VARIABLES,
+    Variable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+    from otel_celery_launcher.roles import CommandLine
+
+DEFAULT_SAMPLER = "parentbased_always_on"
+DEFAULT_ENDPOINTS = {
+    "grpc": "http://localhost:4317",
+    "http/protobuf": "http://localhost:4318",
+}
+_USER_INFO = re.compile(r"//[^@/]*@")
+OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the launcher does, decided before the SDK is imported."""
+
+    role: str
+    service_name: str
+    app_name: str
+    node: str
+    exporters: tuple[str, ...]  # entry point names
+    protocol: str
+    endpoint: str
+    sampler: str
+    sampler_argument: str | None
+    id_generator: str
+    disabled_instrumentations: frozenset[str]
+    shutdown_seconds: float
+    has_instance_id: bool
+    notes: tuple[str, ...]  # one line each, for the start
+    unhandled: tuple[str, ...]
+
+    @classmethod
+    def from_environ(
+        cls, environ: Mapping[str, str], command_line: CommandLine
+    ) -> Settings:
+        """Build the settings from an environment that ``correct_environment`` left."""
+        role = command_line.role or ""
+        protocol = _otlp(environ, "PROTOCOL") or "grpc"
+        endpoint = _otlp(environ, "ENDPOINT") or DEFAULT_ENDPOINTS[protocol]
+        service_name, name_notes = _service_name(environ, command_line)
+        exporters, exporter_notes = _exporters(environ, protocol)
+        otlp_notes = _endpoint_notes(environ, protocol, endpoint) if exporters else []
+        return cls(
+            role=role,
+            service_name=service_name,
+            app_name=command_line.app_name,
+            node=command_line.node or role,
+            exporters=exporters,
+            protocol=protocol,
+            endpoint=endpoint,
+            sampler=environ.get("OTEL_TRACES_SAMPLER") or DEFAULT_SAMPLER,
+            sampler_argument=environ.get("OTEL_TRACES_SAMPLER_ARG"),
+            id_generator=environ.get("OTEL_PYTHON_ID_GENERATOR") or "random",
+            disabled_instrumentations=frozenset(
+                _names(environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))
+            ),
+            shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
+            has_instance_id="service.instance.id" in _resource(environ),
+            notes=(*name_notes, *exporter_notes, *otlp_notes),
+            unhandled=_unhandled(environ),
+        )
+
+
+def correct_environment(environ: MutableMapping[str, str]) -> list[str]:
+    """Put a value that works in the place of each bad one; return a line for each.
+
+    An empty value becomes unset: some readers in the SDK tell the two apart.
+    """
+    problems: list[str] = []
+    for variable in VARIABLES:
+        value = environ.get(variable.name)
+        if value is None:
+            continue
+        stripped = value.strip()
+        try:
+            corrected = variable.check(stripped) if stripped else None
+        except BadValueError as bad:
+            corrected = bad.instead
+            problems.append(_bad_value_line(variable, value, bad))
+        _put(environ, variable.name, corrected)
+    problems += _correct_together(environ)
+    return problems
+
+
+def hide_password(url: str) -> str:
+    """Return the URL without a user's name and password."""
+    return _USER_INFO.sub("//***@", url)
+
+
+def is_strict(environ: Mapping[str, str]) -> bool:
+    """Return whether bad values end the start (OTEL_CELERY_STRICT)."""
+    return environ.get("OTEL_CELERY_STRICT") == "true"
+
+
+def _correct_together(environ: MutableMapping[str, str]) -> list[str]:
+    """Correct what only two variables together show to be bad."""
+    problems = []
+    argument = environ.get("OTEL_TRACES_SAMPLER_ARG")
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "")
+    if argument is not None:
+        try:
+            checks.sampler_argument(argument, sampler)
+        except BadValueError as bad:
+            _put(environ, "OTEL_TRACES_SAMPLER_ARG", bad.instead)
+            problems.append(
+                f"OTEL_TRACES_SAMPLER_ARG is {argument!r}: expected {bad.expected}"
+                f" for {sampler}; using {bad.instead}"
+            )
+    queue = int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or 2048)
+    batch = int(environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or 512)
+    if batch > queue:
+        if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in environ:
+            problems.append(
+                f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE is '{batch}': expected at most"
+                f" OTEL_BSP_MAX_QUEUE_SIZE; using {queue}"
+            )
+        environ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = str(queue)
+    return problems
+
+
+def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> None:
+    if value is None:
+        environ.pop(name, None)
+    elif environ.get(name) != value:
+        environ[name] = value
+
+
+def _bad_value_line(variable: Variable, value: str, bad: BadValueError) -> str:
+    shown = "set (value not shown)" if variable.secret else repr(hide_password(value))
+    if bad.instead is None:
+        used = "the default" if variable.default == "unset" else variable.default
+        used = "nothing" if used == "the default" else used
+    else:
+        used = "its other items" if variable.secret else bad.instead
+    return f"{variable.name} is {shown}: expected {bad.expected}; using {used}"
+
+
+def _service_name(
+    environ: Mapping[str, str], command_line: CommandLine
+) -> tuple[str, list[str]]:
+    role = command_line.role or ""
+    given = environ.get("OTEL_SERVICE_NAME") or _resource(environ).get("service.name")
+    template = environ.get("OTEL_CELERY_SERVICE_NAME")
+    if template:
+        name = template.format(name=given or command_line.app_name, role=role)
+    elif given:
+        name = given
+    else:
+        name = f"{command_line.app_name}-{role}"
+        return name, [
+            f"no service name is set: using {name!r}; set OTEL_SERVICE_NAME=<name> and"
+            ' OTEL_CELERY_SERVICE_NAME="{name}-{role}"'
+        ]
+    if role in name.lower():
+        return name, []
+    return name, [
+        f"the service name {name!r} does not tell the role {role!r}, so worker, beat and"
+        ' producer look alike; set OTEL_CELERY_SERVICE_NAME="{name}-{role}"'
+    ]
+
+
+def _exporters(
+    environ: Mapping[str, str], protocol: str
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return entry point names of the exporters, and notes on those left out."""
+    exporters: list[str] = []
+    notes: list[str] = []
+    for name in _names(environ.get("OTEL_TRACES_EXPORTER") or "otlp"):
+        if name == "none":
+            return (), []
+        entry_point = OTLP_EXPORTERS[protocol] if name == "otlp" else name
+        if not checks.is_installed("opentelemetry_traces_exporter", entry_point):
+            notes.append(
+                f"the exporter {entry_point} is not installed: no spans leave through it;"
+                " pip install 'otel-celery-launcher[http]'"
+            )
+        elif entry_point not in exporters:
+            exporters.append(entry_point)
+    return tuple(exporters), notes
+
+
+def _endpoint_notes(
+    environ: Mapping[str, str], protocol: str, endpoint: str
+) -> list[str]:
+    notes = []
+    has_scheme = "://" in endpoint
+    port = urlsplit(endpoint if has_scheme else f"//{endpoint}").port
+    if protocol == "grpc" and port == 4318:
+        notes.append(
+            "the endpoint's port is 4318, where collectors speak HTTP, and the protocol"
+            " is grpc; use port 4317 or OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+        )
+    if protocol == "grpc" and not has_scheme and _otlp(environ, "INSECURE") != "true":
+        notes.append(
+            f"the endpoint {hide_password(endpoint)!r} has no scheme, which means TLS;"
+            " put http:// before it for a connection without"
+        )
+    if protocol == "http/protobuf" and not has_scheme:
+        notes.append(
+            f"the endpoint {hide_password(endpoint)!r} has no scheme;"
+            " put http:// or https:// before it"
+        )
+    return notes
+
+
+def _otlp(environ: Mapping[str, str], suffix: str) -> str | None:
+    return environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{suffix}") or environ.get(
+        f"OTEL_EXPORTER_OTLP_{suffix}"
+    )
+
+
+def _resource(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read OTEL_RESOURCE_ATTRIBUTES as the SDK's detector does."""
+    pairs = (
+        item.partition("=")
+        for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    )
+    return {key.strip(): unquote(value.strip()) for key, sep, value in pairs if sep}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _unhandled(environ: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name in sorted(environ)
+        if (name in UNHANDLED_NAMES or name.startswith(UNHANDLED_PREFIXES))
+        and environ[name].strip().lower() not in ("", "none")
+    )

@@ -1,0 +1,138 @@
+"""Fixtures: a real receiver, real brokers on free ports, the installed command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from otel_celery_launcher.receiver import Receiver
+from tests.harness import Launcher, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APPS = Path(__file__).parent / "process" / "apps"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def server_command(name: str, *places: str) -> str:
+    """Return the path of a server; its absence is a failure, not a skip."""
+    for place in (shutil.which(name), *places):
+        if place and Path(place).is_file():
+            return place
+    pytest.fail(f"{name} is not installed: run `make servers`, or apt install {name}")
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server of our own; yields its URL without a database number."""
+    port = free_port()
+    folder = tmp_path_factory.mktemp("redis")
+    command = [server_command("redis-server"), "--port", str(port), "--save", ""]
+    with subprocess.Popen(
+        [*command, "--bind", "127.0.0.1", "--databases", "4096", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    ) as server:
+        wait_until(lambda: is_open(port), 10, "redis-server listens")
+        yield f"redis://127.0.0.1:{port}"
+        server.terminate()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A RabbitMQ node of our own, with its own epmd; yields the broker's URL."""
+    folder = tmp_path_factory.mktemp("rabbitmq")
+    port, dist, epmd = free_port(), free_port(), free_port()
+    config = folder / "rabbitmq.conf"
+    config.write_text(f"listeners.tcp.default = 127.0.0.1:{port}\n")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "RABBITMQ_NODENAME": f"otel{port}@localhost",
+        "RABBITMQ_CONFIG_FILE": str(config.with_suffix("")),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_DIST_PORT": str(dist),
+        "ERL_EPMD_PORT": str(epmd),
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+    }
+    program = server_command("", "/usr/lib/rabbitmq/bin/rabbitmq-server")
+    with (
+        (folder / "out").open("w") as out,
+        subprocess.Popen([program], env=environ, stdout=out, stderr=out) as server,
+    ):
+        wait_until(lambda: is_open(port), 60, "rabbitmq-server listens")
+        yield f"amqp://guest:guest@127.0.0.1:{port}"
+        server.terminate()
+        server.wait(30)
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(
+                ["epmd", "-port", str(epmd), "-kill"],
+                stdout=subprocess.DEVNULL,
+                check=False,
+            )
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+_databases = iter(range(4096))
+
+
+@pytest.fixture
+def broker(redis_server: str) -> str:
+    """An empty Redis database."""
+    return f"{redis_server}/{next(_databases)}"
+
+
+@pytest.fixture
+def child_environ(tmp_path: Path, collector: Receiver, broker: str) -> dict[str, str]:
+    """An environment built for the command, not inherited from the test run."""
+    return base_environ(tmp_path) | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_CELERY_SERVICE_NAME": "{name}-{role}",
+        "SHOP_BROKER": broker,
+        "SHOP_BACKEND": broker,
+    }
+
+
+def base_environ(tmp_path: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(APPS),
+        "PYTHONWARNINGS": "ignore",
+        "SHOP_SCHEDULE": str(tmp_path / "beat-schedule"),
+    }
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, child_environ: dict[str, str]) -> Iterator[Launcher]:
+    """Starts commands in an empty folder and kills what a test leaves."""
+    with Launcher(tmp_path, child_environ) as started:
+        yield started

@@ -1,0 +1,183 @@
+"""Starting the installed command, publishing to it, and waiting with deadlines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+
+SCRIPT = Path(sys.executable).with_name("otel-celery")
+CELERY = Path(sys.executable).with_name("celery")
+
+
+def wait_until(is_true: Callable[[], object], seconds: float, why: str) -> None:
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    while not is_true():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds} s: {why}")
+        pause.wait(0.02)
+
+
+@dataclass
+class Process:
+    """A started command, its output in a file."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def own_lines(self) -> list[str]:
+        return [line for line in self.output.splitlines() if "otel-celery: " in line]
+
+    def wait_for_output(self, text: str, seconds: float = 20) -> None:
+        def is_there() -> bool:
+            if self.popen.poll() is not None and text not in self.output:
+                pytest.fail(f"ended before {text!r}:\n{self.output}")
+            return text in self.output
+
+        wait_until(is_there, seconds, f"{text!r} in the output")
+
+    def wait_until_ready(self) -> Process:
+        self.wait_for_output(" ready.")
+        return self
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> float:
+        """Send a signal and wait for the end; return the seconds it took."""
+        start = time.monotonic()
+        self.popen.send_signal(number)
+        self.wait(seconds)
+        return time.monotonic() - start
+
+    def wait(self, seconds: float = 30) -> int:
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"did not end within {seconds} s:\n{self.output[-3000:]}")
+
+
+@dataclass
+class Launcher:
+    """Starts processes in a folder; leaves none behind."""
+
+    folder: Path
+    environ: dict[str, str]
+    _started: list[Process] = field(default_factory=list)
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            if process.popen.poll() is None:
+                os.killpg(process.popen.pid, signal.SIGKILL)
+                process.popen.wait()
+
+    def start(
+        self, *arguments: str, program: Path = SCRIPT, **environ: str
+    ) -> Process:
+        log = self.folder / f"{len(self._started)}.log"
+        with log.open("wb") as out:
+            popen = subprocess.Popen(
+                [str(program), *arguments],
+                env=self.environ | environ,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        process = Process(popen, log)
+        self._started.append(process)
+        return process
+
+    def worker(
+        self, *options: str, app: str = "shop", program: Path = SCRIPT, **environ: str
+    ) -> Process:
+        """Start a worker and wait until it is ready."""
+        words = [] if any(word.startswith("-c") for word in options) else ["-c", "2"]
+        return self.start(
+            "-A", app, "worker", "-l", "INFO", "--without-mingle", "--without-gossip",
+            *words, *options, program=program, **environ,
+        ).wait_until_ready()  # fmt: skip
+
+    def run(
+        self, *arguments: str, program: Path = SCRIPT, seconds: float = 60,
+        **environ: str,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        return subprocess.run(
+            [str(program), *arguments],
+            env=self.environ | environ,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+
+
+class Producer:
+    """Publishes with hand-made trace headers, as an instrumented service would."""
+
+    def __init__(self, broker: str) -> None:
+        self.app = Celery("producer", broker=broker, backend=broker)
+        self.app.set_current = lambda: None
+        self.parents: dict[str, str] = {}  # trace id: span id of the publisher
+        self.results: list[Any] = []
+
+    def send(self, task: str, *arguments: Any, **options: Any) -> Any:
+        number = len(self.parents) + 1
+        trace_id, span_id = f"{number:032x}", f"{number:016x}"
+        headers = {"traceparent": f"00-{trace_id}-{span_id}-01"}
+        headers.update(options.pop("headers", {}))
+        self.parents[trace_id] = span_id
+        result = self.app.send_task(task, arguments, headers=headers, **options)
+        self.results.append(result)
+        return result
+
+    def send_many(self, task: str, count: int, *arguments: Any) -> None:
+        for _ in range(count):
+            self.send(task, *arguments)
+
+    def wait_for_results(self, seconds: float = 60) -> None:
+        wait_until(
+            lambda: all(result.ready() for result in self.results),
+            seconds,
+            "all tasks have a result",
+        )
+
+
+def runs(spans: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:
+    return [span for span in spans if span.kind == "CONSUMER"]
+
+
+def assert_each_run_once(collector: Receiver, producer: Producer) -> None:
+    """Run spans received = tasks run, each once, each under its producer's span."""
+    expected = producer.parents
+    collector.wait_for(lambda spans: len(runs(spans)) >= len(expected), 10)
+    found = [
+        (span.trace_id, span.parent_id)
+        for span in runs(collector.spans)
+        if span.trace_id in expected
+    ]
+    assert sorted(found) == sorted(expected.items())
+    ids = [span.span_id for span in collector.spans]
+    assert len(ids) == len(set(ids)), "a span came twice"

@@ -1,0 +1,118 @@
+"""A Celery application without a word about tracing."""
+
+import os
+import signal
+import subprocess
+import time
+
+from celery import Celery, signals
+from opentelemetry import baggage, trace
+
+tracer = trace.get_tracer("shop")  # at import, before any fork
+
+app = Celery(
+    "shop",
+    broker=os.environ["SHOP_BROKER"],
+    backend=os.environ.get("SHOP_BACKEND", "cache+memory://"),
+)
+app.conf.task_acks_late = os.environ.get("SHOP_ACKS_LATE") == "1"
+app.conf.worker_hijack_root_logger = os.environ.get("SHOP_HIJACK") != "0"
+app.conf.broker_connection_retry_on_startup = True
+app.conf.worker_proc_alive_timeout = 4.0
+app.conf.beat_schedule = {
+    "tick": {"task": "shop.noop", "schedule": 0.5},
+}
+app.conf.beat_schedule_filename = os.environ.get("SHOP_SCHEDULE", "beat-schedule")
+
+
+@app.task
+def noop(number=0):
+    return number
+
+
+@app.task
+def baggage_of(key):
+    return baggage.get_baggage(key)
+
+
+@app.task
+def inner(count):
+    for index in range(count):
+        with tracer.start_as_current_span(f"step {index}"):
+            pass
+
+
+@app.task(bind=True, max_retries=3)
+def flaky(self, until):
+    if self.request.retries < until:
+        raise self.retry(countdown=0, exc=ValueError("not yet"))
+    return self.request.retries
+
+
+@app.task
+def fail():
+    raise RuntimeError("on purpose")
+
+
+@app.task
+def publish_noop():
+    noop.delay()
+
+
+@app.task
+def big(megabytes):
+    return len(b"x" * (megabytes << 20))
+
+
+@app.task
+def nap(seconds):
+    time.sleep(seconds)
+
+
+@app.task
+def child_process():
+    return subprocess.run(["true"], check=True).returncode
+
+
+@app.task
+def forks():
+    pid = os.fork()
+    if pid == 0:
+        with tracer.start_as_current_span("in a fork"):
+            pass
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+@app.task
+def soft_limits(rounds):
+    """Raise a soft limit at random bytecodes of a span loop; count the swallowed."""
+    import random
+
+    from billiard.exceptions import SoftTimeLimitExceeded
+
+    def limit(number, frame):
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGUSR1, limit)
+    alarm = signal.signal(signal.SIGALRM, limit)
+    swallowed = 0
+    for _ in range(rounds):
+        end = time.monotonic() + 1
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.005))
+        try:
+            while time.monotonic() < end:
+                with tracer.start_as_current_span("loop"):
+                    pass
+            swallowed += 1
+        except SoftTimeLimitExceeded:
+            pass
+    signal.signal(signal.SIGUSR1, before)
+    signal.signal(signal.SIGALRM, alarm)
+    return swallowed
+
+
+@signals.worker_ready.connect
+def greet(**_):
+    if os.environ.get("SHOP_GREETS"):
+        noop.delay()
