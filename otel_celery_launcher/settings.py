@@ -53,6 +53,7 @@ class Settings:
     sampler_argument: str | None
     id_generator: str
     disabled_instrumentations: frozenset[str]
+    pending_limit: int  # spans a BatchSpanProcessor can have on their way
     shutdown_seconds: float
     has_instance_id: bool
     notes: tuple[str, ...]  # one line each, for the start
@@ -83,6 +84,7 @@ class Settings:
             disabled_instrumentations=frozenset(
                 _names(environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))
             ),
+            pending_limit=sum(_batch_sizes(environ)),
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
             has_instance_id="service.instance.id" in _resource(environ),
             notes=(*name_notes, *exporter_notes, *otlp_notes),
@@ -135,8 +137,7 @@ def _correct_together(environ: MutableMapping[str, str]) -> list[str]:
                 f"OTEL_TRACES_SAMPLER_ARG is {argument!r}: expected {bad.expected}"
                 f" for {sampler}; using {bad.instead}"
             )
-    queue = int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or 2048)
-    batch = int(environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or 512)
+    queue, batch = _batch_sizes(environ)
     if batch > queue:
         if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in environ:
             problems.append(
@@ -145,6 +146,14 @@ def _correct_together(environ: MutableMapping[str, str]) -> list[str]:
             )
         environ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = str(queue)
     return problems
+
+
+def _batch_sizes(environ: Mapping[str, str]) -> tuple[int, int]:
+    """Return the sizes of the BatchSpanProcessor's queue and of one batch."""
+    return (
+        int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or 2048),
+        int(environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or 512),
+    )
 
 
 def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> None:

@@ -124,6 +124,7 @@ def start(settings: Settings, counters_descriptor: int | None = None) -> Telemet
         reporter,
         holds=settings.role in HOLDING_ROLES,
         forks_safely="otlp_proto_grpc" not in settings.exporters,
+        pending_limit=settings.pending_limit,
     )
     foreign = ForeignProviders(export, settings.endpoint)
     provider, provider_notes = _provide(settings, export, foreign)

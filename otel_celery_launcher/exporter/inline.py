@@ -64,6 +64,8 @@ class InlineExport(SpanProcessor):
         holds: Whether this process holds its spans until ``start`` is called.
         forks_safely: Whether exporters can be made in a process forked from an
             exporting one (not with gRPC).
+        pending_limit: Spans a BatchSpanProcessor can have on their way: its queue and
+            one batch. It drops further ones without telling.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class InlineExport(SpanProcessor):
         *,
         holds: bool,
         forks_safely: bool,
+        pending_limit: int,
     ) -> None:
         self._exporter_classes = exporter_classes
         self._counters = counters
@@ -84,6 +87,8 @@ class InlineExport(SpanProcessor):
         self._batches: list[BatchSpanProcessor] = []
         self._counting: list[CountingExporter] = []
         self._received = 0
+        self._overflowed = 0
+        self._pending_limit = pending_limit
         self._sender: int | None = None
         self._pid = os.getpid()
         self._take: Callable[[ReadableSpan], None] = (
@@ -152,7 +157,7 @@ class InlineExport(SpanProcessor):
             self._is_hopeless,
         )
         handled = sum(each.handled for each in self._counting)
-        missing = self._received * len(self._counting) - handled
+        missing = self._received * len(self._counting) - handled - self._overflowed
         if missing > 0:
             self._row.add_dropped(missing)
         return done
@@ -172,6 +177,11 @@ class InlineExport(SpanProcessor):
         self._received += 1
         for batch in self._batches:
             batch.on_end(span)
+        if self._counting:
+            pending = self._received - self._overflowed - self._counting[0].handled
+            if pending > self._pending_limit:  # the queue has dropped its oldest
+                self._overflowed += 1
+                self._row.add_dropped(1)
 
     def _start_and_take(self, span: ReadableSpan) -> None:
         self.start(MAIN_ROW)
@@ -184,7 +194,7 @@ class InlineExport(SpanProcessor):
         """What the parent held or was sending is the parent's."""
         self._held = deque(maxlen=HELD_SPANS)
         self._batches, self._counting = [], []
-        self._received = 0
+        self._received = self._overflowed = 0
         self._sender = None
         self._pid = os.getpid()
 

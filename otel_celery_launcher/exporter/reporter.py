@@ -24,9 +24,13 @@ logger = logging.getLogger("otel_celery_launcher")
 # A collector that is down for a night leaves some hundred lines, not a full disk.
 SECONDS_BETWEEN_LINES = 60.0
 
-# Loggers of the SDK that speak about single exports (1.30 to 1.45).
-NOISY_LOGGERS = (
-    "opentelemetry.exporter",
+# Logger of the exporters, which speak in the exporting thread (1.30 to 1.45).
+EXPORT_LOGGER = "opentelemetry.exporter"
+
+# Loggers of the BatchSpanProcessor, which speaks in the task's thread, for each span
+# that a full queue drops. `logging` swallows a soft time limit raised inside a record's
+# making (CPython, LogRecord.__init__), so these make no record; the loss is counted.
+HOT_PATH_LOGGERS = (
     "opentelemetry.sdk._shared_internal",
     "opentelemetry.sdk.trace.export",
 )
@@ -131,11 +135,12 @@ class ExportLogHandler(logging.Handler):
         self._on_error()
 
     def install(self) -> None:
-        """Put this handler in the place of all others of the noisy loggers."""
-        for name in NOISY_LOGGERS:
-            noisy = logging.getLogger(name)
-            noisy.handlers[:] = [self]
-            noisy.propagate = False
+        """Take the exporters' records, and silence the hot path."""
+        exporters = logging.getLogger(EXPORT_LOGGER)
+        exporters.handlers[:] = [self]
+        exporters.propagate = False
+        for name in HOT_PATH_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _one_line(record: logging.LogRecord) -> str:
