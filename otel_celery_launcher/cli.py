@@ -53,7 +53,9 @@ def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
             return _run_own_command(command_line)
         problems = _load_env_files(command_line, environ)
         sys.argv[1:] = command_line.celery_arguments
-        if command_line.role is None or _is_completion(environ):
+        if "_OTEL_CELERY_COMPLETE" in environ:  # the shell asks (click's protocol)
+            return _complete()
+        if command_line.role is None:
             return _run_plain_celery(command_line)
         return _run_traced_celery(command_line, environ, problems)
     except LauncherError as error:
@@ -128,15 +130,21 @@ def _load_env_files(
     )
 
 
+def _complete() -> int:
+    """Answer the shell: Celery's commands and options, and our own."""
+    import click  # noqa: PLC0415
+    from celery.bin.celery import celery  # noqa: PLC0415
+    from celery.bin.celery import main as celery_main  # noqa: PLC0415
+
+    celery.params.append(click.Option(["--env-file"], type=click.Path()))
+    celery.add_command(click.Command("demo", help="Trace a small workflow here."))
+    return celery_main()  # type: ignore[no-any-return]
+
+
 def _run_own_command(command_line: CommandLine) -> int:
     from otel_celery_launcher.demo.command import main as demo  # noqa: PLC0415
 
     return demo(command_line.celery_arguments[1:])
-
-
-def _is_completion(environ: MutableMapping[str, str]) -> bool:
-    """Return whether the shell asks for completions (click's protocol)."""
-    return "_OTEL_CELERY_COMPLETE" in environ
 
 
 def _print_problems(problems: Sequence[str]) -> None:

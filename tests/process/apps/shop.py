@@ -116,3 +116,20 @@ def soft_limits(rounds):
 def greet(**_):
     if os.environ.get("SHOP_GREETS"):
         noop.delay()
+
+
+@app.task
+def query():
+    import sqlite3
+
+    with sqlite3.connect(":memory:") as connection:
+        return connection.cursor().execute("select 42").fetchone()[0]
+
+
+@app.task
+def seeded():
+    import random
+
+    random.seed(42)
+    with tracer.start_as_current_span("seeded"):
+        pass

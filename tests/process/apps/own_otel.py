@@ -1,0 +1,77 @@
+"""The shop, with OpenTelemetry of its own: OWN says which."""
+
+import os
+
+from celery import signals
+from opentelemetry import context, propagate, trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from shop import app, noop  # noqa: F401
+
+own = os.environ["OWN"]
+
+
+def own_provider(endpoint=None):
+    provider = TracerProvider(resource=Resource.create({"service.name": "own"}))
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=True)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+if own == "instruments":
+    CeleryInstrumentor().instrument()
+    signals.worker_process_init.connect(
+        lambda **_: CeleryInstrumentor().instrument(), weak=False
+    )
+elif own == "provider to the same endpoint":
+    own_provider()
+    CeleryInstrumentor().instrument()
+elif own == "provider in each child":
+    def set_up(**_):
+        own_provider()
+        CeleryInstrumentor().instrument()
+
+    signals.worker_process_init.connect(set_up, weak=False)
+elif own == "provider to another destination":
+    signals.worker_process_init.connect(
+        lambda **_: own_provider(os.environ["OWN_ENDPOINT"]), weak=False
+    )
+elif own == "processors":
+
+    class Redacting(SpanProcessor):
+        def on_end(self, span):
+            span._attributes = {**span.attributes, "secret": "gone"}
+
+    trace.get_tracer_provider().add_span_processor(Redacting())
+elif own == "consumer span":
+    tracer = trace.get_tracer("own")
+    spans = {}
+
+    @signals.task_prerun.connect(weak=False)
+    def begin(task_id=None, task=None, **_):
+        carrier = getattr(task.request, "otel_context", None) or {}
+        if carrier:
+            context.attach(propagate.extract(carrier))
+        span = tracer.start_span("own run", kind=trace.SpanKind.CONSUMER)
+        context.attach(trace.set_span_in_context(span))
+        spans[task_id] = span
+
+    @signals.task_postrun.connect(weak=False)
+    def end(task_id=None, **_):
+        spans.pop(task_id).end()
+elif own == "sentry":
+    import sentry_sdk
+
+    sentry_sdk.init(
+        dsn="http://key@127.0.0.1:9/1",
+        traces_sample_rate=1.0,
+        instrumenter="otel",
+        auto_enabling_integrations=True,
+    )
+    from sentry_sdk.integrations.opentelemetry import SentrySpanProcessor
+
+    trace.get_tracer_provider().add_span_processor(SentrySpanProcessor())

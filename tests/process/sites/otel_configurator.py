@@ -1,0 +1,7 @@
+"""What opentelemetry-distro registers: the SDK's own configurator, and no more."""
+
+from opentelemetry.sdk._configuration import _OTelSDKConfigurator
+
+
+class Configurator(_OTelSDKConfigurator):
+    pass

@@ -1,0 +1,260 @@
+"""Celery's behaviour is the contract: arguments, output, signals, exit statuses."""
+
+from __future__ import annotations
+
+import re
+import signal
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from otel_celery_launcher import __version__
+from tests.harness import CELERY, SCRIPT, Producer, runs, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from otel_celery_launcher.receiver import Receiver
+    from tests.harness import Launcher
+
+UNCHANGED = [
+    ["-A", "shop", "report"],
+    ["-A", "shop", "inspect", "ping", "--timeout", "0.2"],
+    ["-A", "shop", "status", "--timeout", "0.2"],
+    ["-A", "shop", "list", "bindings"],
+    ["-A", "shop", "purge", "-f"],
+    ["-A", "missing", "status"],
+    ["-A", "missing", "worker"],
+    ["-A", "shop", "worker", "--no-such-option"],
+    ["-A", "shop", "worker", "--help"],
+    ["-A", "shop", "call", "--help"],
+    ["-A", "shop", "no-such-command"],
+    ["worker", "-A", "shop"],
+    ["multi", "names", "2"],
+    ["-A", "shop", "multi", "show", "1", "--pidfile=p", "--logfile=l"],
+    ["upgrade", "settings"],
+]
+
+
+def normalised(text: str) -> str:
+    """Leave out what differs between two runs of Celery itself."""
+    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f-]{27}", "X", text)
+    text = re.sub(r"--executable=\S+ ?", "", text)
+    lines = [line for line in text.splitlines() if not line.startswith("otel-celery: ")]
+    return "\n".join(lines).replace("otel-celery", "celery")
+
+
+@pytest.mark.parametrize("arguments", UNCHANGED, ids=" ".join)
+def test_output_and_exit_status_are_those_of_celery(
+    launcher: Launcher, arguments: list[str]
+) -> None:
+    """README: same arguments, same output, same exit status."""
+    plain = launcher.run(*arguments, program=CELERY)
+    ours = launcher.run(*arguments)
+    assert ours.returncode == plain.returncode
+    assert normalised(ours.stdout) == normalised(plain.stdout)
+    assert normalised(ours.stderr) == normalised(plain.stderr)
+
+
+def test_call_prints_the_task_id_alone(launcher: Launcher, collector: Receiver) -> None:
+    """`$(otel-celery -A app call …)` is what it was, and the publish is exported."""
+    result = launcher.run("-A", "shop", "call", "shop.noop")
+    assert result.returncode == 0
+    assert re.fullmatch(r"[0-9a-f-]{36}\n", result.stdout)
+    assert [span.kind for span in collector.spans] == ["PRODUCER"]
+    assert collector.spans[0].service == "shop-producer"
+
+
+def test_version_shows_both(launcher: Launcher) -> None:
+    plain = launcher.run("--version", program=CELERY).stdout
+    found = launcher.run("--version")
+    assert found.stdout == f"otel-celery {__version__}\n{plain}"
+    assert found.returncode == 0
+
+
+def test_help_shows_both(launcher: Launcher) -> None:
+    found = launcher.run("--help").stdout
+    assert "--env-file FILE" in found
+    assert "Celery command entrypoint." in found
+
+
+def test_module_form_is_the_same_command(launcher: Launcher) -> None:
+    """`python -m otel_celery_launcher` is `otel-celery`."""
+    from pathlib import Path
+
+    found = launcher.run(
+        "-m", "otel_celery_launcher", "--version", program=Path(sys.executable)
+    )
+    assert found.stdout == launcher.run("--version").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_names_our_command(launcher: Launcher, shell: str) -> None:
+    found = launcher.run(_OTEL_CELERY_COMPLETE=f"{shell}_source")
+    assert found.returncode == 0
+    assert "_OTEL_CELERY_COMPLETE" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("otel-celery -A shop wor", "plain,worker\n"),
+        ("otel-celery dem", "plain,demo\n"),
+        ("otel-celery --env", "plain,--env-file\n"),
+        ("otel-celery -A shop worker --max-mem", "plain,--max-memory-per-child\n"),
+    ],
+)
+def test_shell_completion_completes_commands(
+    launcher: Launcher, words: str, answer: str
+) -> None:
+    """Celery's commands and options, and our own."""
+    found = launcher.run(
+        _OTEL_CELERY_COMPLETE="bash_complete",
+        COMP_WORDS=words,
+        COMP_CWORD=str(len(words.split()) - 1),
+    )
+    assert found.stdout == answer
+
+
+STOPS = {
+    "TERM": ([signal.SIGTERM], {}),
+    "INT once": ([signal.SIGINT], {}),
+    "INT twice": ([signal.SIGINT, signal.SIGINT], {}),
+    "QUIT": ([signal.SIGQUIT], {}),
+    "TERM remapped": ([signal.SIGTERM], {"REMAP_SIGTERM": "SIGQUIT"}),
+}
+
+
+@pytest.mark.parametrize("kind", STOPS)
+def test_signals_end_a_busy_worker_as_celery_does(
+    launcher: Launcher, broker: str, kind: str
+) -> None:
+    """Same exit status, same words, with a task running."""
+    numbers, environ = STOPS[kind]
+
+    def end(program: Path) -> tuple[int, list[str], float]:
+        worker = launcher.worker("-c1", program=program, **environ)
+        producer = Producer(broker)
+        producer.send("shop.nap", 2)
+        worker.wait_for_output("received")
+        start = time.monotonic()
+        for number in numbers:
+            worker.popen.send_signal(number)
+            wait_until(lambda: "worker:" in worker.output, 10, "the stop is announced")
+        status = worker.wait()
+        words = [line for line in worker.output.splitlines() if "worker: " in line]
+        producer.app.control.purge()
+        return status, words, time.monotonic() - start
+
+    plain = end(CELERY)
+    ours = end(SCRIPT)
+    assert ours[:2] == plain[:2]
+    assert ours[2] <= plain[2] + 5
+
+
+def test_sdk_disabled_is_plain_celery(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """OTEL_SDK_DISABLED=true: not a line, not a span, no OpenTelemetry imported."""
+    worker = launcher.worker(OTEL_SDK_DISABLED="true")
+    producer = Producer(broker)
+    producer.send("shop.noop")
+    producer.wait_for_results()
+    worker.stop()
+    assert "otel-celery: " not in worker.output
+    assert not collector.spans
+
+
+def test_commands_without_telemetry_import_nothing_of_it(launcher: Launcher) -> None:
+    program = launcher.folder / "look"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted(m for m in sys.modules"
+        " if m.split('.')[0] in ('opentelemetry', 'grpc', 'dotenv'))))\n"
+        "from otel_celery_launcher.cli import run\n"
+        "sys.argv[0] = 'otel-celery'\n"
+        "run()\n"
+    )
+    program.chmod(0o755)
+    found = launcher.run("multi", "names", "2", program=program)
+    assert found.stdout.splitlines()[-1] == "[]", found
+
+
+def test_status_costs_less_than_50_ms_over_celery(launcher: Launcher) -> None:
+    """README: commands without telemetry cost < 50 ms."""
+
+    def seconds(program: Path) -> float:
+        start = time.monotonic()
+        launcher.run("multi", "names", "1", program=program)
+        return time.monotonic() - start
+
+    pairs = [(seconds(CELERY), seconds(SCRIPT)) for _ in range(9)]
+    added = statistics.median(ours - plain for plain, ours in pairs)
+    assert added < 0.05
+
+
+def test_env_files_fill_in_and_the_environment_wins(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """.env.<role> wins over .env, the environment over both; only OTEL_* is taken."""
+    (launcher.folder / ".env").write_text(
+        "OTEL_RESOURCE_ATTRIBUTES=team=a,tier=env\nSHOP_BROKER=redis://nowhere:1\n"
+        "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9\n"
+    )
+    (launcher.folder / ".env.worker").write_text("OTEL_RESOURCE_ATTRIBUTES=team=b\n")
+    worker = launcher.worker("-P", "solo")
+    Producer(broker).send("shop.noop")
+    (span,) = collector.wait_for(bool, 10)
+    worker.stop()
+    assert span.resource["team"] == "b"
+    assert "tier" not in span.resource
+
+
+def test_env_file_option_is_loaded_whole(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    (launcher.folder / "prod.env").write_text(f"SHOP_BROKER={broker}\n")
+    del launcher.environ["SHOP_BROKER"]
+    found = launcher.run("--env-file", "prod.env", "-A", "shop", "call", "shop.noop")
+    assert found.returncode == 0, found.stderr
+    assert len(collector.spans) == 1
+
+
+def test_missing_env_file_is_status_78(launcher: Launcher) -> None:
+    found = launcher.run("--env-file", "none.env", "-A", "shop", "status")
+    assert found.returncode == 78
+    assert found.stderr.startswith(
+        "otel-celery: --env-file is 'none.env': expected an existing file; create it"
+    )
+
+
+def test_env_file_without_value_is_status_78(launcher: Launcher) -> None:
+    found = launcher.run("--env-file")
+    assert found.returncode == 78
+    assert found.stderr == (
+        "otel-celery: --env-file has no value: expected the path of a file; write it"
+        " before Celery's options: otel-celery --env-file prod.env -A app worker\n"
+    )
+
+
+def test_hangup_restarts_with_telemetry_and_reads_env_files_anew(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """SIGHUP re-executes Celery: still traced, with what the files say then."""
+    env_file = launcher.folder / "prod.env"
+    env_file.write_text("OTEL_RESOURCE_ATTRIBUTES=release=1\n")
+    worker = launcher.start(
+        "--env-file", "prod.env", "-A", "shop", "worker", "-l", "INFO", "-P", "solo"
+    ).wait_until_ready()
+    env_file.write_text("OTEL_RESOURCE_ATTRIBUTES=release=2\n")
+    worker.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: worker.output.count(" ready.") == 2, 20, "the restart is ready")
+    Producer(broker).send("shop.noop")
+    (span,) = collector.wait_for(bool, 10)
+    worker.stop()
+    assert span.resource["release"] == "2"
+    assert runs([span])

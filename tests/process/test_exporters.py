@@ -1,0 +1,226 @@
+"""Exporters, protocols, TLS and headers by the standard variables."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import zlib
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import trustme
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+from otel_celery_launcher.receiver import Receiver, read_request
+from tests.harness import Producer, assert_each_run_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.harness import Launcher, Process
+
+SITES = Path(__file__).parent / "sites"
+
+
+def run_tasks(
+    launcher: Launcher, broker: str, *options: str, count: int = 5, **environ: str
+) -> tuple[Process, Producer]:
+    worker = launcher.worker(*options, **environ)
+    producer = Producer(broker)
+    producer.send_many("shop.noop", count)
+    producer.wait_for_results()
+    worker.stop()
+    assert worker.popen.returncode == 0
+    return worker, producer
+
+
+@contextmanager
+def http_receiver(store: Receiver) -> Iterator[str]:
+    """An OTLP/HTTP receiver that stores into ``store``; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            encoding = self.headers.get("Content-Encoding")
+            if encoding == "gzip":
+                body = gzip.decompress(body)
+            elif encoding == "deflate":
+                body = zlib.decompress(body)
+            request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
+            store.metadata.append(
+                {key.lower(): value for key, value in self.headers.items()}
+                | {"path": self.path}
+            )
+            store.store(read_request(request))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
+def test_http_protobuf(
+    launcher: Launcher, broker: str, pool: str, compression: str
+) -> None:
+    store = Receiver()
+    with http_receiver(store) as url:
+        _, producer = run_tasks(
+            launcher, broker, "-P", pool,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_EXPORTER_OTLP_ENDPOINT=url,
+            OTEL_EXPORTER_OTLP_COMPRESSION=compression,
+            OTEL_EXPORTER_OTLP_HEADERS="x-tenant=a%20b",
+        )  # fmt: skip
+        assert_each_run_once(store, producer)
+    assert store.metadata[0]["path"] == "/v1/traces"
+    assert store.metadata[0]["x-tenant"] == "a b"
+
+
+def test_headers_and_gzip_over_grpc(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker, producer = run_tasks(
+        launcher, broker,
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20s3cret,x-tenant=acme",
+        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+    )  # fmt: skip
+    assert_each_run_once(collector, producer)
+    assert collector.metadata[0]["authorization"] == "Bearer s3cret"
+    assert collector.metadata[0]["x-tenant"] == "acme"
+    assert "s3cret" not in worker.output
+
+
+def test_traces_own_variables_win(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    _, producer = run_tasks(
+        launcher, broker,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.endpoint,
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="grpc",
+        OTEL_EXPORTER_OTLP_TRACES_HEADERS="x-tenant=acme",
+        OTEL_EXPORTER_OTLP_TRACES_TIMEOUT="3",
+    )  # fmt: skip
+    assert_each_run_once(collector, producer)
+    assert collector.metadata[0]["x-tenant"] == "acme"
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["TLS", "mTLS"])
+def test_tls(launcher: Launcher, tmp_path: Path, broker: str, mutual: bool) -> None:
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1")
+    client = authority.issue_cert("client@example.org")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    client.private_key_pem.write_to_path(tmp_path / "key.pem")
+    client.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    credentials = grpc.ssl_server_credentials(
+        [(server.private_key_pem.bytes(), server.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes() if mutual else None,
+        require_client_auth=mutual,
+    )
+    environ = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.pem")}
+    if mutual:
+        environ["OTEL_EXPORTER_OTLP_CLIENT_KEY"] = str(tmp_path / "key.pem")
+        environ["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"] = str(tmp_path / "cert.pem")
+    with Receiver(credentials=credentials) as receiver:
+        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.endpoint
+        _, producer = run_tasks(launcher, broker, **environ)
+        assert_each_run_once(receiver, producer)
+
+
+def test_console_prints_spans(launcher: Launcher, broker: str) -> None:
+    worker, _ = run_tasks(launcher, broker, "-P", "solo", OTEL_TRACES_EXPORTER="console")
+    assert '"name": "run/shop.noop"' in worker.output
+
+
+def test_none_exports_nothing(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker, _ = run_tasks(launcher, broker, OTEL_TRACES_EXPORTER="none")
+    assert not collector.spans
+    assert "no exporter" in worker.output
+
+
+def test_installed_exporter_by_name_beside_otlp(
+    launcher: Launcher, collector: Receiver, tmp_path: Path, broker: str
+) -> None:
+    """Any `opentelemetry_traces_exporter` entry point, and several at once."""
+    names = tmp_path / "names"
+    _, producer = run_tasks(
+        launcher, broker,
+        OTEL_TRACES_EXPORTER="otlp,to_file",
+        PYTHONPATH=f"{SITES}:{launcher.environ['PYTHONPATH']}",
+        SITE_FILE=str(names),
+    )  # fmt: skip
+    assert_each_run_once(collector, producer)
+    assert names.read_text().split() == ["run/shop.noop"] * 5
+
+
+def test_installed_instrumentations_are_on_before_the_application(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """SQL under the run span; Django's left off, a broken one named, tasks run."""
+    worker = launcher.worker(PYTHONPATH=f"{SITES}:{launcher.environ['PYTHONPATH']}")
+    producer = Producer(broker)
+    producer.send("shop.query")
+    producer.wait_for_results()
+    worker.stop()
+    run, sql = sorted(collector.spans, key=lambda span: span.start)
+    assert run.name == "run/shop.query"
+    assert (sql.parent_id, sql.attributes["db.statement"]) == (run.span_id, "select 42")
+    assert "instrumented: celery" in worker.output
+    assert "sqlite3" in worker.own_lines[0]
+    assert "the instrumentation broken is off: RuntimeError: on purpose" in (
+        worker.output
+    )
+
+
+def test_disabled_instrumentations_are_off(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = launcher.worker(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="sqlite3, redis")
+    producer = Producer(broker)
+    producer.send("shop.query")
+    producer.wait_for_results()
+    worker.stop()
+    assert [span.name for span in collector.spans] == ["run/shop.query"]
+
+
+def test_ids_do_not_repeat_where_a_task_seeds_random(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = launcher.worker("-c1")
+    producer = Producer(broker)
+    producer.send_many("shop.seeded", 10)
+    producer.wait_for_results()
+    worker.stop()
+    assert len({span.span_id for span in collector.spans}) == 20
+
+
+def test_sampler_and_limits_by_variables(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """Unsampled traces stay unsampled; new ones do not begin with ratio 0."""
+    worker = launcher.worker(
+        OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0"
+    )
+    producer = Producer(broker)
+    producer.send("shop.noop")
+    producer.app.send_task("shop.noop").get(timeout=20)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+    assert len(collector.spans) == 1

@@ -1,0 +1,151 @@
+"""Applications with OpenTelemetry of their own: docs/design.md, a test a row."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from otel_celery_launcher.receiver import Receiver
+from tests.harness import Producer, assert_each_run_once, runs
+
+if TYPE_CHECKING:
+    from tests.harness import Launcher, Process
+
+
+def run_tasks(
+    launcher: Launcher, broker: str, own: str, *options: str, **environ: str
+) -> tuple[Process, Producer]:
+    worker = launcher.worker(*options, app="own_otel", OWN=own, **environ)
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 20)
+    producer.wait_for_results()
+    worker.stop()
+    assert worker.popen.returncode == 0
+    return worker, producer
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["instruments", "provider to the same endpoint", "provider in each child"],
+)
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_each_span_comes_once(
+    launcher: Launcher, collector: Receiver, broker: str, own: str, pool: str
+) -> None:
+    """Its own instrument() and its own provider to our endpoint change nothing."""
+    worker, producer = run_tasks(launcher, broker, own, "-P", pool)
+    assert_each_run_once(collector, producer)
+    assert "Attempting to instrument" not in worker.output
+    assert "Overriding of current TracerProvider" not in worker.output
+    said = [line for line in worker.output.splitlines() if "is left out" in line]
+    per_process = 0 if own == "instruments" else 1
+    processes = 2 if own == "provider in each child" and pool == "prefork" else 1
+    assert len(said) == per_process * processes
+
+
+def test_provider_to_another_destination_runs_beside_ours(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """Each span at both collectors, once."""
+    with Receiver() as other:
+        worker, producer = run_tasks(
+            launcher,
+            broker,
+            "provider to another destination",
+            OWN_ENDPOINT=other.endpoint,
+        )
+        assert_each_run_once(collector, producer)
+        assert_each_run_once(other, producer)
+    assert "runs beside otel-celery's" in worker.output
+
+
+def test_processors_of_the_application_run_before_the_export(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """A redacting processor added after ours has seen every span that is sent."""
+    _, producer = run_tasks(launcher, broker, "processors")
+    assert_each_run_once(collector, producer)
+    assert {span.attributes["secret"] for span in collector.spans} == {"gone"}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_own_consumer_span_is_a_child_of_ours_and_the_next_task_is_clean(
+    launcher: Launcher, collector: Receiver, broker: str, pool: str
+) -> None:
+    """A context that the application never leaves does not reach the next task."""
+    _, producer = run_tasks(launcher, broker, "consumer span", "-c1", "-P", pool)
+    spans = collector.wait_for(lambda spans: len(spans) >= 40, 5)
+    ours = {span.span_id: span for span in runs(spans) if span.name != "own run"}
+    theirs = [span for span in spans if span.name == "own run"]
+    assert len(ours) == len(theirs) == 20
+    assert {span.trace_id: span.parent_id for span in ours.values()} == producer.parents
+    assert {span.parent_id for span in theirs} == set(ours)
+
+
+SITES = Path(__file__).parent / "sites"
+
+
+def start_under(
+    launcher: Launcher, program: str, **environ: str
+) -> Process:
+    folder = Path(sys.executable).parent
+    return launcher.start(
+        "otel-celery", "-A", "shop", "worker", "-l", "INFO", "-c", "2",
+        program=folder / program,
+        PATH=f"{folder}:{launcher.environ['PATH']}",
+        **environ,
+    ).wait_until_ready()  # fmt: skip
+
+
+def test_under_opentelemetry_instrument_each_span_comes_once(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """Its provider is kept, its exporter to our endpoint is ours, nothing is lost."""
+    worker = start_under(
+        launcher,
+        "opentelemetry-instrument",
+        PYTHONPATH=f"{SITES}:{launcher.environ['PYTHONPATH']}",
+        OTEL_TRACES_EXPORTER="otlp",
+        OTEL_METRICS_EXPORTER="none",
+        OTEL_LOGS_EXPORTER="none",
+    )
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 100)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+    assert "a tracer provider is in place and kept" in worker.output
+    services = {span.service for span in collector.spans}
+    assert services == {"shop"}, "its own resource is kept"
+    assert {span.resource["celery.role"] for span in collector.spans} == {"worker"}
+
+
+def test_under_ddtrace_its_provider_is_kept(launcher: Launcher, broker: str) -> None:
+    """Spans go where ddtrace sends them; the start says so, tasks run."""
+    worker = start_under(
+        launcher,
+        "ddtrace-run",
+        DD_TRACE_OTEL_ENABLED="true",
+        DD_TRACE_AGENT_URL="http://127.0.0.1:9",
+        DD_INSTRUMENTATION_TELEMETRY_ENABLED="false",
+        DD_REMOTE_CONFIGURATION_ENABLED="false",
+    )
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 10)
+    producer.wait_for_results()
+    worker.stop()
+    assert worker.popen.returncode == 0
+    assert "a tracer provider of ddtrace is in place: spans go through it" in (
+        worker.output
+    )
+
+
+def test_beside_sentry_each_span_comes_once(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """sentry-sdk with its Celery and OpenTelemetry parts on loses us nothing."""
+    _, producer = run_tasks(launcher, broker, "sentry")
+    assert_each_run_once(collector, producer)
