@@ -53,7 +53,7 @@ class ForkableTracerProvider(TracerProvider):
 
 def set_resource(provider: TracerProvider, resource: Resource) -> None:
     """Give a provider and its tracers another resource (in a child, after its fork)."""
-    provider._resource = resource  # noqa: SLF001
+    provider._resource = resource
     tracers = getattr(provider, "_tracers", None)
     for tracer in getattr(provider, "handed_out", None) or dict(tracers or {}).values():
         tracer.resource = resource
@@ -61,26 +61,26 @@ def set_resource(provider: TracerProvider, resource: Resource) -> None:
 
 def has_tracer_provider() -> bool:
     """Return whether a global tracer provider has been set in this process."""
-    return trace_api._TRACER_PROVIDER is not None  # noqa: SLF001
+    return trace_api._TRACER_PROVIDER is not None
 
 
 def span_processors(provider: TracerProvider) -> tuple[SpanProcessor, ...]:
     """Return the processors of a provider."""
-    return provider._active_span_processor._span_processors  # noqa: SLF001
+    return provider._active_span_processor._span_processors
 
 
 def replace_span_processors(
     provider: TracerProvider, processors: tuple[SpanProcessor, ...]
 ) -> None:
     """Put other processors in the place of all of a provider's."""
-    provider._active_span_processor._span_processors = processors  # noqa: SLF001
+    provider._active_span_processor._span_processors = processors
 
 
 def intercept_added_processors(
     provider: TracerProvider, add: Callable[[SpanProcessor], None]
 ) -> None:
     """Call ``add`` for each processor that is added to this provider from now on."""
-    provider._active_span_processor.add_span_processor = add  # type: ignore[method-assign]  # noqa: SLF001
+    provider._active_span_processor.add_span_processor = add  # type: ignore[assignment, method-assign]
 
 
 def exporter_of(processor: SpanProcessor) -> object | None:
@@ -106,7 +106,7 @@ def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
     ``BaseInstrumentor`` keeps one instance a class, so an application's own call of
     ``CeleryInstrumentor().instrument()`` would instrument a second time.
     """
-    CeleryInstrumentor._instance = instance  # noqa: SLF001
+    CeleryInstrumentor._instance = instance
 
 
 def let_exceptions_through_detach() -> None:
@@ -117,7 +117,7 @@ def let_exceptions_through_detach() -> None:
     would be logged and forgotten. A token of another context raises ``ValueError``, a
     used one ``RuntimeError``; these stay caught.
     """
-    runtime = context_api._RUNTIME_CONTEXT  # noqa: SLF001
+    runtime = context_api._RUNTIME_CONTEXT
     log = context_api.logger
 
     def detach(token: object) -> None:
@@ -136,7 +136,7 @@ class _InheritedDescriptor:
         self._descriptor = descriptor
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        from billiard.context import get_spawning_popen  # noqa: PLC0415
+        from billiard.context import get_spawning_popen
 
         popen = get_spawning_popen()
         if popen is not None:
@@ -150,7 +150,7 @@ def set_up_spawned_children(module: str, descriptor: int) -> None:
     A spawned child runs the main module named in the preparation data before it
     unpickles the application (billiard ``spawn.py``); that module sets up telemetry.
     """
-    from billiard import spawn  # noqa: PLC0415
+    from billiard import spawn
 
     sys.modules["__main__"].__spec__ = importlib.util.find_spec(module)
     prepare = spawn.get_preparation_data
@@ -165,7 +165,7 @@ def set_up_spawned_children(module: str, descriptor: int) -> None:
 
 def pool_slot() -> int:
     """Return the slot of this pool child: a recycled child keeps its predecessor's."""
-    from billiard.process import current_process  # noqa: PLC0415
+    from billiard.process import current_process
 
     index = getattr(current_process(), "index", None)
     return index if isinstance(index, int) else os.getpid()

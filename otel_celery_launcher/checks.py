@@ -99,15 +99,11 @@ def number(lowest: float, highest: float, *, over: bool = False) -> Check:
             found = float(value)
         except ValueError:
             found = -1.0
-        if found > lowest if over else found >= lowest:
-            if found <= highest:
-                return value
-        raise BadValueError(
-            f"a number {'over' if over else 'from'} {lowest:g} {'and up' if over else ''} to {highest:g}".replace(
-                "  ", " "
-            ),
-            None,
-        )
+        is_high_enough = found > lowest if over else found >= lowest
+        if is_high_enough and found <= highest:
+            return value
+        start = f"over {lowest:g} and up" if over else f"from {lowest:g}"
+        raise BadValueError(f"a number {start} to {highest:g}", None)
 
     return check
 

@@ -70,7 +70,7 @@ def _run_plain_celery(command_line: CommandLine) -> int:
         sys.stdout.flush()
     elif command_line.shows_version:
         print(f"otel-celery {__version__}", flush=True)  # noqa: T201
-    from celery.__main__ import main as celery_main  # noqa: PLC0415
+    from celery.__main__ import main as celery_main
 
     celery_main()
     return 0
@@ -80,11 +80,11 @@ def _run_traced_celery(
     command_line: CommandLine, environ: MutableMapping[str, str], problems: list[str]
 ) -> int:
     # gevent and eventlet patch before anything imports ssl, threading or gRPC.
-    from celery import maybe_patch_concurrency  # noqa: PLC0415
+    from celery import maybe_patch_concurrency
 
     maybe_patch_concurrency()
 
-    from otel_celery_launcher.settings import (  # noqa: PLC0415
+    from otel_celery_launcher.settings import (
         Settings,
         correct_environment,
         is_strict,
@@ -98,15 +98,15 @@ def _run_traced_celery(
         )
     if environ.get("OTEL_SDK_DISABLED") == "true":
         _print_problems(problems)
-        from celery.bin.celery import main as celery_main  # noqa: PLC0415
+        from celery.bin.celery import main as celery_main
 
         return celery_main()  # type: ignore[no-any-return]
     settings = Settings.from_environ(environ, command_line)
 
-    from otel_celery_launcher.launch import run_with_telemetry  # noqa: PLC0415
+    from otel_celery_launcher.launch import run_with_telemetry
 
     def celery() -> int:
-        from celery.bin.celery import main as celery_main  # noqa: PLC0415
+        from celery.bin.celery import main as celery_main
 
         return celery_main()  # type: ignore[no-any-return]
 
@@ -120,7 +120,7 @@ def _load_env_files(
     wanted = command_line.env_files or environ.get("OTEL_CELERY_ENV_FILE")
     if command_line.role is None and not wanted:
         return []
-    from otel_celery_launcher.environ import load_env_files  # noqa: PLC0415
+    from otel_celery_launcher.environ import load_env_files
 
     return load_env_files(
         environ,
@@ -132,9 +132,9 @@ def _load_env_files(
 
 def _complete() -> int:
     """Answer the shell: Celery's commands and options, and our own."""
-    import click  # noqa: PLC0415
-    from celery.bin.celery import celery  # noqa: PLC0415
-    from celery.bin.celery import main as celery_main  # noqa: PLC0415
+    import click
+    from celery.bin.celery import celery
+    from celery.bin.celery import main as celery_main
 
     celery.params.append(click.Option(["--env-file"], type=click.Path()))
     celery.add_command(click.Command("demo", help="Trace a small workflow here."))
@@ -142,7 +142,7 @@ def _complete() -> int:
 
 
 def _run_own_command(command_line: CommandLine) -> int:
-    from otel_celery_launcher.demo.command import main as demo  # noqa: PLC0415
+    from otel_celery_launcher.demo.command import main as demo
 
     return demo(command_line.celery_arguments[1:])
 

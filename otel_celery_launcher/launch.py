@@ -42,6 +42,9 @@ def run_with_telemetry(
     Returns:
         Celery's exit status, where it returns.
     """
+    # gRPC's core writes to descriptor 2 past all logging, a line for each failed
+    # handshake. Its failures come back as errors of the call, too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     telemetry = start(settings)
     _compat.set_up_spawned_children(
         "otel_celery_launcher.spawned", telemetry.counters.descriptor

@@ -76,7 +76,7 @@ class Receiver:
             ThreadPoolExecutor(8, thread_name_prefix="receiver"),
             options=[("grpc.so_reuseport", 0)],
         )
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             _Servicer(self), self._server
         )
         address = f"127.0.0.1:{self.port}"

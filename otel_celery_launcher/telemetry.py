@@ -15,7 +15,7 @@ import socket
 import uuid
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
@@ -34,6 +34,8 @@ from otel_celery_launcher.settings import hide_password
 from otel_celery_launcher.tasks.spans import instrument_celery
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -202,20 +204,20 @@ def _sampler(settings: Settings) -> Sampler:
     argument: float | str | None = settings.sampler_argument
     if settings.sampler.endswith("traceidratio"):
         argument = float(settings.sampler_argument or 1.0)
-    (entry_point,) = _one("opentelemetry_traces_sampler", settings.sampler)
-    sampler = entry_point.load()(argument)
-    return sampler  # type: ignore[no-any-return]
+    make = _component("opentelemetry_traces_sampler", settings.sampler)
+    return make(argument)  # type: ignore[no-any-return]
 
 
 def _id_generator(settings: Settings) -> IdGenerator:
     if settings.id_generator == "random":
         return SystemIdGenerator()
-    (entry_point,) = _one("opentelemetry_id_generator", settings.id_generator)
-    return entry_point.load()()  # type: ignore[no-any-return]
+    make = _component("opentelemetry_id_generator", settings.id_generator)
+    return make()  # type: ignore[no-any-return]
 
 
-def _one(group: str, name: str) -> list[object]:
-    return list(entry_points(group=group, name=name))[:1]
+def _component(group: str, name: str) -> Any:
+    """Return an installed component; checks.py has made sure that it is there."""
+    return next(iter(entry_points(group=group, name=name))).load()
 
 
 def _instrument(settings: Settings) -> tuple[list[str], list[str]]:
@@ -239,17 +241,19 @@ def _instrument(settings: Settings) -> tuple[list[str], list[str]]:
             elif not _instrument_one(entry_point):
                 continue
         except Exception as exc:  # noqa: BLE001 - a stranger's code, at start
-            off.append(f"the instrumentation {name} is off: {type(exc).__name__}: {exc}")
+            off.append(
+                f"the instrumentation {name} is off: {type(exc).__name__}: {exc}"
+            )
         else:
             on.append(name)
     return on, off
 
 
-def _instrument_one(entry_point: object) -> bool:
-    distribution = getattr(entry_point, "dist", None)
+def _instrument_one(entry_point: EntryPoint) -> bool:
+    distribution = entry_point.dist
     if distribution is not None and get_dist_dependency_conflicts(distribution):
         return False  # its library is not installed, or another version
-    instrumentor = entry_point.load()()  # type: ignore[attr-defined]
+    instrumentor = entry_point.load()()
     if not instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.instrument(skip_dep_check=True)
     return True

@@ -91,9 +91,7 @@ class Launcher:
                 os.killpg(process.popen.pid, signal.SIGKILL)
                 process.popen.wait()
 
-    def start(
-        self, *arguments: str, program: Path = SCRIPT, **environ: str
-    ) -> Process:
+    def start(self, *arguments: str, program: Path = SCRIPT, **environ: str) -> Process:
         log = self.folder / f"{len(self._started)}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(

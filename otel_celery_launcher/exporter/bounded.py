@@ -9,6 +9,7 @@ a daemon: it ends with the process.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -52,7 +53,6 @@ def run_bounded(
 
 
 def _run_quietly(call: Callable[[], object]) -> None:
-    try:
+    # A stranger's processor, at a process's end: what it raises helps nobody.
+    with contextlib.suppress(Exception):
         call()
-    except Exception:  # noqa: BLE001, S110 - a stranger's processor, at a process's end
-        pass

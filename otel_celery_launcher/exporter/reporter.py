@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,11 @@ HOT_PATH_LOGGERS = (
     "opentelemetry.sdk._shared_internal",
     "opentelemetry.sdk.trace.export",
 )
+
+
+# "Transient error StatusCode.UNAVAILABLE … Error details: …" and "Failed to export
+# traces to …, error code: StatusCode.UNAVAILABLE, error details: …" (1.30 to 1.45).
+_GRPC_FAILURE = re.compile(r"StatusCode\.(\w+).*error details: (.*)", re.I | re.S)
 
 
 class Reporter:
@@ -105,8 +111,9 @@ class Reporter:
             return
         self._lost_before = self._counters.lost
         _warn(
-            "%d spans lost so far: more came than could be delivered. Raise"
-            " OTEL_BSP_MAX_QUEUE_SIZE or lower the sampling ratio.",
+            "%d spans lost so far: they could not be delivered in time. Raise"
+            " OTEL_BSP_MAX_QUEUE_SIZE or OTEL_CELERY_SHUTDOWN_SECONDS, or lower the"
+            " sampling ratio.",
             self._lost_before,
         )
 
@@ -144,7 +151,10 @@ class ExportLogHandler(logging.Handler):
 
 
 def _one_line(record: logging.LogRecord) -> str:
+    """Return status and details of a gRPC failure, else the whole message."""
     text = record.getMessage()
+    if grpc_failure := _GRPC_FAILURE.search(text):
+        text = ": ".join(grpc_failure.groups())
     if record.exc_info and record.exc_info[1] is not None:
         text = f"{text} {record.exc_info[1]!r}"
     return " ".join(text.split())

@@ -88,9 +88,7 @@ def test_own_consumer_span_is_a_child_of_ours_and_the_next_task_is_clean(
 SITES = Path(__file__).parent / "sites"
 
 
-def start_under(
-    launcher: Launcher, program: str, **environ: str
-) -> Process:
+def start_under(launcher: Launcher, program: str, **environ: str) -> Process:
     folder = Path(sys.executable).parent
     return launcher.start(
         "otel-celery", "-A", "shop", "worker", "-l", "INFO", "-c", "2",

@@ -1,5 +1,7 @@
 """The shop, with OpenTelemetry of its own: OWN says which."""
 
+from __future__ import annotations
+
 import os
 
 from celery import signals
@@ -31,6 +33,7 @@ elif own == "provider to the same endpoint":
     own_provider()
     CeleryInstrumentor().instrument()
 elif own == "provider in each child":
+
     def set_up(**_):
         own_provider()
         CeleryInstrumentor().instrument()

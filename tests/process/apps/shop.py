@@ -1,9 +1,12 @@
 """A Celery application without a word about tracing."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import time
+from sqlite3 import connect  # early, as applications do
 
 from celery import Celery, signals
 from opentelemetry import baggage, trace
@@ -120,9 +123,7 @@ def greet(**_):
 
 @app.task
 def query():
-    import sqlite3
-
-    with sqlite3.connect(":memory:") as connection:
+    with connect(":memory:") as connection:
         return connection.cursor().execute("select 42").fetchone()[0]
 
 

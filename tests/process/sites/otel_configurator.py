@@ -1,5 +1,7 @@
 """What opentelemetry-distro registers: the SDK's own configurator, and no more."""
 
+from __future__ import annotations
+
 from opentelemetry.sdk._configuration import _OTelSDKConfigurator
 
 

@@ -1,7 +1,11 @@
 """Components that an installed package would bring: an exporter, instrumentations."""
 
-import os
+from __future__ import annotations
 
+import os
+import sqlite3
+
+from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -19,6 +23,19 @@ class _Instrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs):
         pass
+
+
+class Sqlite3Instrumentor(_Instrumentor):
+    """A span for each connection; `from sqlite3 import connect` must come later."""
+
+    def _instrument(self, **kwargs):
+        connect = sqlite3.connect
+
+        def traced(*args, **kwargs):
+            with trace.get_tracer("sqlite3").start_as_current_span("connect"):
+                return connect(*args, **kwargs)
+
+        sqlite3.connect = traced
 
 
 class DjangoInstrumentor(_Instrumentor):

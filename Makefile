@@ -1,0 +1,65 @@
+# Each target works on a fresh machine: it makes its own environment under .venv*.
+# PYTHON chooses the interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Without the temporary folder of a user whose home is not writable, and offline-quiet.
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Interpreters for test-pythons; override it: make test-pythons PYTHONS="python3.12"
+PYTHONS ?= $(shell tests/find_pythons)
+PYTEST_ARGS ?=
+
+.PHONY: demo test test-lowest test-pythons lint format docs servers build clean
+
+demo: .venv-demo/installed
+	.venv-demo/bin/otel-celery demo
+
+test: $(VENV)/tested servers
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The lowest versions of every range in pyproject.toml.
+test-lowest: servers
+	tests/make_lowest .venv-lowest $(PYTHON)
+	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS)
+
+test-pythons: servers
+	@test -n "$(PYTHONS)" || { echo "no Python found: name some, PYTHONS='python3.12 …'"; exit 1; }
+	set -e; for python in $(PYTHONS); do \
+	  $(MAKE) test PYTHON=$$python VENV=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	done
+
+lint: $(VENV)/tested
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/tested
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/tested
+	$(BIN)/python -m otel_celery_launcher.variables > docs/settings.md
+
+# Servers the tests start on free ports; installed where we may, else named.
+servers:
+	@tests/install_servers
+
+# The wheel is what is tested, away from the source folder's package.
+$(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) '.[dev]'
+	$(PIP) --force-reinstall --no-deps .
+	touch $@
+
+.venv-demo/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
+	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet '.[demo]'
+	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
+	touch $@
+
+build: $(VENV)/tested
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv* build dist

@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""``otel-celery demo``: worker, web process, broker and receiver, all on loopback.
+
+The broker is kombu's filesystem transport in a temporary folder, the receiver runs in
+this process. The status is 0 only if every expected span came, once, under the right
+parent, and the task saw the baggage.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from otel_celery_launcher.errors import EXIT_FAILED, EXIT_OK
+from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.waterfall import WaterfallRow, arrange, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_celery_launcher.receiver import ReceivedSpan
+
+# What the checkout must leave: one line for each span, parents above by indentation.
+EXPECTED = """\
+POST /checkout
+ apply_async/reserve_stock
+  run/reserve_stock
+   look up warehouse
+   apply_async/charge_card
+    run/charge_card
+     apply_async/charge_card
+      run/charge_card
+       apply_async/send_email
+        run/send_email
+       apply_async/update_search
+        run/update_search
+"""
+EXPECTED_NOTES = {"run/update_search": "ERROR"}
+EXPECTED_BAGGAGE = {"tenant_id": "acme", "request_source": "web"}
+
+# Worker features that only cost time where there is one worker.
+QUICK = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+SPANS_SECONDS = 30.0  # a slow machine starts a worker in 5
+STOP_SECONDS = 15.0
+
+
+def run_demo() -> int:
+    """Run the workflow, print its trace, check it; return the exit status."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
+        click.echo(
+            "A web request leaves work for a Celery worker that was started by\n"
+            "`otel-celery -A shop worker`; the application has no tracing set-up.\n"
+        )
+        environ = _environ(Path(folder), receiver.endpoint)
+        spans, log = _run_workflow(Path(folder), environ, receiver)
+    rows = arrange(spans)
+    show(rows)
+    wrong = check(rows)
+    if wrong:
+        click.echo("\nThe trace is not what it should be:\n  " + "\n  ".join(wrong))
+        click.echo(f"\nThe worker's log:\n{log}")
+        return EXIT_FAILED
+    seen = " ".join(f"{key}={value}" for key, value in EXPECTED_BAGGAGE.items())
+    click.echo(
+        f"\n{len(rows)} spans, 1 trace, {time.monotonic() - start:.1f} s."
+        f" send_email saw the request's baggage: {seen}."
+    )
+    return EXIT_OK
+
+
+@click.command(help="Trace a small workflow here and now; needs nothing installed.")
+@click.pass_context
+def demo(context: click.Context) -> None:
+    """Run the demo as a command of its own."""
+    context.exit(run_demo())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command with click's own messages and statuses."""
+    demo.main(list(arguments), prog_name="otel-celery demo")
+    return EXIT_OK
+
+
+def check(rows: Sequence[WaterfallRow]) -> list[str]:
+    """Return what is wrong with the trace, one line each."""
+    found = [" > ".join(row.path) for row in rows]
+    expected = expected_paths()
+    wrong = [f"missing: {path}" for path in _surplus(expected, found)]
+    wrong += [f"unexpected: {path}" for path in _surplus(found, expected)]
+    if len({row.span.trace_id for row in rows}) > 1:
+        wrong.append("more than one trace")
+    for row in rows:
+        should = EXPECTED_NOTES.get(row.span.name)
+        if should and row.note != should:
+            wrong.append(f"{row.span.name} is not marked {should}")
+        if row.span.name == "run/send_email":
+            wrong += [
+                f"run/send_email saw {key} {row.span.attributes.get(name)!r}"
+                for key, value in EXPECTED_BAGGAGE.items()
+                if row.span.attributes.get(name := f"demo.baggage.{key}") != value
+            ]
+    if [row.note for row in rows].count("retry") != 1:
+        wrong.append("no run is marked as retried")
+    return wrong
+
+
+def expected_paths() -> list[str]:
+    """Return the path from the root to each expected span."""
+    paths = []
+    above: list[str] = []
+    for line in EXPECTED.splitlines():
+        depth = len(line) - len(line.lstrip())
+        above = [*above[:depth], line.strip()]
+        paths.append(" > ".join(above))
+    return paths
+
+
+def _surplus(these: Sequence[str], those: Sequence[str]) -> list[str]:
+    rest = list(those)
+    surplus = []
+    for line in these:
+        if line in rest:
+            rest.remove(line)
+        else:
+            surplus.append(line)
+    return surplus
+
+
+def _environ(folder: Path, endpoint: str) -> dict[str, str]:
+    """Return an environment in which nothing of the user's set-up shows."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OTEL_", "CELERY_"))
+    }
+    return kept | {
+        "OTEL_CELERY_DEMO_FOLDER": str(folder),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def _run_workflow(
+    folder: Path, environ: dict[str, str], receiver: Receiver
+) -> tuple[list[ReceivedSpan], str]:
+    log = folder / "worker.log"
+    script = [sys.executable, "-m", "otel_celery_launcher"]
+    app = "otel_celery_launcher.demo.shop"
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [*script, "-A", app, "worker", "-c", "2", "-l", "INFO", *QUICK],
+            env=environ | {"OTEL_SERVICE_NAME": "shop-worker"},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "otel_celery_launcher.demo.web"],
+                env=environ | {"OTEL_SERVICE_NAME": "shop-web"},
+                cwd=folder,
+                stderr=out,
+                check=False,
+            )
+            expected = len(expected_paths())
+            spans = receiver.wait_for(lambda came: len(came) >= expected, SPANS_SECONDS)
+        finally:
+            _stop(worker)
+    return spans, log.read_text(errors="replace")
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> None:
+    worker.send_signal(signal.SIGTERM)
+    try:
+        worker.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()

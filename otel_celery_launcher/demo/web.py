@@ -1,0 +1,24 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's web process: one request, traced as role ``producer``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from otel_celery_launcher.launch import run_with_telemetry
+from otel_celery_launcher.roles import read_command_line
+from otel_celery_launcher.settings import Settings
+
+
+def _place_order() -> int:
+    from otel_celery_launcher.demo.shop import place_order
+
+    return place_order()
+
+
+if __name__ == "__main__":
+    command_line = read_command_line(["-A", "shop", "call"], {})
+    settings = Settings.from_environ(os.environ, command_line)
+    sys.exit(run_with_telemetry(settings, [], _place_order))

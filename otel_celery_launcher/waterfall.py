@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""A trace as a waterfall of text, 80 columns wide; coloured where rich is installed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_celery_launcher.receiver import ReceivedSpan
+
+COLUMNS = 80
+# service, name, kind, start, took, waited, note: 80 with a blank between each
+WIDTHS = (11, 35, 8, 5, 5, 5, 5)
+HEAD = ("service", "span", "kind", "start", "took", "wait", "")
+STYLES = {"ERROR": "bold red", "retry": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class WaterfallRow:
+    """One span in its place: times in seconds, start relative to the trace."""
+
+    span: ReceivedSpan
+    start: float
+    took: float
+    waited: float | None  # publish to run, for a run whose publish came
+    path: tuple[str, ...]  # names from the root to this span
+
+    @property
+    def depth(self) -> int:
+        """0 for a root."""
+        return len(self.path) - 1
+
+    @property
+    def note(self) -> str:
+        """ERROR, retry, or nothing."""
+        if self.span.is_error:
+            return "ERROR"
+        return "retry" if "celery.retry.reason" in self.span.attributes else ""
+
+
+def arrange(spans: Sequence[ReceivedSpan]) -> list[WaterfallRow]:
+    """Return the rows of one trace: children under parents, by start."""
+    if not spans:
+        return []
+    by_id = {span.span_id: span for span in spans}
+    children: dict[str, list[ReceivedSpan]] = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        above_id = span.parent_id if span.parent_id in by_id else ""
+        children.setdefault(above_id, []).append(span)
+    first = min(span.start for span in spans)
+    rows: list[WaterfallRow] = []
+    todo: list[tuple[ReceivedSpan, tuple[str, ...]]] = [
+        (span, ()) for span in reversed(children.get("", []))
+    ]
+    while todo:
+        span, above = todo.pop()
+        path = (*above, span.name)
+        parent = by_id.get(span.parent_id)
+        waited = None
+        if parent is not None and (parent.kind, span.kind) == ("PRODUCER", "CONSUMER"):
+            waited = max(0.0, span.start - parent.end)
+        took = span.end - span.start
+        rows.append(WaterfallRow(span, span.start - first, took, waited, path))
+        below = reversed(children.get(span.span_id, []))
+        todo += [(child, path) for child in below]
+    return rows
+
+
+def render(rows: Sequence[WaterfallRow]) -> list[str]:
+    """Return the lines of a waterfall, each at most 80 columns wide."""
+    return [_line(HEAD), *(_line(_cells(row)) for row in rows)]
+
+
+def _cells(row: WaterfallRow) -> tuple[str, ...]:
+    return (
+        row.span.service,
+        " " * row.depth + row.span.name,
+        row.span.kind,
+        _seconds(row.start),
+        _seconds(row.took),
+        "" if row.waited is None else _seconds(row.waited),
+        row.note,
+    )
+
+
+def show(rows: Sequence[WaterfallRow], out: TextIO | None = None) -> None:
+    """Print a waterfall; coloured on a terminal where rich is installed."""
+    out = out or sys.stdout
+    lines = render(rows)
+    if out.isatty():
+        try:
+            from rich.console import Console
+            from rich.text import Text
+        except ImportError:
+            pass
+        else:
+            console = Console(file=out)
+            styles = ["bold", *(STYLES.get(row.note, "") for row in rows)]
+            for line, style in zip(lines, styles, strict=True):
+                console.print(Text(line, style=style), no_wrap=True, crop=True)
+            return
+    out.writelines(f"{line}\n" for line in lines)
+    out.flush()
+
+
+def _line(cells: Sequence[str]) -> str:
+    fitted = []
+    for index, (cell, width) in enumerate(zip(cells, WIDTHS, strict=True)):
+        text = cell if len(cell) <= width else cell[: width - 1] + "…"
+        is_number = 3 <= index <= 5
+        fitted.append(text.rjust(width) if is_number else text.ljust(width))
+    return " ".join(fitted).rstrip()
+
+
+def _seconds(value: float) -> str:
+    """Return seconds in five characters."""
+    return f"{value:.3f}" if value < 10 else f"{value:.4g}"[:5]

@@ -1,0 +1,186 @@
+"""Bad values: one line each, the private and cheap side, and docs that name each row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otel_celery_launcher.roles import CommandLine, read_command_line
+from otel_celery_launcher.settings import Settings, correct_environment, hide_password
+from otel_celery_launcher.variables import VARIABLES, reference
+from tests.bad_values import BAD_VALUES
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command_line(*words: str) -> CommandLine:
+    return read_command_line(words or ("-A", "proj.celery", "worker"), {})
+
+
+def settings(*words: str, **environ: str) -> Settings:
+    return Settings.from_environ(environ, command_line(*words))
+
+
+def test_docs_are_written_from_the_table() -> None:
+    """docs/settings.md names each row; `make docs` writes it."""
+    assert (ROOT / "docs" / "settings.md").read_text() == reference()
+
+
+def test_each_checked_variable_has_a_bad_value_in_the_tests() -> None:
+    unchecked = {"OTEL_SERVICE_NAME", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"}
+    unchecked |= {"OTEL_CELERY_ENV_FILE"}  # a missing file is status 78
+    assert set(BAD_VALUES) == {row.name for row in VARIABLES} - unchecked
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_bad_value_is_one_line_and_replaced(name: str) -> None:
+    value, used = BAD_VALUES[name]
+    environ = {name: value}
+    if name == "OTEL_TRACES_SAMPLER_ARG":
+        environ["OTEL_TRACES_SAMPLER"] = "traceidratio"
+    (line,) = correct_environment(environ)
+    assert line.startswith(f"{name} is ")
+    assert "expected" in line
+    assert "using" in line
+    assert environ.get(name) == used
+    assert correct_environment(environ) == [], "what is used instead is good"
+
+
+LINES = {
+    ("OTEL_PROPAGATORS", "tracecontext,bagage"): (
+        "OTEL_PROPAGATORS is 'tracecontext,bagage': expected installed propagators;"
+        " 'bagage' is not installed or misspelt; using tracecontext"
+    ),
+    ("OTEL_TRACES_SAMPLER", "always"): (
+        "OTEL_TRACES_SAMPLER is 'always': expected an installed sampler; using"
+        " parentbased_always_off"
+    ),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=s3cret,broken"): (
+        "OTEL_EXPORTER_OTLP_HEADERS is set (value not shown): expected key=value pairs,"
+        " percent-encoded, separated by commas; item 2 is none; using its other items"
+    ),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://me:s3cret@host"): (
+        "OTEL_EXPORTER_OTLP_ENDPOINT is 'ftp://***@host': expected a URL such as"
+        " http://collector:4317; using http://localhost:4317"
+    ),
+    ("OTEL_CELERY_SHUTDOWN_SECONDS", "ten"): (
+        "OTEL_CELERY_SHUTDOWN_SECONDS is 'ten': expected a number from 0 to 60; using 5"
+    ),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"): (
+        "OTEL_EXPORTER_OTLP_TIMEOUT is '0': expected a number over 0 and up to 3600;"
+        " using 10"
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), LINES)
+def test_text_of_a_line(name: str, value: str) -> None:
+    assert correct_environment({name: value}) == [LINES[name, value]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "left"),
+    [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none", None),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", " GRPC ", "grpc"),
+        ("OTEL_SDK_DISABLED", "TRUE", "true"),
+        ("OTEL_CELERY_STRICT", "on", "true"),
+        ("OTEL_PROPAGATORS", "", None),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "collector:4317"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "0", "0"),
+    ],
+)
+def test_good_value_is_kept_or_put_as_the_sdk_reads_it(
+    name: str, value: str, left: str | None
+) -> None:
+    environ = {name: value}
+    assert correct_environment(environ) == []
+    assert environ.get(name) == left
+
+
+def test_batch_larger_than_the_queue_becomes_the_queue() -> None:
+    """The SDK raises on it."""
+    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "100"}
+    assert correct_environment(environ) == []
+    assert environ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] == "100"
+    environ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = "200"
+    assert correct_environment(environ) == [
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE is '200': expected at most"
+        " OTEL_BSP_MAX_QUEUE_SIZE; using 100"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"OTEL_SERVICE_NAME": "orders"}, "orders"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=or%20ders"}, "or ders"),
+        ({"OTEL_CELERY_SERVICE_NAME": "{name}-{role}"}, "proj-worker"),
+        (
+            {
+                "OTEL_SERVICE_NAME": "orders",
+                "OTEL_CELERY_SERVICE_NAME": "{role}.{name}",
+            },
+            "worker.orders",
+        ),
+        ({}, "proj-worker"),
+    ],
+)
+def test_service_name(environ: dict[str, str], name: str) -> None:
+    assert settings(**environ).service_name == name
+
+
+def test_name_that_does_not_tell_the_role_is_one_warning() -> None:
+    assert settings(OTEL_SERVICE_NAME="orders").notes == (
+        "the service name 'orders' does not tell the role 'worker', so worker, beat and"
+        ' producer look alike; set OTEL_CELERY_SERVICE_NAME="{name}-{role}"',
+    )
+    assert settings(OTEL_SERVICE_NAME="orders-worker").notes == ()
+
+
+def test_no_name_is_one_warning() -> None:
+    assert settings("-A", "config", "beat").notes == (
+        "no service name is set: using 'config-beat'; set OTEL_SERVICE_NAME=<name> and"
+        ' OTEL_CELERY_SERVICE_NAME="{name}-{role}"',
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "port is 4318"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "no scheme, which means TLS"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "c:4318",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            },
+            "no scheme;",
+        ),
+    ],
+)
+def test_likely_mistake_in_the_endpoint_is_a_line(
+    environ: dict[str, str], words: str
+) -> None:
+    (note,) = settings(OTEL_SERVICE_NAME="a-worker", **environ).notes
+    assert words in note
+
+
+def test_what_is_set_but_not_handled_is_named() -> None:
+    found = settings(
+        OTEL_METRICS_EXPORTER="otlp",
+        OTEL_LOGS_EXPORTER="none",
+        OTEL_CONFIG_FILE="otel.yaml",
+        OTEL_METRIC_EXPORT_INTERVAL="1000",
+    )
+    assert found.unhandled == (
+        "OTEL_CONFIG_FILE",
+        "OTEL_METRICS_EXPORTER",
+        "OTEL_METRIC_EXPORT_INTERVAL",
+    )
+
+
+def test_passwords_in_urls_are_hidden() -> None:
+    assert hide_password("https://me:s3cret@host:1/x") == "https://***@host:1/x"
+    assert hide_password("http://host:1/a@b") == "http://host:1/a@b"
