@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -86,10 +86,9 @@ def demo(context: click.Context) -> None:
     context.exit(run_demo())
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command with click's own messages and statuses."""
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run the command with click's own messages, and exit with its status."""
     demo.main(list(arguments), prog_name="otel-celery demo")
-    return EXIT_OK
 
 
 def check(rows: Sequence[WaterfallRow]) -> list[str]:

@@ -52,7 +52,7 @@ def instrument_celery() -> None:
         return
     if present.is_instrumented_by_opentelemetry:
         present.uninstrument()
-    LauncherCeleryInstrumentor._instance = None
+    LauncherCeleryInstrumentor._instance = None  # noqa: SLF001 - of our own class
     instrumentor = LauncherCeleryInstrumentor()
     _compat.take_over_celery_instrumentor(instrumentor)
     instrumentor.instrument(skip_dep_check=True)

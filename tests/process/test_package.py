@@ -1,0 +1,69 @@
+"""What an installation brings, and that importing starts nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import otel_celery_launcher
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def python(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_plain_install_ends_with_the_newest_consistent_opentelemetry() -> None:
+    """A resolver must not settle for a release that is years old."""
+    resolve = ("-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
+    report = json.loads(python(*resolve, "--report", "-", str(ROOT)))
+    found = {
+        item["metadata"]["name"]: item["metadata"]["version"]
+        for item in report["install"]
+    }
+    newest = python("-m", "pip", "index", "versions", "opentelemetry-sdk")
+    major_minor = re.search(r"\((\d+\.\d+)", newest)
+    assert major_minor is not None
+    for name in ("api", "sdk", "proto", "exporter-otlp-proto-grpc"):
+        assert found[f"opentelemetry-{name}"].startswith(f"{major_minor[1]}.")
+    beta = found["opentelemetry-semantic-conventions"]
+    for name in ("instrumentation", "instrumentation-celery"):
+        assert found[f"opentelemetry-{name}"] == beta
+    assert found["grpcio"] != "1.78.1"
+
+
+def test_no_entry_point_takes_over_other_processes() -> None:
+    """A distro or configurator would change every process of the environment."""
+    for group in ("opentelemetry_distro", "opentelemetry_configurator"):
+        for entry_point in entry_points(group=group):
+            assert not entry_point.value.startswith("otel_celery_launcher")
+
+
+def test_importing_the_package_imports_nothing_of_others() -> None:
+    loaded = python(
+        "-c",
+        "import sys, otel_celery_launcher, otel_celery_launcher.cli;"
+        "print([m for m in sys.modules if m.split('.')[0] in"
+        " ('celery', 'opentelemetry', 'grpc', 'click', 'dotenv')])",
+    )
+    assert loaded == "[]\n"
+
+
+def test_version_is_that_of_the_installed_package_and_the_changelog() -> None:
+    assert version("otel-celery-launcher") == otel_celery_launcher.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{otel_celery_launcher.__version__}]" in changelog
+
+
+def test_modules_stay_small() -> None:
+    """A module is one noun; at 300 lines look for the two things in it."""
+    for path in (ROOT / "otel_celery_launcher").rglob("*.py"):
+        lines = len(path.read_text().splitlines())
+        assert lines <= 300 or path.name == "variables.py", path  # a table

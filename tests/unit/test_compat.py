@@ -1,0 +1,150 @@
+"""Private names of other libraries: each test fails loudly when upstream changes."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+
+import billiard.spawn
+import pytest
+from billiard.context import get_spawning_popen, set_spawning_popen
+from celery.concurrency import get_implementation
+from opentelemetry import context as context_api
+from opentelemetry import trace as trace_api
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SimpleSpanProcessor,
+)
+
+from otel_celery_launcher import _compat
+
+
+class Seen(SpanProcessor):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.resources: list[Resource] = []
+
+    def on_end(self, span: object) -> None:
+        self.names.append(span.name)  # type: ignore[attr-defined]
+        self.resources.append(span.resource)  # type: ignore[attr-defined]
+
+
+def test_set_resource_reaches_tracers_already_handed_out() -> None:
+    seen = Seen()
+    provider = _compat.ForkableTracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(seen)
+    tracer = provider.get_tracer("early")
+    _compat.set_resource(provider, Resource({"slot": "1"}))
+    tracer.start_span("a").end()
+    provider.get_tracer("late").start_span("b").end()
+    assert [dict(each.attributes) for each in seen.resources] == [{"slot": "1"}] * 2
+
+
+def test_fork_hook_runs_no_detector() -> None:
+    if hasattr(TracerProvider, "_handle_fork"):  # SDK 1.44 and later
+        provider = _compat.ForkableTracerProvider(shutdown_on_exit=False)
+        before = provider.resource
+        provider._handle_fork()
+        assert provider.resource is before
+        assert provider._tracers_lock.acquire(blocking=False)
+
+
+def test_has_tracer_provider_sees_the_global_one() -> None:
+    assert hasattr(trace_api, "_TRACER_PROVIDER")
+    assert not _compat.has_tracer_provider()
+
+
+def test_processors_of_a_provider_can_be_replaced_and_additions_intercepted() -> None:
+    first, second, third = Seen(), Seen(), Seen()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(first)
+    assert _compat.span_processors(provider) == (first,)
+    _compat.replace_span_processors(provider, (second,))
+    provider.get_tracer("t").start_span("a").end()
+    assert (first.names, second.names) == ([], ["a"])
+    added: list[SpanProcessor] = []
+    _compat.intercept_added_processors(provider, added.append)
+    provider.add_span_processor(third)
+    assert added == [third]
+    assert _compat.span_processors(provider) == (second,)
+
+
+@pytest.mark.parametrize("make", [BatchSpanProcessor, SimpleSpanProcessor])
+def test_destination_of_an_exporter_behind_a_processor(
+    make: type[BatchSpanProcessor],
+) -> None:
+    processor = make(OTLPSpanExporter(endpoint="http://collector:4317", insecure=True))
+    exporter = _compat.exporter_of(processor)
+    assert exporter is not None
+    assert _compat.destination_of(exporter) == "collector:4317"
+    processor.shutdown()
+
+
+def test_destination_of_http_and_other_exporters() -> None:
+    http = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    exporter = http.OTLPSpanExporter(endpoint="http://collector:4318/v1/traces")
+    assert _compat.destination_of(exporter) == "collector:4318"
+    assert _compat.destination_of(ConsoleSpanExporter()) is None
+
+
+def test_celery_instrumentor_is_one_instance_that_can_be_ours() -> None:
+    before = CeleryInstrumentor._instance
+    ours = object.__new__(CeleryInstrumentor)
+    _compat.take_over_celery_instrumentor(ours)
+    assert CeleryInstrumentor() is ours
+    CeleryInstrumentor._instance = before
+
+
+class LimitExceededError(Exception):
+    pass
+
+
+def test_detach_lets_exceptions_through_and_keeps_bad_tokens_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(context_api, "detach", context_api.detach)
+    _compat.let_exceptions_through_detach()
+    foreign = contextvars.copy_context().run(context_api.attach, context_api.Context())
+    context_api.detach(foreign)  # of another context: logged, as before
+
+    def limit(_: object) -> None:
+        raise LimitExceededError
+
+    runtime = context_api._RUNTIME_CONTEXT
+    monkeypatch.setattr(type(runtime), "detach", lambda _, token: limit(token))
+    with pytest.raises(LimitExceededError):
+        context_api.detach(context_api.attach(context_api.Context()))
+
+
+def test_spawned_children_inherit_a_descriptor() -> None:
+    kept: list[int] = []
+
+    class Popen:
+        def duplicate_for_child(self, descriptor: int) -> int:
+            kept.append(descriptor)
+            return descriptor
+
+    assert get_spawning_popen() is None
+    set_spawning_popen(Popen())
+    try:
+        make, arguments = _compat._InheritedDescriptor(7).__reduce__()
+    finally:
+        set_spawning_popen(None)
+    assert (make(*arguments), kept) == (7, [7])
+    assert "get_preparation_data(process_obj" in inspect.getsource(
+        __import__("billiard.popen_spawn_posix", fromlist=["Popen"])
+    )
+    assert "init_main_from_name" in inspect.getsource(billiard.spawn)
+
+
+@pytest.mark.parametrize(
+    ("pool", "never"),
+    [("prefork", False), ("solo", True), ("threads", True), ("gevent", True)],
+)
+def test_pools_that_never_fork(pool: str, never: bool) -> None:
+    assert _compat.never_forks(get_implementation(pool)) is never

@@ -1,0 +1,153 @@
+"""Counters, log lines and bounded calls, with a clock of our own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+import pytest
+
+from otel_celery_launcher.exporter.bounded import run_bounded
+from otel_celery_launcher.exporter.counters import ROWS, Counters
+from otel_celery_launcher.exporter.reporter import (
+    EXPORT_LOGGER,
+    ExportLogHandler,
+    Reporter,
+)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_counters_are_shared_with_forked_children() -> None:
+    counters = Counters()
+    counters.rows[1].add_exported(2)
+    pid = os.fork()
+    if pid == 0:
+        counters.rows[1].add_exported(3)
+        counters.rows[2].add_failed(1)
+        counters.rows[2].note_error("é" * 300)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (counters.exported, counters.lost) == (5, 1)
+    assert counters.error == "é" * 100
+    assert not counters.never_reached
+    assert Counters(os.dup(counters.descriptor)).exported == 5
+
+
+def test_rows_do_not_overlap() -> None:
+    counters = Counters()
+    for index, row in enumerate(counters.rows):
+        row.note_error("x" * 500)
+        row.add_dropped(index)
+    assert [row.dropped for row in counters.rows] == list(range(ROWS))
+
+
+def test_never_reached_is_failures_without_a_success() -> None:
+    counters = Counters()
+    assert not counters.never_reached
+    counters.rows[0].note_error("refused")
+    assert counters.never_reached
+    counters.rows[3].add_exported(1)
+    assert not counters.never_reached
+
+
+def test_a_line_a_minute_and_one_at_recovery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """README: one line a minute at most, one at recovery."""
+    counters, clock = Counters(), Clock()
+    reporter = Reporter(counters, "http://c:4317", clock)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(600):  # ten minutes of failures
+            counters.rows[1].note_error("refused")
+            counters.rows[1].add_failed(1)
+            reporter.poll()
+            clock.now += 1
+        counters.rows[1].add_exported(1)
+        for _ in range(100):
+            reporter.poll()
+            clock.now += 1
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 11
+    assert lines[0] == (
+        "otel-celery: spans do not reach http://c:4317: refused. 1 lost so far; tasks"
+        " are not affected. Check the endpoint and that the collector runs."
+    )
+    assert lines[-1] == ("otel-celery: spans reach http://c:4317 again; 600 were lost.")
+
+
+def test_loss_without_failure_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    counters = Counters()
+    reporter = Reporter(counters, "", Clock())
+    counters.rows[0].add_dropped(7)
+    reporter.poll()
+    reporter.poll()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("otel-celery: 7 spans lost so far")
+
+
+def test_lines_survive_a_dictconfig_that_disables_loggers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("otel_celery_launcher")
+    logger.disabled = True
+    counters = Counters()
+    counters.rows[0].add_dropped(1)
+    Reporter(counters, "", Clock()).poll()
+    assert len(caplog.records) == 1
+
+
+def test_only_the_owner_writes(caplog: pytest.LogCaptureFixture) -> None:
+    counters = Counters()
+    reporter = Reporter(counters, "", Clock())
+    reporter.disown()
+    counters.rows[0].add_dropped(1)
+    reporter.poll()
+    assert not caplog.records
+    reporter.own()
+    reporter.poll()
+    assert len(caplog.records) == 1
+
+
+def test_exporters_log_becomes_the_last_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row = Counters().rows[0]
+    handler = ExportLogHandler(lambda: row, lambda: None)
+    handler.install()
+    logger = logging.getLogger(f"{EXPORT_LOGGER}.otlp.proto.grpc.exporter")
+    logger.warning(
+        "Transient error %s encountered while exporting traces to c, retrying in 1s."
+        " Error details: %s",
+        "StatusCode.UNAVAILABLE",
+        "connection\nrefused",
+    )
+    assert row.error == "UNAVAILABLE: connection refused"
+    logger.error("something else")
+    assert row.error == "something else"
+    assert not caplog.records
+    logging.getLogger(EXPORT_LOGGER).handlers.clear()
+    logging.getLogger(EXPORT_LOGGER).propagate = True
+
+
+def test_bounded_calls_end_in_time_and_run_side_by_side() -> None:
+    never = threading.Event()
+    start = time.monotonic()
+    assert run_bounded([lambda: never.wait(0.2)] * 5, 5)
+    assert time.monotonic() - start < 0.9
+    start = time.monotonic()
+    assert not run_bounded([lambda: never.wait(30)], 0.1)
+    assert not run_bounded([lambda: never.wait(30)], 30, lambda waited: waited > 0.1)
+    assert time.monotonic() - start < 5
+    never.set()
+
+
+def test_what_a_bounded_call_raises_is_lost() -> None:
+    assert run_bounded([lambda: 1 / 0], 5)
