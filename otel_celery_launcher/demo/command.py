@@ -27,8 +27,6 @@ from otel_celery_launcher.waterfall import WaterfallRow, arrange, show
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_celery_launcher.receiver import ReceivedSpan
-
 # What the checkout must leave: one line for each span, parents above by indentation.
 EXPECTED = """\
 POST /checkout
@@ -63,9 +61,8 @@ def run_demo() -> int:
             "`otel-celery -A shop worker`; the application has no tracing set-up.\n"
         )
         environ = _environ(Path(folder), receiver.endpoint)
-        spans, log = _run_workflow(Path(folder), environ, receiver)
-    rows = arrange(spans)
-    show(rows)
+        log = _run_workflow(Path(folder), environ, receiver)
+    rows = arrange(receiver.spans)
     wrong = check(rows)
     if wrong:
         click.echo("\nThe trace is not what it should be:\n  " + "\n  ".join(wrong))
@@ -73,7 +70,7 @@ def run_demo() -> int:
         return EXIT_FAILED
     seen = " ".join(f"{key}={value}" for key, value in EXPECTED_BAGGAGE.items())
     click.echo(
-        f"\n{len(rows)} spans, 1 trace, {time.monotonic() - start:.1f} s."
+        f"{len(rows)} spans, 1 trace, {time.monotonic() - start:.1f} s."
         f" send_email saw the request's baggage: {seen}."
     )
     return EXIT_OK
@@ -151,9 +148,8 @@ def _environ(folder: Path, endpoint: str) -> dict[str, str]:
     }
 
 
-def _run_workflow(
-    folder: Path, environ: dict[str, str], receiver: Receiver
-) -> tuple[list[ReceivedSpan], str]:
+def _run_workflow(folder: Path, environ: dict[str, str], receiver: Receiver) -> str:
+    """Run web process and worker, show the trace as soon as it is whole."""
     log = folder / "worker.log"
     script = [sys.executable, "-m", "otel_celery_launcher"]
     app = "otel_celery_launcher.demo.shop"
@@ -176,9 +172,11 @@ def _run_workflow(
             )
             expected = len(expected_paths())
             spans = receiver.wait_for(lambda came: len(came) >= expected, SPANS_SECONDS)
+            show(arrange(spans))
+            click.echo("\nStopping the worker (Celery takes some seconds here) …")
         finally:
             _stop(worker)
-    return spans, log.read_text(errors="replace")
+    return log.read_text(errors="replace")
 
 
 def _stop(worker: subprocess.Popen[bytes]) -> None:

@@ -23,8 +23,8 @@ MAIN_ROW = 0
 ERROR_BYTES = 200  # a collector's answer fits; a row stays within 256 bytes
 _ROW_BYTES = 256
 _WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
-_EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _ERROR_LENGTH = range(6)
-_ERROR_START = 6 * _WORD
+_EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE, _ERROR_LENGTH = range(7)
+_ERROR_START = 7 * _WORD
 
 
 class Row:
@@ -51,7 +51,7 @@ class Row:
     def add_failed(self, count: int) -> None:
         """Count spans whose export failed for good."""
         self._counts[_FAILED] += count
-        self._times[_REFUSED] = time.monotonic()
+        self._note_refusal()
 
     def add_dropped(self, count: int) -> None:
         """Count spans that never reached an exporter."""
@@ -62,7 +62,17 @@ class Row:
         data = text.encode("utf-8", "replace")[:ERROR_BYTES]
         self._bytes[_ERROR_START : _ERROR_START + len(data)] = data
         self._counts[_ERROR_LENGTH] = len(data)
+        self._note_refusal()
+
+    def _note_refusal(self) -> None:
         self._times[_REFUSED] = time.monotonic()
+        if not self._times[_SINCE]:
+            self._times[_SINCE] = self._times[_REFUSED]
+
+    @property
+    def refused_since(self) -> float:
+        """Monotonic seconds of the first failed attempt; 0 for never."""
+        return self._times[_SINCE]
 
     @property
     def exported(self) -> int:
@@ -135,9 +145,12 @@ class Counters:
         return max(self.rows, key=lambda row: row.refused).error
 
     @property
-    def never_reached(self) -> bool:
-        """Whether attempts failed and none ever succeeded."""
-        return self.refused > 0 and self.reached == 0
+    def hopeless_for(self) -> float:
+        """Seconds that attempts have failed and none ever succeeded; 0 otherwise."""
+        since = [row.refused_since for row in self.rows if row.refused_since]
+        if not since or self.reached:
+            return 0.0
+        return time.monotonic() - min(since)
 
 
 def _new_page() -> int:

@@ -53,6 +53,9 @@ SENDER_SECONDS = 15
 # Where no collector was ever reached, waiting longer would only delay the stop.
 NEVER_REACHED_SECONDS = 0.5
 
+# A collector that came up meanwhile answers a process's first attempt in this time.
+FIRST_ATTEMPT_SECONDS = 0.1
+
 
 class InlineExport(SpanProcessor):
     """The span processor that exports, in whatever process it finds itself.
@@ -215,7 +218,10 @@ class InlineExport(SpanProcessor):
             )
 
     def _is_hopeless(self, waited_seconds: float) -> bool:
-        return waited_seconds >= NEVER_REACHED_SECONDS and self._counters.never_reached
+        return (
+            waited_seconds >= FIRST_ATTEMPT_SECONDS
+            and self._counters.hopeless_for >= NEVER_REACHED_SECONDS
+        )
 
     # The sender: a forked copy of a holding process, which never forks itself.
 

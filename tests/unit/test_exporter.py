@@ -37,7 +37,7 @@ def test_counters_are_shared_with_forked_children() -> None:
     os.waitpid(pid, 0)
     assert (counters.exported, counters.lost) == (5, 1)
     assert counters.error == "é" * 100
-    assert not counters.never_reached
+    assert counters.hopeless_for == 0
     assert Counters(os.dup(counters.descriptor)).exported == 5
 
 
@@ -49,13 +49,13 @@ def test_rows_do_not_overlap() -> None:
     assert [row.dropped for row in counters.rows] == list(range(ROWS))
 
 
-def test_never_reached_is_failures_without_a_success() -> None:
+def test_hopeless_is_failures_without_a_success() -> None:
     counters = Counters()
-    assert not counters.never_reached
+    assert counters.hopeless_for == 0
     counters.rows[0].note_error("refused")
-    assert counters.never_reached
+    assert 0 < counters.hopeless_for < 5
     counters.rows[3].add_exported(1)
-    assert not counters.never_reached
+    assert counters.hopeless_for == 0
 
 
 def test_a_line_a_minute_and_one_at_recovery(
