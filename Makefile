@@ -39,7 +39,7 @@ format: $(VENV)/tested
 	$(BIN)/ruff format
 
 docs: $(VENV)/tested
-	$(BIN)/python -m otel_celery_launcher.variables > docs/settings.md
+	$(BIN)/python -m otel_celery_launcher.reference > docs/settings.md
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

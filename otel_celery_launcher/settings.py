@@ -25,7 +25,7 @@ from otel_celery_launcher.variables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Mapping, MutableMapping, Sequence
 
     from otel_celery_launcher.roles import CommandLine
 
@@ -70,6 +70,7 @@ class Settings:
         service_name, name_notes = _service_name(environ, command_line)
         exporters, exporter_notes = _exporters(environ, protocol)
         otlp_notes = _endpoint_notes(environ, protocol, endpoint) if exporters else []
+        pool_notes = _pool_notes(command_line.pool, exporters)
         return cls(
             role=role,
             service_name=service_name,
@@ -87,7 +88,7 @@ class Settings:
             pending_limit=sum(_batch_sizes(environ)),
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
             has_instance_id="service.instance.id" in _resource(environ),
-            notes=(*name_notes, *exporter_notes, *otlp_notes),
+            notes=(*name_notes, *exporter_notes, *otlp_notes, *pool_notes),
             unhandled=_unhandled(environ),
         )
 
@@ -239,6 +240,16 @@ def _endpoint_notes(
             " put http:// or https:// before it"
         )
     return notes
+
+
+def _pool_notes(pool: str | None, exporters: Sequence[str]) -> list[str]:
+    if pool not in ("gevent", "eventlet") or "otlp_proto_grpc" not in exporters:
+        return []
+    return [
+        f"gRPC blocks the event loop of {pool} while it exports; set"
+        " OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (pip install"
+        " 'otel-celery-launcher[http]')"
+    ]
 
 
 def _otlp(environ: Mapping[str, str], suffix: str) -> str | None:

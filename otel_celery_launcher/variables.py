@@ -13,8 +13,7 @@ that every reader sees a value that works.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from otel_celery_launcher import checks
 from otel_celery_launcher.checks import Check
@@ -34,17 +33,6 @@ class Variable:
     secret: bool = False
 
 
-def _rows(
-    names: tuple[str, ...], make: Callable[[str], Variable]
-) -> tuple[Variable, ...]:
-    return tuple(make(name) for name in names)
-
-
-def _both(suffix: str) -> tuple[str, str]:
-    """Return the general and the traces' own name; the SDK prefers the second."""
-    return (f"OTEL_EXPORTER_OTLP_{suffix}", f"OTEL_EXPORTER_OTLP_TRACES_{suffix}")
-
-
 _LIMITS = {
     "OTEL_ATTRIBUTE_COUNT_LIMIT": "128",
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "none",
@@ -55,6 +43,18 @@ _LIMITS = {
     "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": "128",
     "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": "128",
 }
+
+_BSP = (
+    ("SCHEDULE_DELAY", "5000", "milliseconds", "The longest time a span waits."),
+    ("MAX_QUEUE_SIZE", "2048", "spans", "Spans held; further ones drop the oldest."),
+    (
+        "MAX_EXPORT_BATCH_SIZE",
+        "512",
+        "spans",
+        "Spans in one export; at most the queue.",
+    ),
+    ("EXPORT_TIMEOUT", "30000", "milliseconds", "Read and not used by the SDK."),
+)
 
 OWN = (
     Variable(
@@ -97,6 +97,69 @@ OWN = (
         "The same as `--env-file`: files loaded whole. A missing one ends the start with status 78.",
         checks.text,
         "unset",
+    ),
+)
+
+# OTEL_EXPORTER_OTLP_<name> and OTEL_EXPORTER_OTLP_TRACES_<name>; the SDK prefers the
+# second.
+OTLP = (
+    Variable(
+        "PROTOCOL",
+        "grpc, http/protobuf",
+        "grpc",
+        "Protocol of the OTLP exporter.",
+        checks.one_of("grpc", "http/protobuf"),
+        "grpc",
+    ),
+    Variable(
+        "ENDPOINT",
+        "URL",
+        "http://localhost:4317",
+        "Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS.",
+        checks.endpoint,
+        "unset",
+    ),
+    Variable(
+        "HEADERS",
+        "key=value, separated by commas",
+        "unset",
+        "Headers of each export, percent-encoded. Never shown.",
+        checks.headers,
+        "its well-formed items",
+        secret=True,
+    ),
+    Variable(
+        "TIMEOUT",
+        "number over 0",
+        "10",
+        "How long one export may take, its retries included.",
+        checks.number(0, 3600, over=True),
+        "10",
+        unit="seconds",
+    ),
+    Variable(
+        "COMPRESSION",
+        "none, gzip; with http/protobuf deflate",
+        "none",
+        "Compression of an export.",
+        checks.compression,
+        "none",
+    ),
+    Variable(
+        "INSECURE",
+        "true, false",
+        "false",
+        "`true`: no TLS for an endpoint without scheme (grpc).",
+        checks.one_of("true", "false"),
+        "false",
+    ),
+    *(
+        Variable(name, "path", "unset", text, checks.readable_file, "unset")
+        for name, text in (
+            ("CERTIFICATE", "PEM file with what the collector's is checked against."),
+            ("CLIENT_KEY", "PEM file with our private key (mTLS)."),
+            ("CLIENT_CERTIFICATE", "PEM file with our certificate (mTLS)."),
+        )
     ),
 )
 
@@ -189,128 +252,22 @@ STANDARD = (
         checks.exporters,
         "the known names, else none",
     ),
-    *_rows(
-        _both("PROTOCOL"),
-        lambda name: Variable(
-            name,
-            "grpc, http/protobuf",
-            "grpc",
-            "Protocol of the OTLP exporter.",
-            checks.one_of("grpc", "http/protobuf"),
-            "grpc",
-        ),
-    ),
-    *_rows(
-        _both("ENDPOINT"),
-        lambda name: Variable(
-            name,
-            "URL",
-            "http://localhost:4317",
-            "Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS.",
-            checks.endpoint,
-            "unset",
-        ),
-    ),
-    *_rows(
-        _both("HEADERS"),
-        lambda name: Variable(
-            name,
-            "key=value, separated by commas",
-            "unset",
-            "Headers of each export, percent-encoded. Never shown.",
-            checks.headers,
-            "its well-formed items",
-            secret=True,
-        ),
-    ),
-    *_rows(
-        _both("TIMEOUT"),
-        lambda name: Variable(
-            name,
-            "number over 0",
-            "10",
-            "How long one export may take, its retries included.",
-            checks.number(0, 3600, over=True),
-            "10",
-            unit="seconds",
-        ),
-    ),
-    *_rows(
-        _both("COMPRESSION"),
-        lambda name: Variable(
-            name,
-            "none, gzip; with http/protobuf deflate",
-            "none",
-            "Compression of an export.",
-            checks.compression,
-            "none",
-        ),
-    ),
-    *_rows(
-        _both("INSECURE"),
-        lambda name: Variable(
-            name,
-            "true, false",
-            "false",
-            "`true`: no TLS for an endpoint without scheme (grpc).",
-            checks.one_of("true", "false"),
-            "false",
-        ),
+    *(
+        replace(row, name=f"OTEL_EXPORTER_OTLP_{signal}{row.name}")
+        for row in OTLP
+        for signal in ("", "TRACES_")
     ),
     *(
-        row
-        for suffix, text in (
-            ("CERTIFICATE", "Certificates the collector's is checked against"),
-            ("CLIENT_KEY", "Our private key (mTLS)"),
-            ("CLIENT_CERTIFICATE", "Our certificate (mTLS)"),
+        Variable(
+            f"OTEL_BSP_{name}",
+            "whole number over 0",
+            default,
+            text,
+            checks.whole_number(1),
+            default,
+            unit=unit,
         )
-        for row in _rows(
-            _both(suffix),
-            lambda name, text=text: Variable(  # type: ignore[misc]
-                name,
-                "path",
-                "unset",
-                f"{text}, a PEM file.",
-                checks.readable_file,
-                "unset",
-            ),
-        )
-    ),
-    Variable(
-        "OTEL_BSP_SCHEDULE_DELAY",
-        "whole number over 0",
-        "5000",
-        "The longest time a span waits in the BatchSpanProcessor.",
-        checks.whole_number(1),
-        "5000",
-        unit="milliseconds",
-    ),
-    Variable(
-        "OTEL_BSP_MAX_QUEUE_SIZE",
-        "whole number over 0",
-        "2048",
-        "Spans the BatchSpanProcessor holds; further ones drop the oldest.",
-        checks.whole_number(1),
-        "2048",
-        unit="spans",
-    ),
-    Variable(
-        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-        "whole number over 0, at most the queue size",
-        "512",
-        "Spans in one export.",
-        checks.whole_number(1),
-        "512",
-        unit="spans",
-    ),
-    Variable(
-        "OTEL_BSP_EXPORT_TIMEOUT",
-        "whole number over 0",
-        "30000",
-        "Read and not used by the SDK; OTEL_EXPORTER_OTLP_TIMEOUT bounds an export.",
-        checks.whole_number(1),
-        "30000",
-        unit="milliseconds",
+        for name, default, unit, text in _BSP
     ),
     *(
         Variable(
@@ -345,43 +302,3 @@ UNHANDLED_NAMES = frozenset(
         "OTEL_PYTHON_TRACER_PROVIDER",
     }
 )
-
-
-def reference() -> str:
-    """Return ``docs/settings.md``, written from the table."""
-    return "\n".join(
-        [
-            "# Settings",
-            "",
-            "Every variable `otel-celery` reads. Written from the table in"
-            " `otel_celery_launcher/variables.py` by `make docs`; do not edit.",
-            "",
-            "An empty value means unset. A bad value never stops a worker: one line"
-            " says what is used instead, always the more private and the cheaper"
-            " side; `OTEL_CELERY_STRICT=true` makes it exit status 78.",
-            "",
-            "Variables of metrics and logs, `OTEL_CONFIG_FILE` and `OTEL_LOG_LEVEL`"
-            " are not handled; those that are set are named when the worker starts.",
-            "",
-            *_table("## Our own", OWN),
-            *_table("## Standard", STANDARD),
-        ]
-    )
-
-
-def _table(title: str, rows: tuple[Variable, ...]) -> list[str]:
-    lines = [
-        title,
-        "",
-        "| variable | value | unit | default | a bad value becomes | what it does |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| `{row.name}` | {row.kind} | {row.unit} | {row.default} | {row.fallback} | {row.help} |"
-        for row in rows
-    ]
-    return [*lines, ""]
-
-
-if __name__ == "__main__":
-    print(reference(), end="")  # noqa: T201 - this is the output of `make docs`

@@ -230,3 +230,16 @@ def test_sampler_and_limits_by_variables(
     worker.stop()
     assert_each_run_once(collector, producer)
     assert len(collector.spans) == 1
+
+
+def test_gevent_exports_over_http(launcher: Launcher, broker: str) -> None:
+    """README: gevent with http/protobuf; its patched sockets do not block the hub."""
+    store = Receiver()
+    with http_receiver(store) as url:
+        _, producer = run_tasks(
+            launcher, broker, "-P", "gevent",
+            count=200,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_EXPORTER_OTLP_ENDPOINT=url,
+        )  # fmt: skip
+        assert_each_run_once(store, producer)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from otel_celery_launcher.reference import reference
 from otel_celery_launcher.roles import CommandLine, read_command_line
 from otel_celery_launcher.settings import Settings, correct_environment, hide_password
-from otel_celery_launcher.variables import VARIABLES, reference
+from otel_celery_launcher.variables import VARIABLES
 from tests.bad_values import BAD_VALUES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -165,6 +166,15 @@ def test_likely_mistake_in_the_endpoint_is_a_line(
 ) -> None:
     (note,) = settings(OTEL_SERVICE_NAME="a-worker", **environ).notes
     assert words in note
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_grpc_with_an_event_loop_pool_is_a_line(pool: str) -> None:
+    words = ("-A", "shop", "worker", "-P", pool)
+    (note,) = settings(*words, OTEL_SERVICE_NAME="shop-worker").notes
+    assert note.startswith(f"gRPC blocks the event loop of {pool}")
+    http = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    assert settings(*words, OTEL_SERVICE_NAME="shop-worker", **http).notes == ()
 
 
 def test_what_is_set_but_not_handled_is_named() -> None:

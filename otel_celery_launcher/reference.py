@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""``docs/settings.md``, written from the table of variables by ``make docs``."""
+
+from __future__ import annotations
+
+from otel_celery_launcher.variables import OWN, STANDARD, Variable
+
+
+def reference() -> str:
+    """Return ``docs/settings.md``, written from the table."""
+    return "\n".join(
+        [
+            "# Settings",
+            "",
+            "Every variable `otel-celery` reads. Written from the table in"
+            " `otel_celery_launcher/variables.py` by `make docs`; do not edit.",
+            "",
+            "An empty value means unset. A bad value never stops a worker: one line"
+            " says what is used instead, always the more private and the cheaper"
+            " side; `OTEL_CELERY_STRICT=true` makes it exit status 78.",
+            "",
+            "Variables of metrics and logs, `OTEL_CONFIG_FILE` and `OTEL_LOG_LEVEL`"
+            " are not handled; those that are set are named when the worker starts.",
+            "",
+            *_table("## Our own", OWN),
+            *_table("## Standard", STANDARD),
+        ]
+    )
+
+
+def _table(title: str, rows: tuple[Variable, ...]) -> list[str]:
+    lines = [
+        title,
+        "",
+        "| variable | value | unit | default | a bad value becomes | what it does |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| `{row.name}` | {row.kind} | {row.unit} | {row.default} | {row.fallback} | {row.help} |"
+        for row in rows
+    ]
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    print(reference(), end="")  # noqa: T201 - this is the output of `make docs`
