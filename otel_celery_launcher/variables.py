@@ -33,16 +33,16 @@ class Variable:
     secret: bool = False
 
 
-_LIMITS = {
-    "OTEL_ATTRIBUTE_COUNT_LIMIT": "128",
-    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "none",
-    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "128",
-    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "none",
-    "OTEL_SPAN_EVENT_COUNT_LIMIT": "128",
-    "OTEL_SPAN_LINK_COUNT_LIMIT": "128",
-    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": "128",
-    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": "128",
-}
+_LIMITS = [
+    "ATTRIBUTE_COUNT",
+    "ATTRIBUTE_VALUE_LENGTH",
+    "SPAN_ATTRIBUTE_COUNT",
+    "SPAN_ATTRIBUTE_VALUE_LENGTH",
+    "SPAN_EVENT_COUNT",
+    "SPAN_LINK_COUNT",
+    "EVENT_ATTRIBUTE_COUNT",
+    "LINK_ATTRIBUTE_COUNT",
+]
 
 _BSP = (
     ("SCHEDULE_DELAY", "5000", "milliseconds", "The longest time a span waits."),
@@ -271,14 +271,14 @@ STANDARD = (
     ),
     *(
         Variable(
-            name,
+            f"OTEL_{name}_LIMIT",
             "whole number",
-            default,
+            "none" if name.endswith("LENGTH") else "128",
             "Limit of a span, as the SDK's documentation has it.",
             checks.whole_number(0),
-            "128",
+            "the default",
         )
-        for name, default in _LIMITS.items()
+        for name in _LIMITS
     ),
 )
 
