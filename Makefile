@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons lint format docs servers build clean
+.PHONY: demo test test-lowest test-pythons lint format docs bench servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -40,6 +40,10 @@ format: $(VENV)/tested
 
 docs: $(VENV)/tested
 	$(BIN)/python -m otel_celery_launcher.reference > docs/settings.md
+
+# Start, stop and memory beside plain Celery; a quarter of an hour.
+bench: $(VENV)/tested servers
+	$(BIN)/python bench/lifecycle.py
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

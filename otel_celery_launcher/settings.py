@@ -17,12 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from otel_celery_launcher import checks
 from otel_celery_launcher.checks import BadValueError
-from otel_celery_launcher.variables import (
-    UNHANDLED_NAMES,
-    UNHANDLED_PREFIXES,
-    VARIABLES,
-    Variable,
-)
+from otel_celery_launcher.unhandled import unhandled_variables
+from otel_celery_launcher.variables import VARIABLES, Variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
@@ -89,7 +85,7 @@ class Settings:
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
             has_instance_id="service.instance.id" in _resource(environ),
             notes=(*name_notes, *exporter_notes, *otlp_notes, *pool_notes),
-            unhandled=_unhandled(environ),
+            unhandled=unhandled_variables(environ),
         )
 
 
@@ -269,12 +265,3 @@ def _resource(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _unhandled(environ: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name in sorted(environ)
-        if (name in UNHANDLED_NAMES or name.startswith(UNHANDLED_PREFIXES))
-        and environ[name].strip().lower() not in ("", "none")
-    )

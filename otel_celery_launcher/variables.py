@@ -283,22 +283,3 @@ STANDARD = (
 )
 
 VARIABLES: tuple[Variable, ...] = OWN + STANDARD
-
-# Set, and not handled by the launcher: named in the start line, never half applied.
-UNHANDLED_PREFIXES = (
-    "OTEL_BLRP_",
-    "OTEL_EXPORTER_OTLP_LOGS_",
-    "OTEL_EXPORTER_OTLP_METRICS_",
-    "OTEL_LOGRECORD_",
-    "OTEL_METRIC_",
-    "OTEL_METRICS_",
-)
-UNHANDLED_NAMES = frozenset(
-    {
-        "OTEL_CONFIG_FILE",
-        "OTEL_LOGS_EXPORTER",
-        "OTEL_LOG_LEVEL",
-        "OTEL_PYTHON_TRACER_CONFIGURATOR",
-        "OTEL_PYTHON_TRACER_PROVIDER",
-    }
-)

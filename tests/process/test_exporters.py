@@ -232,6 +232,37 @@ def test_sampler_and_limits_by_variables(
     assert len(collector.spans) == 1
 
 
+def test_detectors_and_limits_by_variables(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """The process detector tells the child's pid, not the one it ran in."""
+    _, producer = run_tasks(
+        launcher, broker,
+        OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="process",
+        OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="3",
+    )  # fmt: skip
+    assert_each_run_once(collector, producer)
+    for span in collector.spans:
+        assert span.resource["process.runtime.name"] == "cpython"
+        assert len(span.attributes) == 3
+    pids = {span.resource["process.pid"] for span in collector.spans}
+    parents = {span.resource["process.parent_pid"] for span in collector.spans}
+    assert len(parents) == 1
+    assert not pids & parents
+
+
+def test_any_installed_propagator(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """B3 headers carry the trace from publish to run."""
+    worker = launcher.worker(OTEL_PROPAGATORS="b3multi")
+    Producer(broker).send("shop.publish_noop", headers={"traceparent": "none"})
+    spans = collector.wait_for(lambda spans: len(spans) >= 3, 15)
+    worker.stop()
+    outer, publish, inner = sorted(spans, key=lambda span: span.start)
+    assert (publish.parent_id, inner.parent_id) == (outer.span_id, publish.span_id)
+
+
 def test_gevent_exports_over_http(launcher: Launcher, broker: str) -> None:
     """README: gevent with http/protobuf; its patched sockets do not block the hub."""
     store = Receiver()

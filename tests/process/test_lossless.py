@@ -187,7 +187,7 @@ def test_recycled_children_are_not_new_instances(
     assert {span.resource["celery.role"] for span in spans} == {"worker"}
 
 
-def test_subprocess_and_fork_in_a_task_make_no_span_twice(
+def test_processes_started_by_a_task_make_no_span_twice(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """A process forked from an exporting one neither hangs nor repeats spans."""
@@ -197,6 +197,7 @@ def test_subprocess_and_fork_in_a_task_make_no_span_twice(
         producer.send("shop.noop")
         producer.send("shop.forks")
         producer.send("shop.child_process")
+        producer.send("shop.multiprocesses")
     producer.wait_for_results(30)
     assert all(result.get() == 0 for result in producer.results)
     worker.stop()

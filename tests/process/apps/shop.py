@@ -87,6 +87,23 @@ def forks():
     return os.waitpid(pid, 0)[1]
 
 
+def in_a_process():
+    with tracer.start_as_current_span("in a process"):
+        pass
+
+
+@app.task
+def multiprocesses():
+    import multiprocessing
+
+    # Celery's children are daemons, which may not have children of their own.
+    multiprocessing.current_process()._config["daemon"] = False
+    process = multiprocessing.get_context("fork").Process(target=in_a_process)
+    process.start()
+    process.join(10)
+    return process.exitcode
+
+
 @app.task
 def soft_limits(rounds):
     """Raise a soft limit at random bytecodes of a span loop; count the swallowed."""
