@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.bin.worker import worker as celery_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(sys.executable).with_name("otel-celery")
 CELERY = Path(sys.executable).with_name("celery")
+
+# How the installed Celery spawns its children; empty where it cannot.
+SPAWN = (
+    ["--pool-start-method", "spawn"]
+    if any("--pool-start-method" in option.opts for option in celery_worker.params)
+    else []
+)
 
 
 def wait_until(is_true: Callable[[], object], seconds: float, why: str) -> None:

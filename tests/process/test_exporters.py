@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.harness import Launcher, Process
 
-SITES = Path(__file__).parent / "sites"
+SITES = Path(__file__).parent / "sites" / "components"
 
 
 def run_tasks(

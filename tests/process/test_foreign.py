@@ -85,7 +85,7 @@ def test_own_consumer_span_is_a_child_of_ours_and_the_next_task_is_clean(
     assert {span.parent_id for span in theirs} == set(ours)
 
 
-SITES = Path(__file__).parent / "sites"
+SITES = Path(__file__).parent / "sites" / "configurator"
 
 
 def start_under(launcher: Launcher, program: str, **environ: str) -> Process:

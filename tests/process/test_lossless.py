@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import Producer, assert_each_run_once, runs
+from tests.harness import SPAWN, Producer, assert_each_run_once, runs
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 POOLS = {
     "prefork": [],
-    "spawn": ["--pool-start-method", "spawn"],
+    "spawn": SPAWN,
     "solo": ["-P", "solo"],
     "threads": ["-P", "threads"],
     "one task per child": ["--max-tasks-per-child", "1"],
@@ -25,6 +25,10 @@ POOLS = {
 }
 # A recycled child costs Celery some 0.3 s, so there are fewer tasks.
 COUNTS = {"one task per child": 20, "two tasks per child": 40, "memory per child": 20}
+
+
+if not SPAWN:  # Celery before 5.7 forks only
+    del POOLS["spawn"]
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -1,0 +1,208 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames: a span as bytes, written in the worker's processes.
+
+A message of the channel is one datagram: a header, the resource, and one or more spans.
+
+    magic  kind  count  checksum  resource length | resource | (length, span) …
+
+Every message carries its whole resource. Numbers for resources that were sent before
+would be smaller, and wrong after the exporter process was killed: the next one finds
+unread frames in the kernel and knows no numbers. The exporter keeps one copy of each.
+
+``marshal`` writes a span in about 3 µs and reads only what the same interpreter wrote:
+both ends are the same ``sys.executable``. It is not safe against made-up input, so the
+checksum is looked at before it: the pair has no name, only our own processes write to it.
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.trace import SpanContext
+
+MAGIC = b"oc"
+KIND_SPANS = 1
+KIND_FLUSH = 2
+
+# magic, kind, spare, spans in the message, checksum of all that follows, resource length
+HEADER = struct.Struct("=2sBxHIH")
+LENGTH = struct.Struct("=I")
+
+# A datagram must fit the socket's send buffer (212,992 bytes on a stock Linux kernel,
+# net.core.wmem_default); several spans are put together up to the first, one span may
+# need the second.
+MESSAGE_BYTES = 32 * 1024
+SPAN_BYTES = 128 * 1024
+
+# What is left of a long text when a span is too large.
+CUT_CHARACTERS = 1024
+
+MAX_COUNT = 1000
+
+
+class FrameError(Exception):
+    """A message that is not one of ours; counted by the exporter process."""
+
+
+def encode_resource(resource: Resource) -> bytes:
+    """Return a resource as bytes; called once for each resource of a process."""
+    return _dump((dict(resource.attributes), resource.schema_url))
+
+
+def encode_span(span: ReadableSpan) -> bytes:
+    """Return a span as bytes, everything of it; too large a one is cut.
+
+    Runs in the thread that ends the span. Nothing is caught here but what ``marshal``
+    raises: soft time limits come through.
+    """
+    data = _dump(_record(span))
+    if len(data) > SPAN_BYTES:
+        data = _dump(_cut(_record(span)))
+    return data
+
+
+def join_message(resource: bytes, spans: list[bytes]) -> bytes:
+    """Return one message with these spans of one resource."""
+    parts = [resource]
+    for data in spans:
+        parts.append(LENGTH.pack(len(data)))
+        parts.append(data)
+    body = b"".join(parts)
+    return (
+        HEADER.pack(MAGIC, KIND_SPANS, len(spans), zlib.crc32(body), len(resource))
+        + body
+    )
+
+
+def flush_message(token: int) -> bytes:
+    """Return a message that asks the exporter to say when it has sent all before it."""
+    body = LENGTH.pack(token)
+    return HEADER.pack(MAGIC, KIND_FLUSH, 0, zlib.crc32(body), 0) + body
+
+
+def split_message(message: bytes) -> tuple[int, int, bytes, bytes]:
+    """Return kind, count of spans, resource and the rest of a message.
+
+    Raises:
+        FrameError: Not one of ours.
+    """
+    if len(message) < HEADER.size:
+        raise FrameError("shorter than a header")
+    magic, kind, count, checksum, resource_length = HEADER.unpack_from(message)
+    if magic != MAGIC or kind not in (KIND_SPANS, KIND_FLUSH):
+        raise FrameError("not a message of this launcher")
+    body = memoryview(message)[HEADER.size :]
+    if zlib.crc32(body) != checksum or resource_length > len(body):
+        raise FrameError("damaged")
+    return kind, count, bytes(body[:resource_length]), bytes(body[resource_length:])
+
+
+def _record(span: ReadableSpan) -> tuple[Any, ...]:
+    scope = span.instrumentation_scope
+    return (
+        span.name,
+        _context(span.context),
+        _context(span.parent),
+        span.kind.value,
+        span.start_time,
+        span.end_time,
+        span.status.status_code.value,
+        span.status.description,
+        _attributes(span.attributes),
+        span.dropped_attributes,
+        [
+            (each.name, each.timestamp, _attributes(each.attributes), _dropped(each))
+            for each in span.events
+        ],
+        span.dropped_events,
+        [
+            (_context(each.context), _attributes(each.attributes), _dropped(each))
+            for each in span.links
+        ],
+        span.dropped_links,
+        None
+        if scope is None
+        else (
+            scope.name,
+            scope.version,
+            scope.schema_url,
+            _attributes(scope.attributes),
+        ),
+    )
+
+
+def _context(context: SpanContext | None) -> tuple[Any, ...] | None:
+    if context is None:
+        return None
+    state = context.trace_state
+    return (
+        context.trace_id,
+        context.span_id,
+        context.is_remote,
+        int(context.trace_flags),
+        tuple(state.items()) if state else (),
+    )
+
+
+def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return dict(attributes) if attributes else None
+
+
+def _dropped(thing: Any) -> int:
+    return thing.dropped_attributes or 0
+
+
+def _dump(record: tuple[Any, ...]) -> bytes:
+    try:
+        return marshal.dumps(record)
+    except ValueError:  # an enumeration, a subclass of str, a stranger's object
+        return marshal.dumps(_plain(record))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in the types that ``marshal`` knows."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # an enumeration's own str() is its name
+    if isinstance(value, bytes):
+        return bytes(value)
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(each) for each in value)
+    if isinstance(value, Iterable):
+        return [_plain(each) for each in value]
+    return repr(value)
+
+
+def _cut(record: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cut a span that is too large: its events, then its long values; marked."""
+    fields = list(_plain(record))
+    attributes = {key: _cut_value(value) for key, value in (fields[8] or {}).items()}
+    fields[8] = {**dict(list(attributes.items())[:64]), "otel_celery.cut": True}
+    fields[9] += max(0, len(attributes) - 64)
+    fields[11] += len(fields[10])
+    fields[13] += max(0, len(fields[12]) - 16)
+    fields[10], fields[12] = [], fields[12][:16]
+    fields[0], fields[7] = _cut_value(fields[0]), _cut_value(fields[7])
+    return tuple(fields)
+
+
+def _cut_value(value: Any) -> Any:
+    if isinstance(value, (str, bytes)):
+        return value[:CUT_CHARACTERS]
+    if isinstance(value, (list, tuple)):
+        return [_cut_value(each) for each in value[:16]]
+    return value if not isinstance(value, dict) else {}
