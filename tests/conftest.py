@@ -16,7 +16,7 @@ from otel_celery_launcher.receiver import Receiver
 from tests.harness import Launcher, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 APPS = Path(__file__).parent / "process" / "apps"
 
@@ -136,3 +136,15 @@ def launcher(tmp_path: Path, child_environ: dict[str, str]) -> Iterator[Launcher
     """Starts commands in an empty folder and kills what a test leaves."""
     with Launcher(tmp_path, child_environ) as started:
         yield started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the output of every started command beside a failure."""
+    report = yield
+    started = getattr(item, "funcargs", {}).get("launcher")
+    if report.failed and isinstance(started, Launcher):
+        report.sections += started.logs()
+    return report
