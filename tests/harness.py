@@ -99,6 +99,12 @@ class Launcher:
                 os.killpg(process.popen.pid, signal.SIGKILL)
                 process.popen.wait()
 
+    def logs(self) -> list[tuple[str, str]]:
+        return [
+            (f"output of {process.popen.args!r}", process.output[-20_000:])
+            for process in self._started
+        ]
+
     def start(self, *arguments: str, program: Path = SCRIPT, **environ: str) -> Process:
         log = self.folder / f"{len(self._started)}.log"
         with log.open("wb") as out:
