@@ -23,7 +23,7 @@ from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
@@ -144,8 +144,8 @@ class _InheritedDescriptor:
         return int, (self._descriptor,)
 
 
-def set_up_spawned_children(module: str, descriptor: int) -> None:
-    """Make billiard's spawned children run ``module`` first and inherit a descriptor.
+def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
+    """Make billiard's spawned children run ``module`` first and inherit descriptors.
 
     A spawned child runs the main module named in the preparation data before it
     unpickles the application (billiard ``spawn.py``); that module sets up telemetry.
@@ -157,10 +157,26 @@ def set_up_spawned_children(module: str, descriptor: int) -> None:
 
     def get_preparation_data(name: str) -> dict[str, Any]:
         data: dict[str, Any] = prepare(name)
-        data["otel_celery"] = _InheritedDescriptor(descriptor)
+        data["otel_celery"] = [_InheritedDescriptor(each) for each in descriptors]
         return data
 
     spawn.get_preparation_data = get_preparation_data
+
+
+def keep_descriptors_open(descriptors: Callable[[], Sequence[int]]) -> None:
+    """Make Celery's ``close_open_fds`` spare our descriptors.
+
+    ``worker -B`` and detaching close everything but the standard ones
+    (celery ``platforms.py``).
+    """
+    from celery import platforms
+
+    close = platforms.close_open_fds
+
+    def close_open_fds(keep: Sequence[Any] | None = None) -> None:
+        close([*(keep or ()), *descriptors()])
+
+    platforms.close_open_fds = close_open_fds
 
 
 def pool_slot() -> int:
@@ -180,3 +196,8 @@ def never_forks(pool: object) -> bool:
         "celery.concurrency.gevent",
         "celery.concurrency.eventlet",
     }
+
+
+def runs_threads(pool: object) -> bool:
+    """Return whether a worker's pool class runs tasks in threads."""
+    return getattr(pool, "__module__", "") == "celery.concurrency.thread"

@@ -12,7 +12,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher import __version__, _compat
-from otel_celery_launcher.lifecycle import CHILD_SHARE, Lifecycle
+from otel_celery_launcher.handoff.channel import Channel
+from otel_celery_launcher.lifecycle import Lifecycle
 from otel_celery_launcher.roles import read_command_line
 from otel_celery_launcher.settings import Settings, hide_password
 from otel_celery_launcher.telemetry import start
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.telemetry import Telemetry
 
-# What a spawned pool child inherits from the main process: its counters.
-COUNTERS_VARIABLE = "_OTEL_CELERY_COUNTERS"
+# What a spawned pool child inherits from the main process: descriptor of the counters,
+# and descriptor and inode of the channel's write end.
+INHERITED_VARIABLE = "_OTEL_CELERY_INHERITED"
 
 # Long-running roles announce themselves; `call` in a cron job does not.
 ANNOUNCED_ROLES = frozenset({"worker", "beat", "flower"})
@@ -46,10 +48,7 @@ def run_with_telemetry(
     # handshake. Its failures come back as errors of the call, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     telemetry = start(settings)
-    _compat.set_up_spawned_children(
-        "otel_celery_launcher.spawned", telemetry.counters.descriptor
-    )
-    os.environ[COUNTERS_VARIABLE] = str(telemetry.counters.descriptor)
+    _prepare_spawned_children(telemetry)
     Lifecycle(telemetry).connect()
     _announce(telemetry, problems)
     launcher = os.getpid()
@@ -58,8 +57,7 @@ def run_with_telemetry(
     finally:
         # Not in a process that Celery forked (a detached beat is the one that stays).
         if os.getpid() == launcher or settings.role == "beat":
-            telemetry.close(settings.shutdown_seconds * (1 - CHILD_SHARE))
-            telemetry.reporter.poll()
+            telemetry.close_main()
 
 
 def run_in_spawned_child() -> None:
@@ -67,10 +65,21 @@ def run_in_spawned_child() -> None:
     settings = Settings.from_environ(
         os.environ, read_command_line(sys.argv[1:], os.environ)
     )
-    descriptor = os.environ.get(COUNTERS_VARIABLE)
-    telemetry = start(settings, int(descriptor) if descriptor else None)
+    counters, *pair = map(int, os.environ[INHERITED_VARIABLE].split(":"))
+    telemetry = start(settings, counters, Channel(*pair) if pair else None)
     telemetry.is_spawned = True
     Lifecycle(telemetry).connect()
+
+
+def _prepare_spawned_children(telemetry: Telemetry) -> None:
+    inherited = [telemetry.counters.descriptor]
+    numbers = list(inherited)
+    if telemetry.channel is not None:
+        inherited.append(telemetry.channel.write)
+        numbers += [telemetry.channel.write, telemetry.channel.inode]
+        _compat.keep_descriptors_open(telemetry.channel.descriptors)
+    os.environ[INHERITED_VARIABLE] = ":".join(map(str, numbers))
+    _compat.set_up_spawned_children("otel_celery_launcher.spawned", inherited)
 
 
 def _announce(telemetry: Telemetry, problems: Sequence[str]) -> None:
@@ -97,5 +106,5 @@ def _start_line(telemetry: Telemetry) -> str:
     on = " ".join(telemetry.instrumented) or "nothing"
     return (
         f"{__version__}, {settings.role}, service {settings.service_name!r}, {where},"
-        f" sampler {settings.sampler}, inline export; instrumented: {on}"
+        f" sampler {settings.sampler}, {settings.mode} export; instrumented: {on}"
     )

@@ -22,20 +22,13 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from otel_celery_launcher import _compat
-from otel_celery_launcher.exporter.counters import BEAT_ROW, MAIN_ROW
+from otel_celery_launcher.exporter.counters import BEAT_ROW, POOL_ROWS
 
 if TYPE_CHECKING:
     from otel_celery_launcher.telemetry import Telemetry
 
-# Of the time a stop may take, the children's part; they end before the main process
-# does, side by side. The rest is the main process's.
-CHILD_SHARE = 0.6
-
-# Rows of the counters that belong to pool children.
-POOL_ROWS = range(1, BEAT_ROW)
-
 # How often the main process sends what it holds and looks at the counters.
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 
 
 class Lifecycle:
@@ -44,7 +37,6 @@ class Lifecycle:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._main = os.getpid()
-        self._forks = True
 
     def connect(self) -> None:
         """Connect all receivers (launcher, or spawned child)."""
@@ -52,6 +44,7 @@ class Lifecycle:
             (signals.worker_init, self._worker_init),
             (signals.worker_process_init, self._child_init),
             (signals.worker_process_shutdown, self._child_shutdown),
+            (signals.task_postrun, self._task_postrun),
             (signals.worker_ready, self._worker_ready),
             (signals.beat_init, self._beat_init),
             (signals.beat_embedded_init, self._beat_embedded_init),
@@ -59,12 +52,13 @@ class Lifecycle:
             signal_.connect(receiver, weak=False)
 
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
-        """Main process: export from here only where it never forks again."""
+        """Main process: the pool is known, and privileges are dropped."""
         self._main = os.getpid()
         self._telemetry.reporter.own()
-        self._forks = not _compat.never_forks(sender.pool_cls)
-        if not self._forks:
-            self._telemetry.export.start(MAIN_ROW)
+        self._telemetry.export.main_started(
+            forks=not _compat.never_forks(sender.pool_cls),
+            has_threads=_compat.runs_threads(sender.pool_cls),
+        )
 
     def _worker_ready(self, sender: Any = None, **_: Any) -> None:
         """Main process: start the timer; Celery's own, no thread of ours."""
@@ -76,27 +70,29 @@ class Lifecycle:
             return  # solo
         slot = _compat.pool_slot()
         self._telemetry.set_slot(str(slot))
-        self._telemetry.export.start(POOL_ROWS[slot % len(POOL_ROWS)])
+        self._telemetry.export.child_started(POOL_ROWS[slot % len(POOL_ROWS)])
 
     def _child_shutdown(self, **_: Any) -> None:
         """Pool child: send what is there before ``os._exit``."""
         if self._is_child():
-            seconds = self._telemetry.settings.shutdown_seconds
-            self._telemetry.close(seconds * CHILD_SHARE)
+            self._telemetry.close_child()
+
+    def _task_postrun(self, **_: Any) -> None:
+        """Where a task runs: after its run span has ended."""
+        self._telemetry.export.task_ended()
 
     def _beat_init(self, **_: Any) -> None:
         """Beat: the process that stays."""
         self._telemetry.reporter.own()
-        self._telemetry.export.start(MAIN_ROW)
+        self._telemetry.export.main_started(forks=False)
 
     def _beat_embedded_init(self, **_: Any) -> None:
         """``worker -B``: a forked process that SIGTERM ends at once."""
         self._telemetry.set_slot("beat")
-        self._telemetry.export.start(BEAT_ROW)
+        self._telemetry.export.child_started(BEAT_ROW)
 
         def close_and_die(number: int, _frame: object) -> None:
-            seconds = self._telemetry.settings.shutdown_seconds
-            self._telemetry.close(seconds * CHILD_SHARE)
+            self._telemetry.close_child()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -42,6 +42,7 @@ class Settings:
     service_name: str
     app_name: str
     node: str
+    mode: str  # process or inline: how spans leave
     exporters: tuple[str, ...]  # entry point names
     protocol: str
     endpoint: str
@@ -66,12 +67,16 @@ class Settings:
         service_name, name_notes = _service_name(environ, command_line)
         exporters, exporter_notes = _exporters(environ, protocol)
         otlp_notes = _endpoint_notes(environ, protocol, endpoint) if exporters else []
-        pool_notes = _pool_notes(command_line.pool, exporters)
+        mode = _mode(environ, command_line, exporters)
+        pool_notes = (
+            _pool_notes(command_line.pool, exporters) if mode == "inline" else []
+        )
         return cls(
             role=role,
             service_name=service_name,
             app_name=command_line.app_name,
             node=command_line.node or role,
+            mode=mode,
             exporters=exporters,
             protocol=protocol,
             endpoint=endpoint,
@@ -236,6 +241,18 @@ def _endpoint_notes(
             " put http:// or https:// before it"
         )
     return notes
+
+
+def _mode(
+    environ: Mapping[str, str], command_line: CommandLine, exporters: Sequence[str]
+) -> str:
+    """Return how spans leave; the console exporter writes to this process's output."""
+    mode = environ.get("OTEL_CELERY_EXPORT", "auto")
+    if not exporters or "console" in exporters:
+        return "inline"
+    if mode == "auto":
+        return "inline"
+    return mode
 
 
 def _pool_notes(pool: str | None, exporters: Sequence[str]) -> list[str]:

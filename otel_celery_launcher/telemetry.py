@@ -29,13 +29,17 @@ from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
 from otel_celery_launcher.exporter.inline import InlineExport
 from otel_celery_launcher.exporter.reporter import Reporter
+from otel_celery_launcher.exporter.supervisor import Supervisor
 from otel_celery_launcher.foreign import ForeignProviders
+from otel_celery_launcher.handoff.channel import Channel
+from otel_celery_launcher.handoff.processor import ProcessExport
 from otel_celery_launcher.settings import hide_password
 from otel_celery_launcher.tasks.spans import instrument_celery
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -77,7 +81,8 @@ class Telemetry:
     """What ``start`` made; lifecycle.py moves it through a process's life."""
 
     settings: Settings
-    export: InlineExport
+    export: InlineExport | ProcessExport
+    channel: Channel | None
     reporter: Reporter
     counters: Counters
     foreign: ForeignProviders
@@ -97,37 +102,51 @@ class Telemetry:
                 attributes["service.instance.id"] = instance_id(self.settings, slot)
             _compat.set_resource(self.provider, Resource(attributes))
 
-    def close(self, seconds: float) -> bool:
-        """Send everything within so many seconds: ours, and the application's."""
-        return run_bounded(
+    def close_child(self) -> None:
+        """Send everything there is, as the last act of a pool child."""
+        self._close(self.settings.shutdown_seconds * self.export.child_share)
+
+    def close_main(self) -> None:
+        """Send everything there is, as the last act of the main process."""
+        self._close(self.settings.shutdown_seconds * (1 - self.export.child_share))
+        self.reporter.poll()
+
+    def _close(self, seconds: float) -> None:
+        """Close ours, and flush the application's processors, side by side."""
+        run_bounded(
             [lambda: self.export.close(seconds), *self.foreign.flushes()],
             seconds + 0.25,  # ours ends by itself; a foreign one may not
         )
 
 
-def start(settings: Settings, counters_descriptor: int | None = None) -> Telemetry:
+def start(
+    settings: Settings,
+    counters_descriptor: int | None = None,
+    channel: Channel | None = None,
+) -> Telemetry:
     """Set up tracing in this interpreter.
 
     Args:
         settings: What to set up.
         counters_descriptor: The main process's counters, in a spawned child.
+        channel: The main process's channel, in a spawned child.
     """
     _compat.let_exceptions_through_detach()
-    notes: list[str] = []
-    classes, problems = load_exporter_classes(settings.exporters)
-    notes += problems
     counters = Counters(counters_descriptor)
     reporter = Reporter(counters, hide_password(settings.endpoint))
     if counters_descriptor is not None:
         reporter.disown()
-    export = InlineExport(
-        classes,
-        counters,
-        reporter,
-        holds=settings.role in HOLDING_ROLES,
-        forks_safely="otlp_proto_grpc" not in settings.exporters,
-        pending_limit=settings.pending_limit,
-    )
+    export: InlineExport | ProcessExport
+    if settings.mode == "process":
+        is_main = channel is None
+        channel = channel or Channel.make()
+        supervisor = Supervisor(channel, counters, settings.exporters)
+        export = ProcessExport(
+            channel, counters, reporter, supervisor if is_main else None
+        )
+        notes: list[str] = []
+    else:
+        export, notes = _inline_export(settings, counters, reporter)
     foreign = ForeignProviders(export, settings.endpoint)
     provider, provider_notes = _provide(settings, export, foreign)
     notes += provider_notes
@@ -136,6 +155,7 @@ def start(settings: Settings, counters_descriptor: int | None = None) -> Telemet
     return Telemetry(
         settings=settings,
         export=export,
+        channel=channel,
         reporter=reporter,
         counters=counters,
         foreign=foreign,
@@ -145,6 +165,21 @@ def start(settings: Settings, counters_descriptor: int | None = None) -> Telemet
     )
 
 
+def _inline_export(
+    settings: Settings, counters: Counters, reporter: Reporter
+) -> tuple[InlineExport, list[str]]:
+    classes, problems = load_exporter_classes(settings.exporters)
+    export = InlineExport(
+        classes,
+        counters,
+        reporter,
+        holds=settings.role in HOLDING_ROLES,
+        forks_safely="otlp_proto_grpc" not in settings.exporters,
+        pending_limit=settings.pending_limit,
+    )
+    return export, problems
+
+
 def instance_id(settings: Settings, slot: str) -> str:
     """Return a stable ``service.instance.id`` for a slot of a worker on a host."""
     parts = (settings.service_name, socket.gethostname(), settings.node, slot)
@@ -152,7 +187,7 @@ def instance_id(settings: Settings, slot: str) -> str:
 
 
 def _provide(
-    settings: Settings, export: InlineExport, foreign: ForeignProviders
+    settings: Settings, export: SpanProcessor, foreign: ForeignProviders
 ) -> tuple[TracerProvider | None, list[str]]:
     """Return the provider we may change, and what to say about it."""
     if _compat.has_tracer_provider():

@@ -67,10 +67,10 @@ OWN = (
     ),
     Variable(
         "OTEL_CELERY_EXPORT",
-        "auto, inline",
+        "auto, process, inline",
         "auto",
-        "How spans leave: `inline`, each process exports its own.",
-        checks.one_of("auto", "inline"),
+        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own.",
+        checks.one_of("auto", "process", "inline"),
         "auto",
     ),
     Variable(

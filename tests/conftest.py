@@ -115,6 +115,8 @@ def child_environ(tmp_path: Path, collector: Receiver, broker: str) -> dict[str,
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_SERVICE_NAME": "shop",
         "OTEL_CELERY_SERVICE_NAME": "{name}-{role}",
+        # `OTEL_CELERY_EXPORT=process make test` runs everything in the other mode.
+        "OTEL_CELERY_EXPORT": os.environ.get("OTEL_CELERY_EXPORT", "auto"),
         "SHOP_BROKER": broker,
         "SHOP_BACKEND": broker,
     }

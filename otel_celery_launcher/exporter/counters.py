@@ -15,16 +15,20 @@ import os
 import tempfile
 import time
 
-# Main process, 126 pool slots, embedded beat. Slots beyond share the last pool row.
+# Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
+# the first pool row.
 ROWS = 128
-BEAT_ROW = ROWS - 1
 MAIN_ROW = 0
+POOL_ROWS = range(1, ROWS - 2)
+EXPORTER_ROW = ROWS - 2
+BEAT_ROW = ROWS - 1
 
-ERROR_BYTES = 200  # a collector's answer fits; a row stays within 256 bytes
-_ROW_BYTES = 256
+ERROR_BYTES = 200  # a collector's answer fits
+_ROW_BYTES = 320
 _WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
-_EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE, _ERROR_LENGTH = range(7)
-_ERROR_START = 7 * _WORD
+_EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE = range(6)
+_FLUSHED, _HEARTBEAT, _RECEIVED, _QUEUED, _ERROR_LENGTH = range(6, 11)
+_ERROR_START = 11 * _WORD
 
 
 class Row:
@@ -73,6 +77,36 @@ class Row:
     def refused_since(self) -> float:
         """Monotonic seconds of the first failed attempt; 0 for never."""
         return self._times[_SINCE]
+
+    def beat(self, received: int, queued: int) -> None:
+        """Say that the exporter process lives, and what it has (exporter process)."""
+        self._counts[_RECEIVED] = received
+        self._counts[_QUEUED] = queued
+        self._times[_HEARTBEAT] = time.monotonic()
+
+    @property
+    def heartbeat(self) -> float:
+        """Monotonic seconds of the exporter process's last sign of life."""
+        return self._times[_HEARTBEAT]
+
+    @property
+    def received(self) -> int:
+        """Spans that the exporter process has read."""
+        return self._counts[_RECEIVED]
+
+    @property
+    def queued(self) -> int:
+        """Spans that the exporter process has yet to send."""
+        return self._counts[_QUEUED]
+
+    @property
+    def flushed(self) -> int:
+        """The last flush token of this row's process that was carried out."""
+        return self._counts[_FLUSHED]
+
+    @flushed.setter
+    def flushed(self, token: int) -> None:
+        self._counts[_FLUSHED] = max(token, self._counts[_FLUSHED])
 
     @property
     def exported(self) -> int:

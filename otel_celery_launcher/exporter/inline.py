@@ -60,16 +60,21 @@ FIRST_ATTEMPT_SECONDS = 0.1
 class InlineExport(SpanProcessor):
     """The span processor that exports, in whatever process it finds itself.
 
+    The same interface as ``handoff.processor.ProcessExport``.
+
     Args:
         exporter_classes: Makers of the exporters, called after the fork.
         counters: The shared page of the worker.
         reporter: Writes the log lines, in the main process.
-        holds: Whether this process holds its spans until ``start`` is called.
+        holds: Whether this process holds its spans until it is known to stay.
         forks_safely: Whether exporters can be made in a process forked from an
             exporting one (not with gRPC).
         pending_limit: Spans a BatchSpanProcessor can have on their way: its queue and
             one batch. It drops further ones without telling.
     """
+
+    name = "inline"
+    child_share = 0.6  # of the time a stop may take; the rest is the main process's
 
     def __init__(
         self,
@@ -125,7 +130,17 @@ class InlineExport(SpanProcessor):
 
     # The life of a process, called by lifecycle.py.
 
-    def start(self, row: int) -> None:
+    def main_started(self, *, forks: bool, has_threads: bool = False) -> None:
+        """Export from here in a main process that never forks."""
+        del has_threads
+        self._pid = os.getpid()  # a detached beat is the one that stays
+        if not forks:
+            self.child_started(MAIN_ROW)
+
+    def task_ended(self) -> None:
+        """Nothing to do: the BatchSpanProcessor has a thread."""
+
+    def child_started(self, row: int) -> None:
         """Export in this process from now on; called after its fork.
 
         Touches no network. A row of the shared counters belongs to one process.
@@ -151,7 +166,7 @@ class InlineExport(SpanProcessor):
         end = time.monotonic() + seconds
         self._finish_sender(end)
         if self._held:
-            self.start(MAIN_ROW)
+            self.child_started(MAIN_ROW)
         self._take = self._drop
         batches, self._batches = self._batches, []
         done = run_bounded(
@@ -187,7 +202,7 @@ class InlineExport(SpanProcessor):
                 self._row.add_dropped(1)
 
     def _start_and_take(self, span: ReadableSpan) -> None:
-        self.start(MAIN_ROW)
+        self.child_started(MAIN_ROW)
         self._export(span)
 
     def _drop(self, span: ReadableSpan) -> None:

@@ -36,6 +36,7 @@ KIND_FLUSH = 2
 # magic, kind, spare, spans in the message, checksum of all that follows, resource length
 HEADER = struct.Struct("=2sBxHIH")
 LENGTH = struct.Struct("=I")
+FLUSH = struct.Struct("=HQ")
 
 # A datagram must fit the socket's send buffer (212,992 bytes on a stock Linux kernel,
 # net.core.wmem_default); several spans are put together up to the first, one span may
@@ -83,9 +84,14 @@ def join_message(resource: bytes, spans: list[bytes]) -> bytes:
     )
 
 
-def flush_message(token: int) -> bytes:
-    """Return a message that asks the exporter to say when it has sent all before it."""
-    body = LENGTH.pack(token)
+def flush_message(row: int, token: int) -> bytes:
+    """Return a message that asks the exporter to say when it has sent all before it.
+
+    Args:
+        row: Row of the counters in which it says so.
+        token: Monotonic nanoseconds: what a later token covers, an earlier one does.
+    """
+    body = FLUSH.pack(row, token)
     return HEADER.pack(MAGIC, KIND_FLUSH, 0, zlib.crc32(body), 0) + body
 
 

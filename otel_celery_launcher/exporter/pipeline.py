@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter process's queue, and the thread that sends it.
+
+Messages wait raw, as they came: a decoded span takes four times its frame. The queue is
+bounded by bytes; at the bound the oldest goes, counted. Spans are decoded a batch at a
+time, sent through the SDK's exporter, and kept until the collector has taken them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from otel_celery_launcher.exporter.rebuild import cleaned, read_resource, read_spans
+from otel_celery_launcher.handoff.frames import FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_celery_launcher.exporter.counters import Row
+
+# A span waits this long at most for others to go with it.
+HOLD_SECONDS = 0.5
+
+# One export: receivers refuse more than 4 MiB, and a frame grows when it is encoded.
+BATCH_SPANS = 512
+BATCH_BYTES = 512 * 1024
+
+# What a queued message costs over its own bytes (tuple, bytes header, deque slot).
+MESSAGE_OVERHEAD_BYTES = 140
+
+# Pauses between attempts that failed; the SDK's exporter retries within each, too.
+RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+# After so long without success the exporter is built anew: certificates, DNS.
+REBUILD_SECONDS = 60.0
+
+# Answers that refuse the data itself; everything else may be different later.
+_REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|413|422)\b")
+
+
+@dataclass
+class Flush:
+    """A place in the queue; ``done`` is called when all before it is sent."""
+
+    done: Callable[[], None]
+
+
+@dataclass
+class Batch:
+    """What goes out in one export."""
+
+    spans: list[ReadableSpan] = field(default_factory=list)
+    flushes: list[Flush] = field(default_factory=list)
+
+
+class Pipeline:
+    """Queue and sender of one exporter.
+
+    Args:
+        make_exporter: Builds the SDK's exporter; called in the sender's thread.
+        row: The exporter process's row of the counters.
+        limit_bytes: Bound of the queue.
+    """
+
+    def __init__(
+        self, make_exporter: Callable[[], SpanExporter], row: Row, limit_bytes: int
+    ) -> None:
+        self._make_exporter = make_exporter
+        self._row = row
+        self._limit_bytes = limit_bytes
+        self._queue: deque[tuple[float, bytes, int, bytes] | Flush] = deque()
+        self._bytes = 0
+        self._resources: dict[bytes, Resource] = {}
+        self._wake = threading.Condition()
+        self._is_stopping = False
+        self.queued = 0
+        self.last_error = ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Start the sender's thread."""
+        self._thread.start()
+
+    def put(self, resource: bytes, count: int, body: bytes) -> None:
+        """Queue a message; called by the reader."""
+        with self._wake:
+            if resource not in self._resources:
+                self._resources[resource] = read_resource(resource)
+            self._queue.append((time.monotonic(), resource, count, body))
+            self._bytes += len(body) + MESSAGE_OVERHEAD_BYTES
+            self.queued += count
+            while self._bytes > self._limit_bytes and self._drop_oldest():
+                pass
+            if self.queued >= BATCH_SPANS or self._bytes >= BATCH_BYTES:
+                self._wake.notify()
+
+    def put_flush(self, flush: Flush) -> None:
+        """Ask for a sign when all that is queued now is sent; it is sent at once."""
+        with self._wake:
+            self._queue.append(flush)
+            self._wake.notify()
+
+    def stop(self, seconds: float) -> None:
+        """Send what is queued for so many seconds at most."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        self._thread.join(seconds)
+
+    def _drop_oldest(self) -> bool:
+        for index, item in enumerate(self._queue):
+            if not isinstance(item, Flush):
+                del self._queue[index]
+                self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
+                self.queued -= item[2]
+                self._row.add_dropped(item[2])
+                return True
+        return False
+
+    def _run(self) -> None:
+        exporter: SpanExporter | None = None
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                break
+            exporter = self._deliver(exporter, batch.spans)
+            for flush in batch.flushes:
+                flush.done()
+
+    def _next_batch(self) -> Batch | None:
+        with self._wake:
+            while not self._is_due():
+                if self._is_stopping:
+                    return None
+                self._wake.wait(HOLD_SECONDS / 2)
+            return self._take_batch()
+
+    def _is_due(self) -> bool:
+        if not self._queue:
+            return False
+        first = self._queue[0]
+        return (
+            self._is_stopping
+            or self.queued >= BATCH_SPANS
+            or self._bytes >= BATCH_BYTES
+            or isinstance(first, Flush)
+            or isinstance(self._queue[-1], Flush)
+            or time.monotonic() - first[0] >= HOLD_SECONDS
+        )
+
+    def _take_batch(self) -> Batch:
+        batch, size = Batch(), 0
+        while self._queue and len(batch.spans) < BATCH_SPANS and size < BATCH_BYTES:
+            item = self._queue.popleft()
+            if isinstance(item, Flush):
+                batch.flushes.append(item)
+                continue
+            _, resource, count, body = item
+            size += len(body)
+            self._bytes -= len(body) + MESSAGE_OVERHEAD_BYTES
+            self.queued -= count
+            try:
+                batch.spans += read_spans(self._resources[resource], body)
+            except FrameError:
+                self._row.add_dropped(count)
+        return batch
+
+    def _deliver(
+        self, exporter: SpanExporter | None, spans: list[ReadableSpan]
+    ) -> SpanExporter | None:
+        """Send a batch until it is taken or refused; return the exporter to go on with."""
+        attempt, built = 0, time.monotonic()
+        while spans:
+            if exporter is None or time.monotonic() - built > REBUILD_SECONDS:
+                exporter, built = self._make_exporter(), time.monotonic()
+            self.last_error = ""
+            if self._export(exporter, spans):
+                self._row.add_exported(len(spans))
+                break
+            if _REFUSED_DATA.search(self.last_error):
+                self._row.add_failed(len(spans))
+                break
+            self._row.note_error(self.last_error or "no answer")
+            with self._wake:
+                if self._is_stopping and attempt:
+                    self._row.add_failed(len(spans))
+                    break
+                self._wake.wait(RETRY_PAUSES[min(attempt, len(RETRY_PAUSES) - 1)])
+            attempt += 1
+        return exporter
+
+    def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> bool:
+        try:
+            return exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as exc:  # noqa: BLE001 - any exporter, any value in a span
+            self.last_error = f"{type(exc).__name__}: {exc}"
+        try:
+            spans[:] = [cleaned(span) for span in spans]
+            return exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as exc:  # noqa: BLE001 - likewise; the batch is refused
+            self.last_error = f"INVALID_ARGUMENT {type(exc).__name__}: {exc}"
+            return False

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter process: reads the channel, queues, sends.
+
+A fresh interpreter, never forked from the application; imports neither Celery nor the
+application. Started and watched by ``supervisor.py``. Ends when all writers are gone or
+the worker's main process is, and all is sent or some seconds have passed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.exporter.exporters import load_exporter_classes
+from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
+from otel_celery_launcher.exporter.reporter import ExportLogHandler
+from otel_celery_launcher.exporter.supervisor import CONFIG_VARIABLE
+from otel_celery_launcher.handoff.channel import RECEIVE_BYTES
+from otel_celery_launcher.handoff.frames import (
+    FLUSH,
+    KIND_FLUSH,
+    FrameError,
+    split_message,
+)
+
+# The queue's bound: this, or a part of what the container may use.
+QUEUE_BYTES = 64 * 1024 * 1024
+QUEUE_SHARE = 0.05
+QUEUE_BYTES_AT_LEAST = 4 * 1024 * 1024
+_CGROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+# While little comes, reading in naps costs half of what waking for each span costs.
+NAP_SECONDS = 0.02
+BUSY_MESSAGES = 32
+READ_AT_ONCE = 1000
+
+# Signs of life, and looks at the parent.
+BEAT_SECONDS = 0.5
+
+# After the worker's end: what is queued may still go out.
+END_SECONDS = 5.0
+
+
+class Server:
+    """The reader: from the channel into the pipelines, one thread."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._read = socket.socket(fileno=config["read"])
+        self._counters = Counters(config["counters"])
+        self._row = self._counters.rows[EXPORTER_ROW]
+        self._parent = config["parent"]
+        self._received = self._row.received
+        classes, _ = load_exporter_classes(config["exporters"])
+        limit = queue_bytes() // max(1, len(classes))
+        self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
+        handler = ExportLogHandler(lambda: self._row, lambda: None)
+        handler.install()
+        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
+
+    def run(self) -> None:
+        """Read until nobody writes any more, then send what is left."""
+        for pipeline in self._pipelines:
+            pipeline.start()
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        while os.getppid() == self._parent:
+            poll.poll(BEAT_SECONDS * 1000)
+            count, is_open = self._drain()
+            self._beat()
+            if not is_open:
+                break
+            if count < BUSY_MESSAGES:
+                time.sleep(NAP_SECONDS)
+        self._drain()
+        end = time.monotonic() + END_SECONDS
+        for pipeline in self._pipelines:
+            pipeline.stop(max(0.0, end - time.monotonic()))
+        self._beat()
+
+    def _drain(self) -> tuple[int, bool]:
+        """Read what is there; return how many messages, and whether anybody writes."""
+        for count in range(READ_AT_ONCE):
+            try:
+                message = self._read.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return count, True
+            except OSError:
+                return count, False
+            if not message:
+                return count, False
+            self._take(message)
+        return READ_AT_ONCE, True
+
+    def _take(self, message: bytes) -> None:
+        try:
+            kind, count, resource, body = split_message(message)
+            if kind == KIND_FLUSH:
+                self._put_flush(*FLUSH.unpack(body))
+                return
+            self._received += count
+            for pipeline in self._pipelines:
+                pipeline.put(resource, count, body)
+        except FrameError:
+            self._row.add_dropped(1)
+
+    def _put_flush(self, row: int, token: int) -> None:
+        waiting = len(self._pipelines)
+
+        def done() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting <= 0:
+                self._counters.rows[row].flushed = token
+
+        if not self._pipelines:
+            done()
+        for pipeline in self._pipelines:
+            pipeline.put_flush(Flush(done))
+
+    def _beat(self) -> None:
+        queued = sum(pipeline.queued for pipeline in self._pipelines)
+        self._row.beat(self._received, queued)
+
+
+def queue_bytes() -> int:
+    """Return the bound of the queue: 64 MiB, or 5 % of the container's memory."""
+    for path in _CGROUP_LIMITS:
+        try:
+            limit = int(Path(path).read_text())
+        except (OSError, ValueError):  # none, or "max"
+            continue
+        share = int(limit * QUEUE_SHARE)
+        return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share))
+    return QUEUE_BYTES
+
+
+def main() -> None:
+    """Run the exporter process; never returns."""
+    config = json.loads(os.environ[CONFIG_VARIABLE])
+    _name_process()
+    try:
+        Server(config).run()
+    finally:
+        # The sender's thread may be in a call that no longer matters.
+        os._exit(0)
+
+
+def _name_process() -> None:
+    """Name the process in ``ps`` and ``top`` (Linux)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(15, b"otel-exporter", 0, 0, 0)  # PR_SET_NAME
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    main()

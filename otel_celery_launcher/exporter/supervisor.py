@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter process as the main process sees it: start, watch, stop.
+
+Runs in the main process only; a forked child that inherits it does nothing with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_celery_launcher.exporter.counters import Counters
+    from otel_celery_launcher.handoff.channel import Channel
+
+# Handed to the exporter process: descriptors, exporters, limits, the import path.
+CONFIG_VARIABLE = "_OTEL_CELERY_EXPORTER"
+
+# Without a sign of life for this long, with data waiting, it is killed and replaced.
+SILENT_SECONDS = 10.0
+
+# Pauses before a restart; a process that lived for a minute starts at the first again.
+RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+HEALTHY_SECONDS = 60.0
+
+# Nobody but SIGKILL ends it before its spans are sent: a stop reaches whole groups.
+BLOCKED_SIGNALS = frozenset(
+    {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+)
+
+# An interpreter that runs nobody else's start-up code: no PYTHONPATH, no working
+# directory (a queue.py there would shadow), no site (sitecustomize instruments it).
+_PROGRAM = (
+    "import json, os, sys;"
+    f" sys.path[:] = json.loads(os.environ[{CONFIG_VARIABLE!r}])['path'];"
+    " from otel_celery_launcher.exporter.server import main; main()"
+)
+
+
+class Supervisor:
+    """Starts the exporter process and keeps one alive.
+
+    Args:
+        channel: Its read end goes to the exporter process.
+        counters: The shared page.
+        exporters: Entry point names of the exporters.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        counters: Counters,
+        exporters: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._channel = channel
+        self._counters = counters
+        self._exporters = tuple(exporters)
+        self._clock = clock
+        self._owner = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._quick_deaths = 0
+        self.restarts = 0
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there is, or was, an exporter process."""
+        return self._process is not None
+
+    def own(self) -> None:
+        """Make this process the one that watches (after a detach)."""
+        self._owner = os.getpid()
+
+    def is_owner(self) -> bool:
+        """Return whether this process started, or may start, the exporter process."""
+        return self._owner == os.getpid()
+
+    def start_once(self) -> None:
+        """Start the exporter process unless it was started before."""
+        if self._process is None and self.is_owner():
+            self._start()
+
+    def watch(self) -> None:
+        """Replace a dead or silent exporter process."""
+        if self._process is None or not self.is_owner():
+            return
+        if self._process.poll() is None:
+            if self._is_silent():
+                self._process.kill()
+            return
+        now = self._clock()
+        if now - self._started > HEALTHY_SECONDS:
+            self._quick_deaths = 0
+        pause = RESTART_PAUSES[min(self._quick_deaths, len(RESTART_PAUSES) - 1)]
+        if now - self._started >= pause:
+            self._quick_deaths += 1
+            self.restarts += 1
+            self._start()
+
+    def stop(self, seconds: float) -> None:
+        """Close the channel, wait for the exporter process, kill it, reap it."""
+        process = self._process
+        if process is None or not self.is_owner():
+            return
+        self._channel.close()
+        try:
+            process.wait(max(0.2, seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _is_silent(self) -> bool:
+        row = self._counters.rows[EXPORTER_ROW]
+        last_sign = max(row.heartbeat, self._started)
+        return self._clock() - last_sign > SILENT_SECONDS
+
+    def _start(self) -> None:
+        read = self._channel.read
+        if read is None or not self._channel.is_ours():
+            return
+        config = {
+            "read": read,
+            "counters": self._counters.descriptor,
+            "exporters": self._exporters,
+            "parent": os.getpid(),
+            "path": [entry for entry in sys.path if entry and os.path.isabs(entry)],
+        }
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+        try:
+            with contextlib.suppress(
+                OSError
+            ):  # no process to be had: watch tries again
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _PROGRAM],
+                    env={**os.environ, CONFIG_VARIABLE: json.dumps(config)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(read, self._counters.descriptor),
+                    start_new_session=True,
+                    cwd="/",
+                )
+        finally:
+            self._started = self._clock()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

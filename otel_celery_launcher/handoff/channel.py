@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The channel: one pair of connected sockets, made before the first fork.
+
+Goal: a span that has ended is out of its process when ``send`` returns, so that no
+SIGKILL of that process loses it, and a killed exporter process loses nothing unread.
+
+``socketpair(AF_UNIX, SOCK_SEQPACKET)``: a message is whole or not there. The main process
+keeps both ends, children inherit the write end, the exporter process gets the read end.
+No name, so nobody else can connect, and nothing is left on disk. While the main process
+holds the read end, unread messages of a killed exporter wait in the kernel for the next.
+
+Two things can go wrong with an inherited number:
+
+* Something closes it (Celery's ``close_open_fds`` in ``-B`` and ``--detach``, an
+  application's own daemonizing) and the number is given to another file. Before each
+  write the inode is compared with the one noted at the start (0.8 µs): a number that is
+  no longer ours is neither written nor closed.
+* ``setblocking`` would change the flag for all processes: the flag lies in the open file,
+  not in the descriptor. So every send says ``MSG_DONTWAIT``.
+
+The calls go to the plain ``_socket`` module and ``os``: gevent and eventlet patch
+``socket``, and a patched send would switch tasks in the middle of a span's end.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import socket
+import sys
+
+_KIND = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
+_SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+
+# The kernel is short of memory for a moment; the message may fit later.
+_NO_ROOM = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EINTR})
+
+# A message is at most this long (frames.py keeps well below it).
+RECEIVE_BYTES = 256 * 1024
+
+
+class Channel:
+    """The pair, as seen by one process of the worker.
+
+    Args:
+        write: The write end; a spawned child inherits it under the same number.
+        inode: The write end's inode, noted when the pair was made.
+        read: The read end, in the main process only.
+    """
+
+    def __init__(self, write: int, inode: int, read: int | None = None) -> None:
+        self.write = write
+        self.inode = inode
+        self.read = read
+        self._socket = _socket.socket(socket.AF_UNIX, _KIND, 0, write)
+
+    @classmethod
+    def make(cls) -> Channel:
+        """Make the pair; runs in the launcher before the application is imported."""
+        read, write = _socket.socketpair(socket.AF_UNIX, _KIND)
+        descriptor = write.detach()
+        return cls(descriptor, os.fstat(descriptor).st_ino, read.detach())
+
+    def is_ours(self) -> bool:
+        """Return whether the number still is the write end."""
+        try:
+            return os.fstat(self.write).st_ino == self.inode
+        except OSError:
+            return False
+
+    def send(self, message: bytes) -> bool:
+        """Hand a message over; False where it does not fit now.
+
+        Raises:
+            ChannelLostError: The descriptor is no longer ours, or nobody reads.
+        """
+        if not self.is_ours():
+            raise ChannelLostError
+        try:
+            self._socket.send(message, _SEND_FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                return False
+            raise ChannelLostError from exc
+        return True
+
+    def descriptors(self) -> list[int]:
+        """Return the numbers that ``close_open_fds`` must leave open."""
+        if not self.is_ours():
+            return []
+        return [self.write] if self.read is None else [self.write, self.read]
+
+    def close(self) -> None:
+        """Close both ends; the main process's last act."""
+        for descriptor in self.descriptors():
+            os.close(descriptor)
+
+
+class ChannelLostError(Exception):
+    """The channel is gone in this process; its spans are counted as dropped."""

@@ -1,0 +1,232 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Process mode in the worker's processes: each span is handed over at its end.
+
+No thread, no lock held over a fork, no gRPC. What does not fit into the kernel's buffer
+goes to a bounded backlog of this process, which is emptied at the next span, at the end
+of the task, by the main process's timer and at the end of the process.
+
+Runs in the thread that ends a span, in every process of the worker. Nothing here catches
+``Exception``: soft time limits are raised at any bytecode.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace import SpanProcessor
+
+from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
+from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
+from otel_celery_launcher.handoff.frames import (
+    MAX_COUNT,
+    MESSAGE_BYTES,
+    encode_resource,
+    encode_span,
+    flush_message,
+    join_message,
+)
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_celery_launcher.exporter.reporter import Reporter
+    from otel_celery_launcher.exporter.supervisor import Supervisor
+
+# Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
+BACKLOG_BYTES = 16 * 1024 * 1024
+
+# How long the end of a task may wait for room in the kernel's buffer.
+TASK_END_SECONDS = 0.1
+
+# Where no collector was ever reached, waiting longer would only delay the stop.
+NEVER_REACHED_SECONDS = 0.5
+
+# How long a wait sleeps between two looks.
+_LOOK_SECONDS = 0.002
+
+
+class ProcessExport(SpanProcessor):
+    """Hands spans to the exporter process, in whatever process it finds itself.
+
+    The same interface as ``exporter.inline.InlineExport``.
+
+    Args:
+        channel: The pair made by the launcher.
+        counters: The shared page of the worker.
+        reporter: Writes the log lines, in the main process.
+        supervisor: Starts and watches the exporter process; None in a spawned child.
+    """
+
+    name = "process"
+    child_share = 0.4  # of the time a stop may take
+
+    def __init__(
+        self,
+        channel: Channel,
+        counters: Counters,
+        reporter: Reporter,
+        supervisor: Supervisor | None,
+    ) -> None:
+        self._channel = channel
+        self._reporter = reporter
+        self._counters = counters
+        self._supervisor = supervisor
+        self._row: Row = counters.rows[MAIN_ROW]
+        self._row_number = MAIN_ROW
+        self._backlog: deque[tuple[bytes, bytes]] = deque()
+        self._backlog_bytes = 0
+        self._resources: dict[int, tuple[Resource, bytes]] = {}
+        self._pid = os.getpid()
+        # A send gives the interpreter to another thread, which keeps it for 5 ms.
+        self._groups = False
+
+    # The span processor.
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Hand a span over."""
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        if self._pid != os.getpid():
+            self._forget_parent()
+        elif self._supervisor is not None:
+            self._supervisor.start_once()
+        resource, data = self._resource_bytes(span.resource), encode_span(span)
+        if self._groups or self._backlog:
+            self._keep(resource, data)
+            if not self._groups or self._backlog_bytes > MESSAGE_BYTES:
+                self._empty(0)
+        elif not self._send(join_message(resource, [data]), 1):
+            self._keep(resource, data)
+
+    def shutdown(self) -> None:
+        """Send what is there: an application's shutdown ends nobody's tracing."""
+        self.force_flush()
+
+    def force_flush(self, timeout_millis: int = 5_000) -> bool:
+        """Wait until the exporter process has sent what was handed over so far."""
+        end = time.monotonic() + timeout_millis / 1000
+        if not self._empty(timeout_millis / 1000):
+            return False
+        token = time.monotonic_ns()
+        message = flush_message(self._row_number, token)
+        while not self._send(message, 0):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        while self._row.flushed < token:
+            if time.monotonic() >= end or self._is_hopeless():
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+    # The life of a process, called by lifecycle.py.
+
+    def main_started(self, *, forks: bool, has_threads: bool = False) -> None:
+        """Start the exporter process; called before the first fork."""
+        del forks
+        self._groups = has_threads
+        self._pid = os.getpid()  # a detached beat is the one that stays
+        if self._supervisor is not None:
+            self._supervisor.own()
+            self._supervisor.start_once()
+
+    def child_started(self, row: int) -> None:
+        """Count into a row of this process's own."""
+        if self._pid != os.getpid():
+            self._forget_parent()
+        self._row, self._row_number = self._counters.rows[row], row
+
+    def task_ended(self) -> None:
+        """Empty the backlog, for a short time."""
+        if self._backlog:
+            self._empty(TASK_END_SECONDS)
+
+    def poll(self) -> None:
+        """Empty the backlog and watch the exporter process; the main process's timer."""
+        self._empty(0)
+        if self._supervisor is not None:
+            self._supervisor.watch()
+        self._reporter.poll()
+
+    def close(self, seconds: float) -> bool:
+        """Hand over what is left; in the main process, until all of it is sent."""
+        end = time.monotonic() + seconds
+        supervisor = self._supervisor
+        if supervisor is None or not supervisor.is_owner():
+            done = self._empty(seconds)
+        elif supervisor.was_started:
+            supervisor.watch()
+            done = self.force_flush(int(seconds * 1000))
+            supervisor.stop(max(0.0, end - time.monotonic()))
+        else:
+            done = True
+        self._row.add_dropped(len(self._backlog))
+        self._backlog.clear()
+        return done
+
+    def _forget_parent(self) -> None:
+        """What the parent has in its backlog is the parent's to send."""
+        self._backlog = deque()
+        self._backlog_bytes = 0
+        self._pid = os.getpid()
+
+    def _resource_bytes(self, resource: Resource) -> bytes:
+        known = self._resources.get(id(resource))
+        if known is not None and known[0] is resource:
+            return known[1]
+        data = encode_resource(resource)
+        self._resources[id(resource)] = (resource, data)
+        return data
+
+    def _send(self, message: bytes, count: int) -> bool:
+        """Send a message; one that cannot be sent ever again counts as dropped."""
+        try:
+            return self._channel.send(message)
+        except ChannelLostError:
+            self._row.add_dropped(count)
+            return True
+
+    def _keep(self, resource: bytes, data: bytes) -> None:
+        self._backlog.append((resource, data))
+        self._backlog_bytes += len(data)
+        while self._backlog_bytes > BACKLOG_BYTES:
+            self._backlog_bytes -= len(self._backlog.popleft()[1])
+            self._row.add_dropped(1)
+
+    def _empty(self, seconds: float) -> bool:
+        """Send the backlog, oldest first; return whether it is empty."""
+        end = time.monotonic() + seconds
+        while self._backlog:
+            resource, spans = self._take_group()
+            if not self._send(join_message(resource, spans), len(spans)):
+                self._backlog.extendleft((resource, data) for data in reversed(spans))
+                self._backlog_bytes += sum(map(len, spans))
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(_LOOK_SECONDS)
+        return True
+
+    def _take_group(self) -> tuple[bytes, list[bytes]]:
+        """Take spans of one resource off the backlog, as many as fit a message."""
+        resource = self._backlog[0][0]
+        spans: list[bytes] = []
+        size = 0
+        while (
+            self._backlog
+            and len(spans) < MAX_COUNT
+            and self._backlog[0][0] == resource
+            and (not spans or size + len(self._backlog[0][1]) <= MESSAGE_BYTES)
+        ):
+            data = self._backlog.popleft()[1]
+            spans.append(data)
+            size += len(data)
+        self._backlog_bytes -= size
+        return resource, spans
+
+    def _is_hopeless(self) -> bool:
+        return self._counters.hopeless_for >= NEVER_REACHED_SECONDS
