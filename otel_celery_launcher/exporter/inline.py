@@ -102,7 +102,7 @@ class InlineExport(SpanProcessor):
         self._take: Callable[[ReadableSpan], None] = (
             self._hold if holds else self._start_and_take
         )
-        ExportLogHandler(lambda: self._row, reporter.poll).install()
+        ExportLogHandler(self._note_error).install()
 
     # The span processor: called in every process, by the thread that ends a span.
 
@@ -184,6 +184,10 @@ class InlineExport(SpanProcessor):
         """Send held spans and write due lines; called by the main process's timer."""
         if self._pid == os.getpid():
             self._send_held()
+        self._reporter.poll()
+
+    def _note_error(self, text: str) -> None:
+        self._row.note_error(text)
         self._reporter.poll()
 
     def _hold(self, span: ReadableSpan) -> None:

@@ -85,7 +85,7 @@ class Pipeline:
         self._wake = threading.Condition()
         self._is_stopping = False
         self.queued = 0
-        self.last_error = ""
+        self._last_error = ""
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -110,6 +110,12 @@ class Pipeline:
         with self._wake:
             self._queue.append(flush)
             self._wake.notify()
+
+    def note_error(self, text: str) -> None:
+        """Keep what the exporter logged, if it did so in this pipeline's thread."""
+        if threading.current_thread() is self._thread:
+            self._last_error = text
+            self._row.note_error(text)
 
     def stop(self, seconds: float) -> None:
         """Send what is queued for so many seconds at most."""
@@ -184,14 +190,15 @@ class Pipeline:
         while spans:
             if exporter is None or time.monotonic() - built > REBUILD_SECONDS:
                 exporter, built = self._make_exporter(), time.monotonic()
-            self.last_error = ""
+            self._last_error = ""
             if self._export(exporter, spans):
                 self._row.add_exported(len(spans))
                 break
-            if _REFUSED_DATA.search(self.last_error):
+            if _REFUSED_DATA.search(self._last_error):
                 self._row.add_failed(len(spans))
                 break
-            self._row.note_error(self.last_error or "no answer")
+            if not self._last_error:
+                self._row.note_error("no answer")
             with self._wake:
                 if self._is_stopping and attempt:
                     self._row.add_failed(len(spans))
@@ -204,10 +211,10 @@ class Pipeline:
         try:
             return exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception as exc:  # noqa: BLE001 - any exporter, any value in a span
-            self.last_error = f"{type(exc).__name__}: {exc}"
+            self._last_error = f"{type(exc).__name__}: {exc}"
         try:
             spans[:] = [cleaned(span) for span in spans]
             return exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception as exc:  # noqa: BLE001 - likewise; the batch is refused
-            self.last_error = f"INVALID_ARGUMENT {type(exc).__name__}: {exc}"
+            self._last_error = f"INVALID_ARGUMENT {type(exc).__name__}: {exc}"
             return False

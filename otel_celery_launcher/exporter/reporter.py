@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_celery_launcher.exporter.counters import Counters, Row
+    from otel_celery_launcher.exporter.counters import Counters
 
 logger = logging.getLogger("otel_celery_launcher")
 
@@ -129,17 +129,19 @@ class Reporter:
 
 
 class ExportLogHandler(logging.Handler):
-    """Takes the exporters' own log records: the last one is kept, none is written."""
+    """Takes the exporters' own log records: they are kept as errors, none is written.
 
-    def __init__(self, row: Callable[[], Row], on_error: Callable[[], None]) -> None:
+    Args:
+        on_error: Called with one line of text, in the thread that exports.
+    """
+
+    def __init__(self, on_error: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self._row = row
         self._on_error = on_error
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record as the last error (runs in the thread that exports)."""
-        self._row().note_error(_one_line(record))
-        self._on_error()
+        """Keep a record as an error."""
+        self._on_error(_one_line(record))
 
     def install(self) -> None:
         """Take the exporters' records, and silence the hot path."""

@@ -67,8 +67,7 @@ class Server:
         classes, _ = load_exporter_classes(config["exporters"])
         limit = queue_bytes() // max(1, len(classes))
         self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
-        handler = ExportLogHandler(lambda: self._row, lambda: None)
-        handler.install()
+        ExportLogHandler(self._note_error).install()
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
     def run(self) -> None:
@@ -130,6 +129,11 @@ class Server:
             done()
         for pipeline in self._pipelines:
             pipeline.put_flush(Flush(done))
+
+    def _note_error(self, text: str) -> None:
+        """Tell the pipeline in whose thread an exporter has logged."""
+        for pipeline in self._pipelines:
+            pipeline.note_error(text)
 
     def _beat(self) -> None:
         queued = sum(pipeline.queued for pipeline in self._pipelines)

@@ -162,7 +162,7 @@ class ProcessExport(SpanProcessor):
         elif supervisor.was_started:
             supervisor.watch()
             done = self.force_flush(int(seconds * 1000))
-            supervisor.stop(max(0.0, end - time.monotonic()))
+            supervisor.stop(max(0.0, end - time.monotonic()) if done else 0.0)
         else:
             done = True
         self._row.add_dropped(len(self._backlog))

@@ -43,6 +43,7 @@ def normalised(text: str) -> str:
     """Leave out what differs between two runs of Celery itself."""
     text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8}-[0-9a-f-]{27}", "X", text)
     text = re.sub(r"--executable=\S+ ?", "", text)
+    text = text.replace("/bin/python3 ", "/bin/python ")
     lines = [line for line in text.splitlines() if not line.startswith("otel-celery: ")]
     return "\n".join(lines).replace("otel-celery", "celery")
 

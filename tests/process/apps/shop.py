@@ -151,3 +151,12 @@ def seeded():
     random.seed(42)
     with tracer.start_as_current_span("seeded"):
         pass
+
+
+@app.task
+def carries():
+    """What telemetry brought into this child."""
+    import sys
+    import threading
+
+    return {"grpc": "grpc" in sys.modules, "threads": threading.active_count()}

@@ -1,0 +1,290 @@
+"""Process mode: spans survive the process that made them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from otel_celery_launcher.receiver import Receiver
+from tests.conftest import free_port
+from tests.harness import Producer, assert_each_run_once, runs, wait_until
+
+if TYPE_CHECKING:
+    from tests.harness import Launcher, Process
+
+
+@pytest.fixture(autouse=True)
+def process_mode(child_environ: dict[str, str]) -> None:
+    child_environ["OTEL_CELERY_EXPORT"] = "process"
+
+
+def exporter_of(worker: Process) -> psutil.Process:
+    """Return the exporter process; waits for it."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        children = psutil.Process(worker.popen.pid).children()
+        found[:] = [each for each in children if each.name() == "otel-exporter"]
+        return bool(found)
+
+    wait_until(look, 10, "the exporter process is there")
+    return found[0]
+
+
+def children_of(worker: Process) -> list[psutil.Process]:
+    children = psutil.Process(worker.popen.pid).children()
+    return [each for each in children if each.name() != "otel-exporter"]
+
+
+POOLS = {
+    "prefork": [],
+    "one task per child": ["--max-tasks-per-child", "1"],
+    "threads": ["-P", "threads"],
+    "solo": ["-P", "solo"],
+    "gevent": ["-P", "gevent"],
+    "autoscale": ["--autoscale", "4,1"],
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pool_loses_nothing_at_a_warm_stop(
+    launcher: Launcher, collector: Receiver, broker: str, pool: str
+) -> None:
+    worker = launcher.worker(*POOLS[pool])
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 20 if pool == "one task per child" else 200)
+    producer.wait_for_results()
+    worker.stop()
+    assert worker.popen.returncode == 0
+    assert_each_run_once(collector, producer)
+    assert "process export" in worker.output
+
+
+def test_killed_children_lose_no_span_that_has_ended(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """SIGKILL of every child right after its tasks ended."""
+    worker = launcher.worker()
+    producer = Producer(broker)
+    for _ in range(5):
+        producer.send_many("shop.noop", 40)
+        producer.wait_for_results()
+        for child in children_of(worker):
+            child.kill()
+        producer.send("shop.noop")
+        producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
+def test_killed_main_process_loses_nothing_where_the_exporter_outlives_it(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """SIGKILL of the main process on a bare host; nothing is left behind."""
+    worker = launcher.worker()
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 100)
+    producer.wait_for_results()
+    exporter = exporter_of(worker)
+    worker.popen.kill()
+    worker.wait()
+    assert_each_run_once(collector, producer)
+    wait_until(lambda: not exporter.is_running(), 8, "the exporter has ended")
+
+
+def test_killed_exporter_is_replaced_within_two_seconds_and_loses_nothing_unread(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """Spans handed over while no exporter lives wait in the kernel."""
+    worker = launcher.worker()
+    producer = Producer(broker)
+    first = exporter_of(worker)
+    producer.send_many("shop.noop", 20)
+    producer.wait_for_results()
+    collector.wait_for(lambda spans: len(runs(spans)) >= 20, 10)
+    first.suspend()  # reads nothing any more
+    producer.send_many("shop.noop", 200)
+    producer.wait_for_results()
+    killed = time.monotonic()
+    first.kill()
+    wait_until(
+        lambda: exporter_of(worker).pid != first.pid, 5, "there is a new exporter"
+    )
+    assert time.monotonic() - killed < 2
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
+def test_stopped_exporter_delays_no_task_and_is_replaced(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """SIGSTOP: tasks at full speed; after 10 s without a sign of life a new one."""
+    worker = launcher.worker()
+    producer = Producer(broker)
+    first = exporter_of(worker)
+    first.suspend()
+    start = time.monotonic()
+    producer.send_many("shop.inner", 50, 20)
+    producer.wait_for_results()
+    assert time.monotonic() - start < 5
+    wait_until(
+        lambda: exporter_of(worker).pid != first.pid, 20, "there is a new exporter"
+    )
+    worker.stop()
+    assert_each_run_once(collector, producer)
+    assert len(collector.spans) == 50 * 21
+
+
+def test_twenty_thousand_spans_of_a_tight_loop_all_arrive(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = launcher.worker("-c1")
+    producer = Producer(broker)
+    producer.send("shop.inner", 20_000)
+    producer.wait_for_results()
+    worker.stop()
+    collector.wait_for(lambda spans: len(spans) >= 20_001, 20)
+    assert len({span.span_id for span in collector.spans}) == 20_001
+    assert len(collector.spans) == 20_001
+
+
+def test_collector_outage_loses_nothing(launcher: Launcher, broker: str) -> None:
+    """Down for some seconds under load, then up again on the same port."""
+    receiver = Receiver(port=free_port())
+    worker = launcher.worker(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+    producer = Producer(broker)
+    for _ in range(8):
+        producer.send_many("shop.inner", 25, 20)
+        threading.Event().wait(1)
+    producer.wait_for_results()
+    with receiver:
+        collector_has = lambda spans: len(spans) >= 8 * 25 * 21  # noqa: E731
+        receiver.wait_for(collector_has, 30)
+        worker.stop()
+        assert_each_run_once(receiver, producer)
+        assert len(receiver.spans) == 8 * 25 * 21
+    assert worker.output.count("spans do not reach") == 1
+
+
+def test_one_connection_to_the_collector_from_eight_children(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = launcher.worker("-c8")
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 200)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+    assert len(collector.peers) == 1
+
+
+def test_children_carry_no_grpc_and_no_thread(launcher: Launcher, broker: str) -> None:
+    launcher.worker("-c1")
+    result = Producer(broker).send("shop.carries").get(timeout=20)
+    assert result == {"grpc": False, "threads": 1}
+
+
+def test_forks_of_a_task_keep_their_spans(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """Processes that a task starts hand over their spans, too."""
+    worker = launcher.worker("-c1")
+    producer = Producer(broker)
+    producer.send("shop.forks")
+    producer.send("shop.multiprocesses")
+    producer.wait_for_results()
+    worker.stop()
+    collector.wait_for(lambda spans: len(spans) >= 4, 5)
+    names = sorted(span.name for span in collector.spans)
+    assert names[:2] == ["in a fork", "in a process"]
+    assert_each_run_once(collector, producer)
+
+
+def test_exporter_stays_clean_under_opentelemetry_instrument(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """The exporter process is not instrumented, and does not look like a worker."""
+    folder = Path(sys.executable).parent
+    worker = launcher.start(
+        "otel-celery", "-A", "shop", "worker", "-l", "INFO", "-c", "1",
+        program=folder / "opentelemetry-instrument",
+        PATH=f"{folder}:{launcher.environ['PATH']}",
+        OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none",
+    ).wait_until_ready()  # fmt: skip
+    exporter = exporter_of(worker)
+    assert "celery worker" not in " ".join(exporter.cmdline())
+    producer = Producer(broker)
+    producer.send("shop.noop")
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
+def test_a_module_in_the_working_directory_does_not_shadow_the_exporters(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    (launcher.folder / "queue.py").write_text("raise SystemExit('shadowed')\n")
+    worker = launcher.worker()
+    producer = Producer(broker)
+    producer.send("shop.noop")
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
+def test_call_returns_as_fast_as_celerys_and_keeps_its_output_free(
+    launcher: Launcher, collector: Receiver
+) -> None:
+    """`$(otel-celery -A app call …)` waits for nobody who holds the pipe."""
+    start = time.monotonic()
+    found = launcher.run("-A", "shop", "call", "shop.noop")
+    assert re.fullmatch(r"[0-9a-f-]{36}\n", found.stdout)
+    assert time.monotonic() - start < 5
+    assert len(collector.spans) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
+def test_a_stop_of_the_whole_process_group_loses_nothing(
+    launcher: Launcher, collector: Receiver, broker: str, number: signal.Signals
+) -> None:
+    """Ctrl-C and control-group kills reach every process; nothing is left behind."""
+    worker = launcher.worker()
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 100)
+    producer.wait_for_results()
+    exporter = exporter_of(worker)
+    os.killpg(worker.popen.pid, number)
+    exporter.send_signal(number)
+    worker.wait()
+    assert_each_run_once(collector, producer)
+    assert not exporter.is_running()
+
+
+def test_worker_drops_privileges_before_the_exporter_starts(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """`--uid nobody` from root."""
+    readable = ["runuser", "-u", "nobody", "--", sys.executable, "-c", "import celery"]
+    if os.geteuid() != 0 or subprocess.run(readable, check=False).returncode != 0:
+        pytest.skip("needs root, and an interpreter that nobody may read")
+    launcher.folder.chmod(0o777)
+    for parent in launcher.folder.parents:
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    worker = launcher.worker("--uid", "nobody", "--gid", "nogroup")
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 50)
+    producer.wait_for_results()
+    assert exporter_of(worker).username() == "nobody"
+    worker.stop()
+    assert_each_run_once(collector, producer)
