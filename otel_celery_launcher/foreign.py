@@ -63,6 +63,15 @@ class ForeignProviders:
         if provider not in self._providers:
             self.guard(provider)
 
+    def replace_handoff(self, handoff: SpanProcessor) -> None:
+        """Put another hand-off in the place of ours, in every provider."""
+        before, self._handoff = self._handoff, handoff
+        for provider in self._providers:
+            others = (
+                each for each in _compat.span_processors(provider) if each is not before
+            )
+            _compat.replace_span_processors(provider, (*others, handoff))
+
     def watch_set_tracer_provider(self) -> None:
         """Adopt whatever the application hands to ``trace.set_tracer_provider``.
 

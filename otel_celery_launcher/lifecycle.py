@@ -55,10 +55,17 @@ class Lifecycle:
         """Main process: the pool is known, and privileges are dropped."""
         self._main = os.getpid()
         self._telemetry.reporter.own()
-        self._telemetry.export.main_started(
+        self._main_started(
             forks=not _compat.never_forks(sender.pool_cls),
             has_threads=_compat.runs_threads(sender.pool_cls),
         )
+
+    def _main_started(self, *, forks: bool, has_threads: bool = False) -> None:
+        export = self._telemetry.export
+        export.main_started(forks=forks, has_threads=has_threads)
+        if export.failure:
+            self._telemetry.fall_back_to_inline(export.failure)
+            self._telemetry.export.main_started(forks=forks)
 
     def _worker_ready(self, sender: Any = None, **_: Any) -> None:
         """Main process: start the timer; Celery's own, no thread of ours."""
@@ -84,7 +91,7 @@ class Lifecycle:
     def _beat_init(self, **_: Any) -> None:
         """Beat: the process that stays."""
         self._telemetry.reporter.own()
-        self._telemetry.export.main_started(forks=False)
+        self._main_started(forks=False)
 
     def _beat_embedded_init(self, **_: Any) -> None:
         """``worker -B``: a forked process that SIGTERM ends at once."""

@@ -7,7 +7,6 @@ Runs in the main process only; a forked child that inherits it does nothing with
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -74,6 +73,7 @@ class Supervisor:
         self._started = 0.0
         self._quick_deaths = 0
         self.restarts = 0
+        self.failure = ""  # why no exporter process could be started
 
     @property
     def was_started(self) -> bool:
@@ -104,6 +104,10 @@ class Supervisor:
         now = self._clock()
         if now - self._started > HEALTHY_SECONDS:
             self._quick_deaths = 0
+        if self._quick_deaths:
+            self._counters.rows[EXPORTER_ROW].note_error(
+                f"the exporter process ends with status {self._process.returncode}"
+            )
         pause = RESTART_PAUSES[min(self._quick_deaths, len(RESTART_PAUSES) - 1)]
         if now - self._started >= pause:
             self._quick_deaths += 1
@@ -140,19 +144,19 @@ class Supervisor:
         }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
-            with contextlib.suppress(
-                OSError
-            ):  # no process to be had: watch tries again
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _PROGRAM],
-                    env={**os.environ, CONFIG_VARIABLE: json.dumps(config)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(read, self._counters.descriptor),
-                    start_new_session=True,
-                    cwd="/",
-                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM],
+                env={**os.environ, CONFIG_VARIABLE: json.dumps(config)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(read, self._counters.descriptor),
+                start_new_session=True,
+                cwd="/",
+            )
+            self.failure = ""
+        except OSError as exc:  # a later watch tries again
+            self.failure = f"{sys.executable}: {exc.strerror}"
         finally:
             self._started = self._clock()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -124,6 +124,11 @@ class ProcessExport(SpanProcessor):
             time.sleep(_LOOK_SECONDS)
         return True
 
+    @property
+    def failure(self) -> str:
+        """Why no exporter process could be started; empty if one was, or not yet."""
+        return "" if self._supervisor is None else self._supervisor.failure
+
     # The life of a process, called by lifecycle.py.
 
     def main_started(self, *, forks: bool, has_threads: bool = False) -> None:

@@ -288,3 +288,19 @@ def test_worker_drops_privileges_before_the_exporter_starts(
     assert exporter_of(worker).username() == "nobody"
     worker.stop()
     assert_each_run_once(collector, producer)
+
+
+def test_where_no_exporter_can_be_started_each_process_exports(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """One line, and inline export from the start."""
+    worker = launcher.worker(SHOP_NO_EXECUTABLE="1")
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 50)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+    assert (
+        "no exporter process can be started (/no/such/python: No such file or"
+        " directory): each process of the worker exports its own spans"
+    ) in worker.output

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from sqlite3 import connect  # early, as applications do
 
 from celery import Celery, signals
 from opentelemetry import baggage, trace
+
+if os.environ.get("SHOP_NO_EXECUTABLE"):
+    sys.executable = "/no/such/python"
 
 tracer = trace.get_tracer("shop")  # at import, before any fork
 
@@ -156,7 +160,6 @@ def seeded():
 @app.task
 def carries():
     """What telemetry brought into this child."""
-    import sys
     import threading
 
     return {"grpc": "grpc" in sys.modules, "threads": threading.active_count()}

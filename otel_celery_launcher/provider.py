@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The TracerProvider and what it is made of: resource, sampler, id generator.
+
+Runs once in each interpreter, before the application is imported.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import uuid
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+from otel_celery_launcher import __version__, _compat
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
+    from opentelemetry.sdk.trace.sampling import Sampler
+
+    from otel_celery_launcher.foreign import ForeignProviders
+    from otel_celery_launcher.settings import Settings
+
+# https://opentelemetry.io/docs/specs/semconv/resource/service/ (UUIDv5 namespace)
+INSTANCE_ID_NAMESPACE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
+
+
+class SystemIdGenerator(RandomIdGenerator):
+    """Ids from the operating system: ``random.seed(42)`` in a task repeats none."""
+
+    _random = random.SystemRandom()
+
+    def generate_span_id(self) -> int:
+        """Return a span id, never 0."""
+        while True:
+            span_id = self._random.getrandbits(64)
+            if span_id != trace.INVALID_SPAN_ID:
+                return span_id
+
+    def generate_trace_id(self) -> int:
+        """Return a trace id, never 0."""
+        while True:
+            trace_id = self._random.getrandbits(128)
+            if trace_id != trace.INVALID_TRACE_ID:
+                return trace_id
+
+
+def provide(
+    settings: Settings, foreign: ForeignProviders
+) -> tuple[TracerProvider | None, list[str]]:
+    """Return the provider we may change, and what to say about it.
+
+    Sets the global provider unless one is there already.
+    """
+    if _compat.has_tracer_provider():
+        present = trace.get_tracer_provider()
+        if not isinstance(present, TracerProvider):
+            owner = type(present).__module__.partition(".")[0]
+            return None, [
+                f"a tracer provider of {owner} is in place: spans go through it, not"
+                " through otel-celery's exporter"
+            ]
+        foreign.guard(present)
+        _complete_resource(present, settings)
+        return present, ["a tracer provider is in place and kept", *foreign.notes]
+    provider = _compat.ForkableTracerProvider(
+        sampler=_sampler(settings),
+        resource=_resource(settings),
+        id_generator=_id_generator(settings),
+        shutdown_on_exit=False,
+    )
+    foreign.guard(provider)
+    trace.set_tracer_provider(provider)
+    foreign.watch_set_tracer_provider()
+    return provider, []
+
+
+def _resource(settings: Settings) -> Resource:
+    attributes = {
+        "service.name": settings.service_name,
+        "celery.role": settings.role,
+        "telemetry.distro.name": "otel-celery",
+        "telemetry.distro.version": __version__,
+    }
+    if not settings.has_instance_id:
+        attributes["service.instance.id"] = instance_id(settings, "main")
+    return Resource.create(attributes)
+
+
+def _complete_resource(provider: TracerProvider, settings: Settings) -> None:
+    """Add what a provider that is not ours lacks."""
+    present = dict(provider.resource.attributes)
+    if str(present.get("service.name", "")).startswith("unknown_service"):
+        del present["service.name"]
+    _compat.set_resource(
+        provider, Resource({**_resource(settings).attributes, **present})
+    )
+
+
+def _sampler(settings: Settings) -> Sampler:
+    argument: float | str | None = settings.sampler_argument
+    if settings.sampler.endswith("traceidratio"):
+        argument = float(settings.sampler_argument or 1.0)
+    make = _component("opentelemetry_traces_sampler", settings.sampler)
+    return make(argument)  # type: ignore[no-any-return]
+
+
+def _id_generator(settings: Settings) -> IdGenerator:
+    if settings.id_generator == "random":
+        return SystemIdGenerator()
+    make = _component("opentelemetry_id_generator", settings.id_generator)
+    return make()  # type: ignore[no-any-return]
+
+
+def _component(group: str, name: str) -> Any:
+    """Return an installed component; checks.py has made sure that it is there."""
+    return next(iter(entry_points(group=group, name=name))).load()
+
+
+def instance_id(settings: Settings, slot: str) -> str:
+    """Return a stable ``service.instance.id`` for a slot of a worker on a host."""
+    parts = (settings.service_name, socket.gethostname(), settings.node, slot)
+    return str(uuid.uuid5(INSTANCE_ID_NAMESPACE, "/".join(parts)))
