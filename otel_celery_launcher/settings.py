@@ -30,6 +30,9 @@ DEFAULT_ENDPOINTS = {
     "grpc": "http://localhost:4317",
     "http/protobuf": "http://localhost:4318",
 }
+# Pools that run tasks in the main process and neither fork nor patch threads.
+INLINE_POOLS = frozenset({"solo", "threads"})
+
 _USER_INFO = re.compile(r"//[^@/]*@")
 OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
@@ -251,7 +254,8 @@ def _mode(
     if not exporters or "console" in exporters:
         return "inline"
     if mode == "auto":
-        return "inline"
+        forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
+        return "process" if forks else "inline"
     return mode
 
 

@@ -69,7 +69,7 @@ OWN = (
         "OTEL_CELERY_EXPORT",
         "auto, process, inline",
         "auto",
-        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own.",
+        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own. `auto` is process for prefork, gevent and eventlet workers, inline otherwise.",
         checks.one_of("auto", "process", "inline"),
         "auto",
     ),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import marshal
+import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,16 @@ from opentelemetry.trace.status import Status, StatusCode
 from otel_celery_launcher.handoff.frames import LENGTH, FrameError
 
 # What a message that passed its checksum can raise when another version wrote it.
-_READ_ERRORS = (ValueError, EOFError, TypeError, KeyError, IndexError, AttributeError)
+_READ_ERRORS = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 _INT64 = range(-(2**63), 2**63)
 

@@ -94,6 +94,10 @@ class Channel:
             return []
         return [self.write] if self.read is None else [self.write, self.read]
 
+    def __del__(self) -> None:
+        # Its end must not close a number that may be a stranger's by now.
+        self._socket.detach()
+
     def close(self) -> None:
         """Close both ends; the main process's last act."""
         for descriptor in self.descriptors():

@@ -4,7 +4,7 @@
 
 A message of the channel is one datagram: a header, the resource, and one or more spans.
 
-    magic  kind  count  checksum  resource length | resource | (length, span) …
+    magic  kind  count  resource length | checksum | resource | (length, span) …
 
 Every message carries its whole resource. Numbers for resources that were sent before
 would be smaller, and wrong after the exporter process was killed: the next one finds
@@ -33,8 +33,9 @@ MAGIC = b"oc"
 KIND_SPANS = 1
 KIND_FLUSH = 2
 
-# magic, kind, spare, spans in the message, checksum of all that follows, resource length
-HEADER = struct.Struct("=2sBxHIH")
+# magic, kind, spans in the message, length of the resource
+HEADER = struct.Struct("=2sBHI")
+CHECKSUM = struct.Struct("=I")  # of everything but itself
 LENGTH = struct.Struct("=I")
 FLUSH = struct.Struct("=HQ")
 
@@ -77,11 +78,7 @@ def join_message(resource: bytes, spans: list[bytes]) -> bytes:
     for data in spans:
         parts.append(LENGTH.pack(len(data)))
         parts.append(data)
-    body = b"".join(parts)
-    return (
-        HEADER.pack(MAGIC, KIND_SPANS, len(spans), zlib.crc32(body), len(resource))
-        + body
-    )
+    return _seal(KIND_SPANS, len(spans), len(resource), b"".join(parts))
 
 
 def flush_message(row: int, token: int) -> bytes:
@@ -91,8 +88,7 @@ def flush_message(row: int, token: int) -> bytes:
         row: Row of the counters in which it says so.
         token: Monotonic nanoseconds: what a later token covers, an earlier one does.
     """
-    body = FLUSH.pack(row, token)
-    return HEADER.pack(MAGIC, KIND_FLUSH, 0, zlib.crc32(body), 0) + body
+    return _seal(KIND_FLUSH, 0, 0, FLUSH.pack(row, token))
 
 
 def split_message(message: bytes) -> tuple[int, int, bytes, bytes]:
@@ -101,15 +97,22 @@ def split_message(message: bytes) -> tuple[int, int, bytes, bytes]:
     Raises:
         FrameError: Not one of ours.
     """
-    if len(message) < HEADER.size:
+    start = HEADER.size + CHECKSUM.size
+    if len(message) < start:
         raise FrameError("shorter than a header")
-    magic, kind, count, checksum, resource_length = HEADER.unpack_from(message)
+    magic, kind, count, resource_length = HEADER.unpack_from(message)
     if magic != MAGIC or kind not in (KIND_SPANS, KIND_FLUSH):
         raise FrameError("not a message of this launcher")
-    body = memoryview(message)[HEADER.size :]
-    if zlib.crc32(body) != checksum or resource_length > len(body):
+    (checksum,) = CHECKSUM.unpack_from(message, HEADER.size)
+    body = memoryview(message)[start:]
+    if zlib.crc32(body, zlib.crc32(message[: HEADER.size])) != checksum:
         raise FrameError("damaged")
     return kind, count, bytes(body[:resource_length]), bytes(body[resource_length:])
+
+
+def _seal(kind: int, count: int, resource_length: int, body: bytes) -> bytes:
+    header = HEADER.pack(MAGIC, kind, count, resource_length)
+    return header + CHECKSUM.pack(zlib.crc32(body, zlib.crc32(header))) + body
 
 
 def _record(span: ReadableSpan) -> tuple[Any, ...]:

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True, params=["process", "inline"])
+def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
+    """Both ways to export keep the same promises."""
+    child_environ["OTEL_CELERY_EXPORT"] = request.param
+    return str(request.param)
+
+
 @dataclass
 class Figures:
     """Seconds of one worker's life."""

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher
 
+
+@pytest.fixture(autouse=True, params=["process", "inline"])
+def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
+    """Both ways to export keep the same promises."""
+    child_environ["OTEL_CELERY_EXPORT"] = request.param
+    return str(request.param)
+
+
 POOLS = {
     "prefork": [],
     "spawn": SPAWN,

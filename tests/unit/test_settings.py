@@ -171,10 +171,32 @@ def test_likely_mistake_in_the_endpoint_is_a_line(
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_grpc_with_an_event_loop_pool_is_a_line(pool: str) -> None:
     words = ("-A", "shop", "worker", "-P", pool)
-    (note,) = settings(*words, OTEL_SERVICE_NAME="shop-worker").notes
+    environ = {"OTEL_SERVICE_NAME": "shop-worker", "OTEL_CELERY_EXPORT": "inline"}
+    (note,) = settings(*words, **environ).notes
     assert note.startswith(f"gRPC blocks the event loop of {pool}")
     http = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-    assert settings(*words, OTEL_SERVICE_NAME="shop-worker", **http).notes == ()
+    assert settings(*words, **environ, **http).notes == ()
+    assert settings(*words, OTEL_SERVICE_NAME="shop-worker").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ("worker", "process"),
+        ("worker -P prefork", "process"),
+        ("worker -P gevent", "process"),
+        ("worker -P threads", "inline"),
+        ("worker --pool=solo", "inline"),
+        ("beat", "inline"),
+        ("call shop.noop", "inline"),
+    ],
+)
+def test_mode_by_role_and_pool(words: str, mode: str) -> None:
+    line = ("-A", "shop", *words.split())
+    assert settings(*line).mode == mode
+    assert settings(*line, OTEL_CELERY_EXPORT="process").mode == "process"
+    assert settings(*line, OTEL_CELERY_EXPORT="inline").mode == "inline"
+    assert settings(*line, OTEL_TRACES_EXPORTER="console").mode == "inline"
 
 
 def test_what_is_set_but_not_handled_is_named() -> None:

@@ -1,0 +1,252 @@
+"""Frames with full fidelity, and a channel that never touches what is not ours."""
+
+from __future__ import annotations
+
+import enum
+import os
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+    SpanLimits,
+    SpanProcessor,
+    TracerProvider,
+)
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+from opentelemetry.trace.status import Status, StatusCode
+
+from otel_celery_launcher.exporter.rebuild import cleaned, read_resource, read_spans
+from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
+from otel_celery_launcher.handoff.frames import (
+    SPAN_BYTES,
+    FrameError,
+    encode_resource,
+    encode_span,
+    join_message,
+    split_message,
+)
+
+
+class Ended(SpanProcessor):
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+def there_and_back(span: ReadableSpan) -> ReadableSpan:
+    message = join_message(encode_resource(span.resource), [encode_span(span)])
+    _, count, resource, body = split_message(message)
+    (rebuilt,) = read_spans(read_resource(resource), body)
+    assert count == 1
+    return rebuilt
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+values = st.one_of(
+    texts,
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.lists(texts, max_size=3),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+)
+attributes = st.dictionaries(texts.filter(bool), values, max_size=6)
+contexts = st.builds(
+    SpanContext,
+    st.integers(1, 2**128 - 1),
+    st.integers(1, 2**64 - 1),
+    is_remote=st.booleans(),
+    trace_flags=st.sampled_from([TraceFlags(1), TraceFlags(3)]),
+    trace_state=st.sampled_from([TraceState(), TraceState([("vendor", "x=1")])]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=texts,
+    kind=st.sampled_from(SpanKind),
+    parent=st.none() | contexts,
+    given_attributes=attributes,
+    resource=attributes,
+    scope=attributes,
+    events=st.lists(st.tuples(texts, attributes), max_size=4),
+    links=st.lists(st.tuples(contexts, attributes), max_size=4),
+    status=st.sampled_from(StatusCode),
+    description=texts,
+)
+def test_a_rebuilt_span_encodes_as_the_span_itself(
+    name: str, kind: SpanKind, parent: SpanContext | None,
+    given_attributes: dict[str, Any], resource: dict[str, Any], scope: dict[str, Any],
+    events: list[tuple[str, dict[str, Any]]],
+    links: list[tuple[SpanContext, dict[str, Any]]],
+    status: StatusCode, description: str,
+) -> None:  # fmt: skip
+    """Golden: encode_spans(direct) == encode_spans(rebuilt), dropped counts and all."""
+    ended = Ended()
+    provider = TracerProvider(
+        resource=Resource(resource, "https://example.org/schema"),
+        span_limits=SpanLimits(
+            max_span_attributes=4, max_events=2, max_links=2, max_event_attributes=2,
+            max_link_attributes=2,
+        ),
+        shutdown_on_exit=False,
+    )  # fmt: skip
+    provider.add_span_processor(ended)
+    tracer = provider.get_tracer("scope", "1", "https://example.org/s", scope)
+    context = parent and set_span_in_context(NonRecordingSpan(parent))
+    span = tracer.start_span(
+        name, context or None, kind, given_attributes, [Link(*link) for link in links]
+    )
+    for event_name, event_attributes in events:
+        span.add_event(event_name, event_attributes, 17)
+    span.set_status(Status(status, description if status is StatusCode.ERROR else None))
+    span.end()
+    for direct in ended.spans:  # none where the parent is not sampled
+        rebuilt = there_and_back(direct)
+        assert encode_spans([rebuilt]) == encode_spans([direct])
+        assert rebuilt.context == direct.context
+        assert rebuilt.parent == direct.parent
+
+
+def a_span(name: str = "n", **given_attributes: Any) -> ReadableSpan:
+    return ReadableSpan(
+        name,
+        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)),
+        resource=Resource({"service.name": "s"}),
+        attributes=given_attributes,
+        start_time=1,
+        end_time=2,
+    )
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+def test_values_that_marshal_does_not_know_become_plain() -> None:
+    rebuilt = there_and_back(a_span(colour=Colour.RED, many=(Colour.RED,), x=object()))
+    assert rebuilt.attributes is not None
+    assert rebuilt.attributes["colour"] == "red"
+    assert list(rebuilt.attributes["many"]) == ["red"]
+    assert str(rebuilt.attributes["x"]).startswith("<object object")
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        a_span("lone \ud800 surrogate"),
+        a_span(value="\udfff"),
+        a_span(value=2**70),
+        a_span(**{"key \ud800": 1}),
+    ],
+)
+def test_a_cleaned_span_can_be_encoded(span: ReadableSpan) -> None:
+    """One such span would make the encoder refuse its whole batch."""
+    rebuilt = cleaned(there_and_back(span))
+    (resource_spans,) = encode_spans([rebuilt]).resource_spans
+    (encoded,) = resource_spans.scope_spans[0].spans
+    assert len(encoded.attributes) == len(span.attributes or {})
+
+
+def test_a_span_too_large_for_a_datagram_is_cut_and_marked() -> None:
+    span = a_span(long="x" * 2 * SPAN_BYTES, small=1)
+    data = encode_span(span)
+    assert len(data) < SPAN_BYTES
+    rebuilt = there_and_back(span)
+    assert rebuilt.attributes is not None
+    assert rebuilt.attributes["otel_celery.cut"] is True
+    assert rebuilt.attributes["small"] == 1
+    assert len(str(rebuilt.attributes["long"])) == 1024
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300))
+def test_foreign_bytes_are_refused(data: bytes) -> None:
+    """Malformed input is refused, whatever it is."""
+    with pytest.raises(FrameError):
+        split_message(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
+    span = a_span(key="value")
+    message = bytearray(
+        join_message(encode_resource(span.resource), [encode_span(span)])
+    )
+    position = data.draw(st.integers(0, len(message) - 1))
+    message[position] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(FrameError):
+        split_message(bytes(message))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_a_body_of_another_version_is_refused(body: bytes) -> None:
+    try:
+        read_spans(Resource({}), body)
+    except FrameError:
+        pass
+    else:
+        assert body == b""
+
+
+def test_messages_arrive_whole_and_in_order() -> None:
+    channel = Channel.make()
+    assert channel.read is not None
+    sent = [bytes([n]) * (n + 1) for n in range(50)]
+    assert all(channel.send(message) for message in sent)
+    reader = socket.socket(fileno=os.dup(channel.read))
+    assert [reader.recv(1000) for _ in sent] == sent
+    reader.close()
+    channel.close()
+
+
+def test_a_full_buffer_is_told_and_takes_again() -> None:
+    channel = Channel.make()
+    assert channel.read is not None
+    count = 0
+    while channel.send(b"x" * 500):
+        count += 1
+    assert count > 50
+    reader = socket.socket(fileno=os.dup(channel.read))
+    for _ in range(count):
+        reader.recv(1000)
+    assert channel.send(b"x")
+    reader.close()
+    channel.close()
+
+
+def test_a_number_that_is_no_longer_ours_is_neither_written_nor_closed() -> None:
+    """Decoy: something closes our descriptor, and its number becomes a stranger's."""
+    channel = Channel.make()
+    decoy_read, decoy_write = os.pipe()
+    os.dup2(decoy_write, channel.write)
+    for _ in range(3):
+        with pytest.raises(ChannelLostError):
+            channel.send(b"span")
+    assert channel.descriptors() == []
+    channel.close()
+    os.fstat(channel.write)  # the stranger's descriptor is still open
+    os.close(channel.write)
+    os.close(decoy_write)
+    assert os.read(decoy_read, 100) == b""
+    os.close(decoy_read)
+    with pytest.raises(ChannelLostError):
+        channel.send(b"span")
