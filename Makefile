@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons lint format docs bench servers build clean
+.PHONY: demo test test-lowest test-pythons lint format docs bench faults servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -40,6 +40,12 @@ format: $(VENV)/tested
 
 docs: $(VENV)/tested
 	$(BIN)/python -m otel_celery_launcher.reference > docs/settings.md
+
+# Random faults on a loaded worker, every task accounted for: make faults SEED=7 SECONDS=600
+SEED ?=
+SECONDS ?= 120
+faults: $(VENV)/tested servers
+	$(BIN)/python -m tests.faults.driver $(or $(SEED),$$(date +%N)) $(SECONDS)
 
 # Start, stop and memory beside plain Celery; a quarter of an hour.
 bench: $(VENV)/tested servers

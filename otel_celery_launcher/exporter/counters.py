@@ -78,11 +78,19 @@ class Row:
         """Monotonic seconds of the first failed attempt; 0 for never."""
         return self._times[_SINCE]
 
-    def beat(self, received: int, queued: int) -> None:
-        """Say that the exporter process lives, and what it has (exporter process)."""
-        self._counts[_RECEIVED] = received
+    def add_received(self, count: int) -> None:
+        """Count spans that the exporter process has read."""
+        self._counts[_RECEIVED] += count
+
+    def beat(self, queued: int) -> None:
+        """Say that the exporter process lives, and what it has yet to send."""
         self._counts[_QUEUED] = queued
         self._times[_HEARTBEAT] = time.monotonic()
+
+    @property
+    def unaccounted(self) -> int:
+        """Spans read, and neither exported nor lost: they die with the process."""
+        return self.received - self.exported - self.failed - self.dropped
 
     @property
     def heartbeat(self) -> float:

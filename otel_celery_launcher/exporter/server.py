@@ -63,7 +63,6 @@ class Server:
         self._counters = Counters(config["counters"])
         self._row = self._counters.rows[EXPORTER_ROW]
         self._parent = config["parent"]
-        self._received = self._row.received
         classes, _ = load_exporter_classes(config["exporters"])
         limit = queue_bytes() // max(1, len(classes))
         self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
@@ -105,16 +104,17 @@ class Server:
         return READ_AT_ONCE, True
 
     def _take(self, message: bytes) -> None:
+        count = 1
         try:
             kind, count, resource, body = split_message(message)
             if kind == KIND_FLUSH:
                 self._put_flush(*FLUSH.unpack(body))
                 return
-            self._received += count
             for pipeline in self._pipelines:
                 pipeline.put(resource, count, body)
         except FrameError:
-            self._row.add_dropped(1)
+            self._row.add_dropped(count)
+        self._row.add_received(count)
 
     def _put_flush(self, row: int, token: int) -> None:
         waiting = len(self._pipelines)
@@ -136,8 +136,7 @@ class Server:
             pipeline.note_error(text)
 
     def _beat(self) -> None:
-        queued = sum(pipeline.queued for pipeline in self._pipelines)
-        self._row.beat(self._received, queued)
+        self._row.beat(sum(pipeline.queued for pipeline in self._pipelines))
 
 
 def queue_bytes() -> int:

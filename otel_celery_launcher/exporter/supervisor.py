@@ -112,6 +112,9 @@ class Supervisor:
         if now - self._started >= pause:
             self._quick_deaths += 1
             self.restarts += 1
+            # What the dead one had read went with it; nobody else writes this row now.
+            row = self._counters.rows[EXPORTER_ROW]
+            row.add_dropped(max(0, row.unaccounted))
             self._start()
 
     def stop(self, seconds: float) -> None:

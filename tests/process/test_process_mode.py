@@ -52,6 +52,7 @@ POOLS = {
     "threads": ["-P", "threads"],
     "solo": ["-P", "solo"],
     "gevent": ["-P", "gevent"],
+    "eventlet": ["-P", "eventlet"],
     "autoscale": ["--autoscale", "4,1"],
 }
 
