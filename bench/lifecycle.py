@@ -1,4 +1,4 @@
-"""Start, stop, memory and recycling beside plain Celery, in one run, in turn.
+"""CPU, start, stop, memory and recycling beside plain Celery, in one run, in turn.
 
     make bench            # or: python bench/lifecycle.py [ROUNDS]
 
@@ -33,8 +33,15 @@ app.conf.broker_connection_retry_on_startup = True
 def noop():
     pass
 """
-CHILDREN = (1, 2, 4, 8)
+CHILDREN = (1, 2, 4, 8, 16)
 RECYCLED = 20
+TASKS = 3000  # for the CPU of a no-op task, with two children
+
+VARIANTS = {
+    "celery": ("celery", ""),
+    "process": ("otel-celery", "process"),
+    "inline": ("otel-celery", "inline"),
+}
 
 
 def free_port() -> int:
@@ -63,6 +70,18 @@ class Life:
             time.sleep(0.005)
         self.ready = time.monotonic() - start
 
+    def processes(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        """Return the worker's processes, and the exporter process."""
+        main = psutil.Process(self.process.pid)
+        found = [main, *main.children(recursive=True)]
+        exporters = [each for each in found if each.name() == "otel-exporter"]
+        return [each for each in found if each not in exporters], exporters
+
+    def cpu(self) -> tuple[float, float]:
+        """Return CPU seconds of the worker, and of the exporter process."""
+        worker, exporters = self.processes()
+        return seconds_of(worker), seconds_of(exporters)
+
     def memory(self) -> float:
         """Return the PSS of all processes in MB."""
         main = psutil.Process(self.process.pid)
@@ -77,6 +96,11 @@ class Life:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         return time.monotonic() - start
+
+
+def seconds_of(processes: list[psutil.Process]) -> float:
+    times = [each.cpu_times() for each in processes]
+    return sum(each.user + each.system for each in times)
 
 
 def run_tasks(app: Celery, count: int) -> float:
@@ -99,6 +123,15 @@ def measure(program: str, folder: Path, environ: dict[str, str]) -> dict[str, fl
         if children == 2:
             figures["start to ready, s"] = life.ready
             figures["stop, s"] = stop
+    life = Life(program, folder, environ, "-c", "2")
+    run_tasks(app, 200)
+    before = life.cpu()
+    run_tasks(app, TASKS)
+    time.sleep(1)
+    after = life.cpu()
+    figures["worker CPU, no-op task, µs"] = (after[0] - before[0]) / TASKS * 1e6
+    figures["exporter CPU, span, µs"] = (after[1] - before[1]) / TASKS * 1e6
+    life.stop()
     life = Life(program, folder, environ, "-c", "1", "--max-tasks-per-child", "1")
     figures["recycled child, s"] = run_tasks(app, RECYCLED) / RECYCLED
     life.stop()
@@ -124,18 +157,20 @@ def main() -> None:
         }
         time.sleep(0.5)
         for number in range(rounds):
-            for program in ("celery", "otel-celery"):
-                print(f"round {number + 1}: {program}", file=sys.stderr)
+            for variant, (program, mode) in VARIANTS.items():
+                print(f"round {number + 1}: {variant}", file=sys.stderr)
+                environ["OTEL_CELERY_EXPORT"] = mode
                 for key, value in measure(program, folder, environ).items():
-                    found.setdefault(key, {}).setdefault(program, []).append(value)
+                    found.setdefault(key, {}).setdefault(variant, []).append(value)
         redis.terminate()
-    print("| figure | celery | otel-celery | ratio |")
-    print("| --- | --- | --- | --- |")
-    for key, by_program in found.items():
-        plain, ours = (
-            statistics.median(by_program[p]) for p in ("celery", "otel-celery")
+    print("| figure | celery | process | inline | process/celery | inline/celery |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for key, by_variant in found.items():
+        medians = [statistics.median(by_variant[each]) for each in VARIANTS]
+        ratios = [each / medians[0] if medians[0] else 0 for each in medians[1:]]
+        print(
+            f"| {key} | " + " | ".join(f"{each:.2f}" for each in medians + ratios), "|"
         )
-        print(f"| {key} | {plain:.2f} | {ours:.2f} | {ours / plain:.2f} |")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class Receiver:
     spans: list[ReceivedSpan] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
+    arrived: dict[str, float] = field(default_factory=dict)  # name: seconds since epoch
     _arrived: threading.Condition = field(default_factory=threading.Condition)
     _server: grpc.Server | None = None
 
@@ -123,6 +124,7 @@ class Receiver:
     def store(self, spans: list[ReceivedSpan]) -> None:
         """Keep spans and wake the waiting."""
         with self._arrived:
+            self.arrived.update((span.name, time.time()) for span in spans)
             self.spans.extend(spans)
             self._arrived.notify_all()
 

@@ -87,9 +87,13 @@ class Telemetry:
         self.reporter.poll()
 
     def _close(self, seconds: float) -> None:
-        """Close ours, and flush the application's processors, side by side."""
+        """Close ours; flush the application's processors beside it, if there are any."""
+        flushes = self.foreign.flushes()
+        if not flushes:
+            self.export.close(seconds)
+            return
         run_bounded(
-            [lambda: self.export.close(seconds), *self.foreign.flushes()],
+            [lambda: self.export.close(seconds), *flushes],
             seconds + 0.25,  # ours ends by itself; a foreign one may not
         )
 

@@ -195,6 +195,21 @@ def test_children_carry_no_grpc_and_no_thread(launcher: Launcher, broker: str) -
     assert result == {"grpc": False, "threads": 1}
 
 
+def test_force_flush_waits_until_the_spans_are_sent_and_shutdown_ends_nothing(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """`provider.force_flush()` in a task means what it says; so do later tasks."""
+    worker = launcher.worker("-c1")
+    producer = Producer(broker)
+    flushed, at = producer.send("shop.flushes").get(timeout=20)
+    assert flushed
+    assert collector.arrived["flushed"] <= at
+    producer.send_many("shop.noop", 10)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
 def test_forks_of_a_task_keep_their_spans(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:

@@ -163,3 +163,15 @@ def carries():
     import threading
 
     return {"grpc": "grpc" in sys.modules, "threads": threading.active_count()}
+
+
+@app.task
+def flushes():
+    """An application that flushes, and shuts down, in the middle of a task."""
+    with tracer.start_as_current_span("flushed"):
+        pass
+    provider = trace.get_tracer_provider()
+    flushed = provider.force_flush(5000)
+    at = time.time()
+    provider.shutdown()
+    return flushed, at

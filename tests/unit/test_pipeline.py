@@ -1,0 +1,158 @@
+"""The exporter process's queue: bounded, retrying, and what it never gives up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
+from otel_celery_launcher.handoff.frames import (
+    encode_resource,
+    encode_span,
+    join_message,
+    split_message,
+)
+from tests.harness import wait_until
+
+SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
+
+
+class Exporter(SpanExporter):
+    """Answers what it is told to, one answer an export, then success."""
+
+    def __init__(self, answers: Sequence[SpanExportResult | Exception] = ()) -> None:
+        self.answers = list(answers)
+        self.names: list[str] = []
+        self.sizes: list[int] = []
+        self.log: Callable[[], None] = lambda: None
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        answer = self.answers.pop(0) if self.answers else SUCCESS
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is FAILURE:
+            self.log()
+            return FAILURE
+        self.names += [span.name for span in spans]
+        self.sizes.append(len(spans))
+        return SUCCESS
+
+
+def message(name: str, **attributes: str) -> tuple[bytes, int, bytes]:
+    span = ReadableSpan(
+        name,
+        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)),
+        resource=Resource({"service.name": "s"}),
+        attributes=attributes,
+        start_time=1,
+        end_time=2,
+    )
+    data = join_message(encode_resource(span.resource), [encode_span(span)])
+    _, count, resource, body = split_message(data)
+    return resource, count, body
+
+
+def flushed(pipeline: Pipeline) -> None:
+    done = threading.Event()
+    pipeline.put_flush(Flush(done.set))
+    assert done.wait(10)
+
+
+def test_a_flush_sends_at_once_and_in_order() -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter()
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline.start()
+    for number in range(1000):
+        pipeline.put(*message(str(number)))
+    flushed(pipeline)
+    assert exporter.names == [str(number) for number in range(1000)]
+    assert max(exporter.sizes) <= 512
+    assert (row.exported, row.dropped, pipeline.queued) == (1000, 0, 0)
+    pipeline.stop(5)
+
+
+def test_a_span_waits_half_a_second_at_most() -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter()
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline.start()
+    pipeline.put(*message("alone"))
+    wait_until(lambda: exporter.names == ["alone"], 2, "the span is sent")
+    pipeline.stop(5)
+
+
+def test_outages_keep_the_data() -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter([FAILURE, FAILURE])
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    exporter.log = lambda: pipeline.note_error("UNAUTHENTICATED: token expired")
+    pipeline.start()
+    pipeline.put(*message("kept"))
+    flushed(pipeline)
+    assert exporter.names == ["kept"]
+    assert (row.exported, row.failed) == (1, 0)
+    assert row.error == "UNAUTHENTICATED: token expired"
+    pipeline.stop(5)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["INVALID_ARGUMENT: no", "Failed to export span batch code: 400, reason: Bad"],
+)
+def test_a_refusal_of_the_data_drops_that_batch_alone(answer: str) -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter([FAILURE])
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    exporter.log = lambda: pipeline.note_error(answer)
+    pipeline.start()
+    pipeline.put(*message("refused"))
+    flushed(pipeline)
+    pipeline.put(*message("next"))
+    flushed(pipeline)
+    assert exporter.names == ["next"]
+    assert (row.exported, row.failed) == (1, 1)
+    pipeline.stop(5)
+
+
+def test_what_an_encoder_cannot_take_is_cleaned_and_sent() -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter([ValueError("surrogates not allowed")])
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline.start()
+    pipeline.put(*message("bad \ud800"))
+    flushed(pipeline)
+    assert exporter.names == ["bad ?"]
+    pipeline.stop(5)
+
+
+def test_the_queue_is_bounded_and_drops_the_oldest_counted() -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter()
+    pipeline = Pipeline(lambda: exporter, row, 100_000)
+    for number in range(1000):  # nobody sends yet
+        pipeline.put(*message(str(number), filling="x" * 200))
+    kept = pipeline.queued
+    assert 100 < kept < 400
+    assert row.dropped == 1000 - kept
+    pipeline.start()
+    flushed(pipeline)
+    assert exporter.names == [str(number) for number in range(1000 - kept, 1000)]
+    pipeline.stop(5)
+
+
+def test_a_stop_sends_what_is_there_and_ends_in_time() -> None:
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter([FAILURE] * 100)
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline.start()
+    pipeline.put(*message("never"))
+    pipeline.stop(10)
+    assert row.failed == 1
