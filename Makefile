@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons lint format docs bench faults servers build clean
+.PHONY: demo test test-lowest test-pythons lint format docs bench faults outage servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -46,6 +46,10 @@ SEED ?=
 SECONDS ?= 120
 faults: $(VENV)/tested servers
 	$(BIN)/python -m tests.faults.driver $(or $(SEED),$$(date +%N)) $(SECONDS)
+
+# A minute without a collector at 525 spans a second.
+outage: $(VENV)/tested servers
+	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -k collector_outage
 
 # Start, stop and memory beside plain Celery; a quarter of an hour.
 bench: $(VENV)/tested servers

@@ -121,7 +121,11 @@ def start(
         channel = channel or Channel.make()
         supervisor = Supervisor(channel, counters, settings.exporters)
         export = ProcessExport(
-            channel, counters, reporter, supervisor if is_main else None
+            channel,
+            counters,
+            reporter,
+            supervisor if is_main else None,
+            starts_at_first_span=settings.role not in HOLDING_ROLES,
         )
         notes: list[str] = []
     else:

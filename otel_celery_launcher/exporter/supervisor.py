@@ -33,6 +33,9 @@ SILENT_SECONDS = 10.0
 RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_SECONDS = 60.0
 
+# How long an exporter process with nothing left to send may take to end.
+END_SECONDS = 0.3
+
 # Nobody but SIGKILL ends it before its spans are sent: a stop reaches whole groups.
 BLOCKED_SIGNALS = frozenset(
     {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
@@ -42,7 +45,7 @@ BLOCKED_SIGNALS = frozenset(
 # directory (a queue.py there would shadow), no site (sitecustomize instruments it).
 _PROGRAM = (
     "import json, os, sys;"
-    f" sys.path[:] = json.loads(os.environ[{CONFIG_VARIABLE!r}])['path'];"
+    f" sys.path += json.loads(os.environ[{CONFIG_VARIABLE!r}])['path'];"
     " from otel_celery_launcher.exporter.server import main; main()"
 )
 
@@ -117,14 +120,18 @@ class Supervisor:
             row.add_dropped(max(0, row.unaccounted))
             self._start()
 
-    def stop(self, seconds: float) -> None:
-        """Close the channel, wait for the exporter process, kill it, reap it."""
+    def stop(self) -> None:
+        """End the exporter process, which has sent what could be sent; reap it.
+
+        With the channel closed it ends by itself, unless a process that a task left
+        behind can still write.
+        """
         process = self._process
         if process is None or not self.is_owner():
             return
         self._channel.close()
         try:
-            process.wait(max(0.2, seconds))
+            process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -143,7 +150,7 @@ class Supervisor:
             "counters": self._counters.descriptor,
             "exporters": self._exporters,
             "parent": os.getpid(),
-            "path": [entry for entry in sys.path if entry and os.path.isabs(entry)],
+            "path": _import_path(),
         }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
@@ -163,3 +170,9 @@ class Supervisor:
         finally:
             self._started = self._clock()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _import_path() -> list[str]:
+    """Return our import path, the working directory last: it comes after the stdlib."""
+    path = [entry for entry in sys.path if os.path.isabs(entry)]
+    return sorted(path, key=lambda entry: entry == os.getcwd())

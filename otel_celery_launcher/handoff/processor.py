@@ -46,6 +46,19 @@ TASK_END_SECONDS = 0.1
 # Where no collector was ever reached, waiting longer would only delay the stop.
 NEVER_REACHED_SECONDS = 0.5
 
+# How long a flush waits before it asks again.
+ASK_AGAIN_SECONDS = 1.0
+
+# What a stranger's attribute can raise while it is encoded; never a soft time limit.
+_ENCODING_ERRORS = (
+    AttributeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 # How long a wait sleeps between two looks.
 _LOOK_SECONDS = 0.002
 
@@ -60,6 +73,8 @@ class ProcessExport(SpanProcessor):
         counters: The shared page of the worker.
         reporter: Writes the log lines, in the main process.
         supervisor: Starts and watches the exporter process; None in a spawned child.
+        starts_at_first_span: For commands that neither drop privileges nor detach;
+            the others start it when ``main_started`` is called.
     """
 
     name = "process"
@@ -71,11 +86,14 @@ class ProcessExport(SpanProcessor):
         counters: Counters,
         reporter: Reporter,
         supervisor: Supervisor | None,
+        *,
+        starts_at_first_span: bool = False,
     ) -> None:
         self._channel = channel
         self._reporter = reporter
         self._counters = counters
         self._supervisor = supervisor
+        self._starts_at_first_span = starts_at_first_span
         self._row: Row = counters.rows[MAIN_ROW]
         self._row_number = MAIN_ROW
         self._backlog: deque[tuple[bytes, bytes]] = deque()
@@ -93,9 +111,13 @@ class ProcessExport(SpanProcessor):
             return
         if self._pid != os.getpid():
             self._forget_parent()
-        elif self._supervisor is not None:
+        if self._starts_at_first_span and self._supervisor is not None:
             self._supervisor.start_once()
-        resource, data = self._resource_bytes(span.resource), encode_span(span)
+        try:
+            resource, data = self._resource_bytes(span.resource), encode_span(span)
+        except _ENCODING_ERRORS:
+            self._row.add_dropped(1)
+            return
         if self._groups or self._backlog:
             self._keep(resource, data)
             if not self._groups or self._backlog_bytes > MESSAGE_BYTES:
@@ -113,16 +135,21 @@ class ProcessExport(SpanProcessor):
         if not self._empty(timeout_millis / 1000):
             return False
         token = time.monotonic_ns()
-        message = flush_message(self._row_number, token)
-        while not self._send(message, 0):
-            if time.monotonic() >= end:
-                return False
-            time.sleep(_LOOK_SECONDS)
+        asked = -ASK_AGAIN_SECONDS
         while self._row.flushed < token:
-            if time.monotonic() >= end or self._is_hopeless():
+            now = time.monotonic()
+            if now >= end or self._is_hopeless():
                 return False
+            if now - asked >= ASK_AGAIN_SECONDS and self._ask_to_flush(token):
+                asked = now
             time.sleep(_LOOK_SECONDS)
         return True
+
+    def _ask_to_flush(self, token: int) -> bool:
+        """Ask the exporter process; a killed one may have taken the question along."""
+        if self._supervisor is not None:
+            self._supervisor.watch()
+        return self._send(flush_message(self._row_number, token), 0)
 
     @property
     def failure(self) -> str:
@@ -160,14 +187,12 @@ class ProcessExport(SpanProcessor):
 
     def close(self, seconds: float) -> bool:
         """Hand over what is left; in the main process, until all of it is sent."""
-        end = time.monotonic() + seconds
         supervisor = self._supervisor
         if supervisor is None or not supervisor.is_owner():
             done = self._empty(seconds)
         elif supervisor.was_started:
-            supervisor.watch()
             done = self.force_flush(int(seconds * 1000))
-            supervisor.stop(max(0.0, end - time.monotonic()) if done else 0.0)
+            supervisor.stop()
         else:
             done = True
         self._row.add_dropped(len(self._backlog))
@@ -199,39 +224,45 @@ class ProcessExport(SpanProcessor):
     def _keep(self, resource: bytes, data: bytes) -> None:
         self._backlog.append((resource, data))
         self._backlog_bytes += len(data)
-        while self._backlog_bytes > BACKLOG_BYTES:
+        while self._backlog_bytes > BACKLOG_BYTES and len(self._backlog) > 1:
             self._backlog_bytes -= len(self._backlog.popleft()[1])
             self._row.add_dropped(1)
 
     def _empty(self, seconds: float) -> bool:
         """Send the backlog, oldest first; return whether it is empty."""
         end = time.monotonic() + seconds
-        while self._backlog:
-            resource, spans = self._take_group()
-            if not self._send(join_message(resource, spans), len(spans)):
-                self._backlog.extendleft((resource, data) for data in reversed(spans))
+        while group := self._take_group():
+            spans = [data for _, data in group]
+            if not self._send(join_message(group[0][0], spans), len(spans)):
+                self._backlog.extendleft(reversed(group))
                 self._backlog_bytes += sum(map(len, spans))
                 if time.monotonic() >= end:
                     return False
                 time.sleep(_LOOK_SECONDS)
         return True
 
-    def _take_group(self) -> tuple[bytes, list[bytes]]:
-        """Take spans of one resource off the backlog, as many as fit a message."""
-        resource = self._backlog[0][0]
-        spans: list[bytes] = []
+    def _take_group(self) -> list[tuple[bytes, bytes]]:
+        """Take spans of one resource off the backlog, as many as fit a message.
+
+        Other threads may do the same: what is taken is looked at after it is taken.
+        """
+        group: list[tuple[bytes, bytes]] = []
         size = 0
-        while (
-            self._backlog
-            and len(spans) < MAX_COUNT
-            and self._backlog[0][0] == resource
-            and (not spans or size + len(self._backlog[0][1]) <= MESSAGE_BYTES)
-        ):
-            data = self._backlog.popleft()[1]
-            spans.append(data)
-            size += len(data)
+        while len(group) < MAX_COUNT and size < MESSAGE_BYTES:
+            try:
+                item = self._backlog.popleft()
+            except IndexError:
+                self._backlog_bytes = 0
+                return group
+            if group and (
+                item[0] != group[0][0] or size + len(item[1]) > MESSAGE_BYTES
+            ):
+                self._backlog.appendleft(item)
+                break
+            group.append(item)
+            size += len(item[1])
         self._backlog_bytes -= size
-        return resource, spans
+        return group
 
     def _is_hopeless(self) -> bool:
         return self._counters.hopeless_for >= NEVER_REACHED_SECONDS
