@@ -216,6 +216,19 @@ def test_force_flush_waits_until_the_spans_are_sent_and_shutdown_ends_nothing(
     assert_each_run_once(collector, producer)
 
 
+def test_a_process_out_of_descriptors_hands_its_spans_over(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """A send needs no descriptor of its own."""
+    worker = launcher.worker("-c1")
+    producer = Producer(broker)
+    assert producer.send("shop.exhausts").get(timeout=60) > 100
+    worker.stop()
+    collector.wait_for(lambda spans: len(spans) >= 51, 10)
+    assert len(collector.spans) == 51
+    assert_each_run_once(collector, producer)
+
+
 def test_forks_of_a_task_keep_their_spans(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:

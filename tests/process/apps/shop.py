@@ -175,3 +175,19 @@ def flushes():
     at = time.time()
     provider.shutdown()
     return flushed, at
+
+
+@app.task
+def exhausts():
+    """Run out of descriptors, and go on making spans."""
+    opened = []
+    try:
+        while True:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for _ in range(50):
+            with tracer.start_as_current_span("without descriptors"):
+                pass
+    for descriptor in opened:
+        os.close(descriptor)
+    return len(opened)
