@@ -9,13 +9,10 @@ OpenTelemetry 1.30 to 1.45.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
@@ -92,12 +89,20 @@ def exporter_of(processor: SpanProcessor) -> object | None:
     return getattr(batch, "_exporter", None)
 
 
-def destination_of(exporter: object) -> str | None:
-    """Return host and port an OTLP exporter sends to, None for other exporters."""
+def destination_of(exporter: object) -> tuple[str, dict[str, str]] | None:
+    """Return endpoint and headers of an OTLP exporter, None for other exporters."""
     if type(exporter).__name__ != "OTLPSpanExporter":
         return None
-    endpoint = str(getattr(exporter, "_endpoint", ""))
-    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").netloc
+    client = getattr(exporter, "_client", None)  # of the HTTP exporter since 1.4x
+    headers: Any = getattr(exporter, "_headers", None) or getattr(
+        client, "_headers", {}
+    )
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    return str(getattr(exporter, "_endpoint", "")), {
+        key.lower(): value
+        for key, value in pairs
+        if key.lower() not in ("content-type", "user-agent")
+    }
 
 
 def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
@@ -149,14 +154,17 @@ def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
 
     A spawned child runs the main module named in the preparation data before it
     unpickles the application (billiard ``spawn.py``); that module sets up telemetry.
+    ``multiprocessing`` of the standard library is left alone: its children are the
+    application's, and run the application's main module.
     """
     from billiard import spawn
 
-    sys.modules["__main__"].__spec__ = importlib.util.find_spec(module)
     prepare = spawn.get_preparation_data
 
     def get_preparation_data(name: str) -> dict[str, Any]:
         data: dict[str, Any] = prepare(name)
+        data.pop("init_main_from_path", None)
+        data["init_main_from_name"] = module
         data["otel_celery"] = [_InheritedDescriptor(each) for each in descriptors]
         return data
 
@@ -185,6 +193,27 @@ def pool_slot() -> int:
 
     index = getattr(current_process(), "index", None)
     return index if isinstance(index, int) else os.getpid()
+
+
+def add_timer(app: Any, seconds: float, call: Callable[[], None]) -> None:
+    """Call something every so many seconds in a worker's main process.
+
+    A step of the consumer: Celery 5.3 clears the consumer's timer at each lost
+    connection, and starts the steps anew after it.
+    """
+    from celery.bootsteps import StartStopStep
+
+    class OtelCeleryTimer(StartStopStep):  # type: ignore[misc]
+        entry: Any = None
+
+        def start(self, parent: Any) -> None:
+            self.entry = parent.timer.call_repeatedly(seconds, call)
+
+        def stop(self, parent: Any) -> None:
+            if self.entry is not None:
+                self.entry.cancel()
+
+    app.steps["consumer"].add(OtelCeleryTimer)
 
 
 def never_forks(pool: object) -> bool:

@@ -9,21 +9,14 @@ looked up among the installed entry points only when they are not the built-in o
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from pathlib import Path
 from string import Formatter
-from urllib.parse import unquote, urlsplit
 
 PATH_SEPARATOR = os.pathsep
 
 # A value as written in; the value the SDK shall see out, None for "unset it".
 Check = Callable[[str], "str | None"]
-
-# gRPC's own rule for metadata keys and values (grpc core, validate_metadata.cc).
-_HEADER_KEY = re.compile(r"[0-9a-z_.\-]+\Z")
-_HEADER_VALUE = re.compile(r"[ -~]*\Z")
 
 BUILTIN = {
     "opentelemetry_traces_sampler": frozenset(
@@ -160,9 +153,10 @@ def propagators(value: str) -> str | None:
 
 
 def sampler(value: str) -> str:
-    """Accept an installed sampler."""
-    if is_installed("opentelemetry_traces_sampler", value):
-        return value
+    """Accept an installed sampler; the SDK's own in any case, as the SDK does."""
+    for name in (value, value.lower()):
+        if is_installed("opentelemetry_traces_sampler", name):
+            return name
     raise BadValueError("an installed sampler", "parentbased_always_off")
 
 
@@ -190,40 +184,6 @@ def exporters(value: str) -> str:
     return value
 
 
-def endpoint(value: str) -> str:
-    """Accept a URL, or host and port."""
-    try:
-        parts = urlsplit(value if "://" in value else f"//{value}")
-        usable = bool(parts.hostname) and parts.scheme in ("", "http", "https")
-        _ = parts.port  # raises for a port that is no number
-    except ValueError:
-        usable = False
-    if not usable or " " in value:
-        raise BadValueError("a URL such as http://collector:4317", None)
-    return value
-
-
-def headers(value: str) -> str | None:
-    """Accept key=value pairs that gRPC and HTTP can carry; never shows a value."""
-    good: list[str] = []
-    bad: list[str] = []
-    for position, item in enumerate(value.split(","), start=1):
-        name, separator, raw = item.partition("=")
-        key = unquote(name).strip().lower()
-        if not item.strip():
-            continue
-        if separator and _HEADER_KEY.match(key) and _HEADER_VALUE.match(unquote(raw)):
-            good.append(item)
-        else:
-            bad.append(f"item {position}")
-    if bad:
-        raise BadValueError(
-            f"key=value pairs, percent-encoded, separated by commas; {', '.join(bad)} is none",
-            ",".join(good) or None,
-        )
-    return value
-
-
 def resource_attributes(value: str) -> str | None:
     """Accept key=value pairs."""
     items = [item for item in value.split(",") if item.strip()]
@@ -233,23 +193,6 @@ def resource_attributes(value: str) -> str | None:
             "key=value pairs, separated by commas", ",".join(good) or None
         )
     return value
-
-
-def compression(value: str) -> str | None:
-    """Accept none, gzip, deflate. The gRPC exporter raises on the word none."""
-    lowered = value.lower()
-    if lowered == "none":
-        return None
-    if lowered in ("gzip", "deflate"):
-        return lowered
-    raise BadValueError("none or gzip", None)
-
-
-def readable_file(value: str) -> str:
-    """Accept a file this process can read."""
-    if Path(value).is_file() and os.access(value, os.R_OK):
-        return value
-    raise BadValueError("a readable PEM file", None)
 
 
 def service_name_template(value: str) -> str:

@@ -13,6 +13,7 @@ Runs in whatever process the application sets its provider in.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.bounded import run_bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 logger = logging.getLogger("otel_celery_launcher")
 
@@ -34,17 +35,55 @@ OTLP_PORTS = frozenset({4317, 4318})
 RETIRE_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where an OTLP exporter sends: when in doubt two are different.
+
+    A span that comes twice is a nuisance, one that never comes is a loss.
+    """
+
+    host: str
+    port: int
+    path: str  # empty for gRPC
+    headers: frozenset[tuple[str, str]]
+
+    @classmethod
+    def read(cls, endpoint: str, headers: Mapping[str, str]) -> Destination:
+        """Read an endpoint, with or without scheme, and the exporter's headers."""
+        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        host = parts.hostname or ""
+        return cls(
+            "localhost" if host in ("127.0.0.1", "::1") else host,
+            parts.port or (80 if parts.scheme == "http" else 443),
+            parts.path.rstrip("/"),
+            frozenset((key.lower(), value) for key, value in headers.items()),
+        )
+
+    def is_same_as(self, other: Destination) -> bool:
+        """Return whether two are one collector: gRPC and HTTP on its two ports."""
+        if (self.host, self.headers) != (other.host, other.headers):
+            return False
+        if {self.port, other.port} == OTLP_PORTS:
+            return True
+        return (self.port, self.path) == (other.port, other.path)
+
+    @property
+    def shown(self) -> str:
+        """Host and port."""
+        return f"{self.host}:{self.port}"
+
+
 class ForeignProviders:
     """Keeps the hand-off last in every provider, and duplicates out.
 
     Args:
         handoff: Our processor, the last that sees a span.
-        endpoint: Where it sends.
+        destination: Where it sends, None where that is no OTLP receiver.
     """
 
-    def __init__(self, handoff: SpanProcessor, endpoint: str) -> None:
+    def __init__(self, handoff: SpanProcessor, destination: Destination | None) -> None:
         self._handoff = handoff
-        self._endpoint = endpoint
+        self._destination = destination
         self._kept: list[SpanProcessor] = []
         self._providers: list[TracerProvider] = []
         self.notes: list[str] = []
@@ -107,25 +146,15 @@ class ForeignProviders:
                 )
 
     def _accept(self, processor: SpanProcessor) -> bool:
-        destination = _compat.destination_of(_compat.exporter_of(processor))
-        if destination is None or not is_same_collector(destination, self._endpoint):
+        found = _compat.destination_of(_compat.exporter_of(processor))
+        if found is None or self._destination is None:
+            return True
+        destination = Destination.read(*found)
+        if not destination.is_same_as(self._destination):
             return True
         run_bounded([processor.shutdown], RETIRE_SECONDS)
         self.notes.append(
-            f"the application exports to {destination}, as otel-celery does: its"
+            f"the application exports to {destination.shown}, as otel-celery does: its"
             " exporter is left out, so that each span comes once"
         )
         return False
-
-
-def is_same_collector(netloc: str, endpoint: str) -> bool:
-    """Return whether two addresses are one collector: same host, same or OTLP port."""
-    one = urlsplit(f"//{netloc}")
-    other = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-    if _host(one.hostname) != _host(other.hostname):
-        return False
-    return one.port == other.port or {one.port, other.port} <= OTLP_PORTS
-
-
-def _host(name: str | None) -> str | None:
-    return "localhost" if name in ("127.0.0.1", "::1") else name

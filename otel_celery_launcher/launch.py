@@ -7,15 +7,18 @@ Imported only for commands that run or publish tasks: it imports the SDK.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher import __version__, _compat
+from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.handoff.channel import Channel
 from otel_celery_launcher.lifecycle import Lifecycle
 from otel_celery_launcher.roles import read_command_line
-from otel_celery_launcher.settings import Settings, hide_password
+from otel_celery_launcher.settings import Settings
 from otel_celery_launcher.telemetry import start
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 # What a spawned pool child inherits from the main process: descriptor of the counters,
 # and descriptor and inode of the channel's write end.
 INHERITED_VARIABLE = "_OTEL_CELERY_INHERITED"
+
+# The main process's resource: no detector runs in a child, which has 4 s to come up.
+RESOURCE_VARIABLE = "_OTEL_CELERY_RESOURCE"
 
 # Long-running roles announce themselves; `call` in a cron job does not.
 ANNOUNCED_ROLES = frozenset({"worker", "beat", "flower"})
@@ -47,9 +53,13 @@ def run_with_telemetry(
     # gRPC's core writes to descriptor 2 past all logging, a line for each failed
     # handshake. Its failures come back as errors of the call, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    telemetry = start(settings)
-    _prepare_spawned_children(telemetry)
-    Lifecycle(telemetry).connect()
+    try:
+        telemetry = start(settings)
+        _prepare_spawned_children(telemetry)
+        Lifecycle(telemetry).connect()
+    except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker
+        _report_bug("tracing could not be set up: Celery runs without")
+        return celery()
     _announce(telemetry, problems)
     launcher = os.getpid()
     try:
@@ -57,7 +67,25 @@ def run_with_telemetry(
     finally:
         # Not in a process that Celery forked (a detached beat is the one that stays).
         if os.getpid() == launcher or settings.role == "beat":
-            telemetry.close_main()
+            _wind_up(telemetry)
+
+
+def _wind_up(telemetry: Telemetry) -> None:
+    """Deliver what is left; Celery's exit status stays Celery's."""
+    try:
+        telemetry.close_main()
+    except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker
+        _report_bug("some spans may not have been sent")
+
+
+def _report_bug(consequence: str) -> None:
+    where = traceback.format_exc().strip().splitlines()
+    print(  # noqa: T201
+        f"otel-celery: a bug in otel-celery {__version__}: {consequence}. Please report"
+        f" it: {where[-1]} ({where[-3].strip() if len(where) > 2 else ''})",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def run_in_spawned_child() -> None:
@@ -66,7 +94,9 @@ def run_in_spawned_child() -> None:
         os.environ, read_command_line(sys.argv[1:], os.environ)
     )
     counters, *pair = map(int, os.environ[INHERITED_VARIABLE].split(":"))
-    telemetry = start(settings, counters, Channel(*pair) if pair else None)
+    channel = Channel(*pair) if settings.mode == "process" else None
+    resource = json.loads(os.environ.get(RESOURCE_VARIABLE, "{}"))
+    telemetry = start(settings, counters, channel, resource)
     telemetry.is_spawned = True
     Lifecycle(telemetry).connect()
 
@@ -78,6 +108,9 @@ def _prepare_spawned_children(telemetry: Telemetry) -> None:
         inherited.append(telemetry.channel.write)
         numbers += [telemetry.channel.write, telemetry.channel.inode]
         _compat.keep_descriptors_open(telemetry.channel.descriptors)
+    if telemetry.provider is not None:
+        attributes = dict(telemetry.provider.resource.attributes)
+        os.environ[RESOURCE_VARIABLE] = json.dumps(attributes, default=str)
     os.environ[INHERITED_VARIABLE] = ":".join(map(str, numbers))
     _compat.set_up_spawned_children("otel_celery_launcher.spawned", inherited)
 
@@ -98,7 +131,7 @@ def _start_line(telemetry: Telemetry) -> str:
     settings = telemetry.settings
     if settings.exporters:
         exporters = " and ".join(settings.exporters)
-        where = f"{exporters} to {hide_password(settings.endpoint)}"
+        where = f"{exporters} to {shown_endpoint(settings.endpoint)}"
         if not any(name.startswith("otlp_") for name in settings.exporters):
             where = exporters
     else:

@@ -5,10 +5,9 @@
 Connected to Celery's signals by the launcher, before the application is imported, so
 that our receivers run before the application's own.
 
-worker_init             main process: the pool is known, nothing has forked
+worker_init             main process: the pool is known, nothing has forked; its timer
 worker_process_init     pool child, after its fork or spawn (and solo, in main)
 worker_process_shutdown pool child, before os._exit; prefork only
-worker_ready            main process: its timer
 beat_init               beat, after a detach
 beat_embedded_init      the process of `worker -B`, after it closed all descriptors
 """
@@ -45,7 +44,6 @@ class Lifecycle:
             (signals.worker_process_init, self._child_init),
             (signals.worker_process_shutdown, self._child_shutdown),
             (signals.task_postrun, self._task_postrun),
-            (signals.worker_ready, self._worker_ready),
             (signals.beat_init, self._beat_init),
             (signals.beat_embedded_init, self._beat_embedded_init),
         ):
@@ -59,6 +57,11 @@ class Lifecycle:
             forks=not _compat.never_forks(sender.pool_cls),
             has_threads=_compat.runs_threads(sender.pool_cls),
         )
+        _compat.add_timer(sender.app, POLL_SECONDS, self._poll)
+
+    def _poll(self) -> None:
+        """Main process, from Celery's own timer: no thread of ours."""
+        self._telemetry.export.poll()
 
     def _main_started(self, *, forks: bool, has_threads: bool = False) -> None:
         export = self._telemetry.export
@@ -66,10 +69,6 @@ class Lifecycle:
         if export.failure:
             self._telemetry.fall_back_to_inline(export.failure)
             self._telemetry.export.main_started(forks=forks)
-
-    def _worker_ready(self, sender: Any = None, **_: Any) -> None:
-        """Main process: start the timer; Celery's own, no thread of ours."""
-        sender.timer.call_repeatedly(POLL_SECONDS, self._telemetry.export.poll)
 
     def _child_init(self, **_: Any) -> None:
         """Pool child: an exporter of its own."""

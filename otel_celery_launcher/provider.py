@@ -52,7 +52,7 @@ class SystemIdGenerator(RandomIdGenerator):
 
 
 def provide(
-    settings: Settings, foreign: ForeignProviders
+    settings: Settings, foreign: ForeignProviders, resource: dict[str, Any] | None
 ) -> tuple[TracerProvider | None, list[str]]:
     """Return the provider we may change, and what to say about it.
 
@@ -71,7 +71,7 @@ def provide(
         return present, ["a tracer provider is in place and kept", *foreign.notes]
     provider = _compat.ForkableTracerProvider(
         sampler=_sampler(settings),
-        resource=_resource(settings),
+        resource=Resource(resource) if resource else _resource(settings),
         id_generator=_id_generator(settings),
         shutdown_on_exit=False,
     )

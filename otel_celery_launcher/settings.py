@@ -10,12 +10,11 @@ but for the SDK, which reads its own variables.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from otel_celery_launcher import checks
+from otel_celery_launcher import advice, checks
 from otel_celery_launcher.checks import BadValueError
 from otel_celery_launcher.unhandled import unhandled_variables
 from otel_celery_launcher.variables import VARIABLES, Variable
@@ -30,10 +29,11 @@ DEFAULT_ENDPOINTS = {
     "grpc": "http://localhost:4317",
     "http/protobuf": "http://localhost:4318",
 }
+_TRACES_COMPRESSION = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"
+
 # Pools that run tasks in the main process and neither fork nor patch threads.
 INLINE_POOLS = frozenset({"solo", "threads"})
 
-_USER_INFO = re.compile(r"//[^@/]*@")
 OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
@@ -49,6 +49,8 @@ class Settings:
     exporters: tuple[str, ...]  # entry point names
     protocol: str
     endpoint: str
+    has_traces_endpoint: bool  # the traces' own endpoint is taken as it is
+    headers: str  # as written; a secret
     sampler: str
     sampler_argument: str | None
     id_generator: str
@@ -69,10 +71,16 @@ class Settings:
         endpoint = _otlp(environ, "ENDPOINT") or DEFAULT_ENDPOINTS[protocol]
         service_name, name_notes = _service_name(environ, command_line)
         exporters, exporter_notes = _exporters(environ, protocol)
-        otlp_notes = _endpoint_notes(environ, protocol, endpoint) if exporters else []
+        otlp_notes = (
+            advice.endpoint_notes(
+                protocol, endpoint, is_insecure=_otlp(environ, "INSECURE") == "true"
+            )
+            if exporters
+            else []
+        )
         mode = _mode(environ, command_line, exporters)
         pool_notes = (
-            _pool_notes(command_line.pool, exporters) if mode == "inline" else []
+            advice.pool_notes(command_line.pool, exporters) if mode == "inline" else []
         )
         return cls(
             role=role,
@@ -83,6 +91,8 @@ class Settings:
             exporters=exporters,
             protocol=protocol,
             endpoint=endpoint,
+            has_traces_endpoint="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in environ,
+            headers=_otlp(environ, "HEADERS") or "",
             sampler=environ.get("OTEL_TRACES_SAMPLER") or DEFAULT_SAMPLER,
             sampler_argument=environ.get("OTEL_TRACES_SAMPLER_ARG"),
             id_generator=environ.get("OTEL_PYTHON_ID_GENERATOR") or "random",
@@ -118,11 +128,6 @@ def correct_environment(environ: MutableMapping[str, str]) -> list[str]:
     return problems
 
 
-def hide_password(url: str) -> str:
-    """Return the URL without a user's name and password."""
-    return _USER_INFO.sub("//***@", url)
-
-
 def is_strict(environ: Mapping[str, str]) -> bool:
     """Return whether bad values end the start (OTEL_CELERY_STRICT)."""
     return environ.get("OTEL_CELERY_STRICT") == "true"
@@ -142,6 +147,13 @@ def _correct_together(environ: MutableMapping[str, str]) -> list[str]:
                 f"OTEL_TRACES_SAMPLER_ARG is {argument!r}: expected {bad.expected}"
                 f" for {sampler}; using {bad.instead}"
             )
+    if (_otlp(environ, "PROTOCOL") or "grpc") == "grpc":
+        for name in ("OTEL_EXPORTER_OTLP_COMPRESSION", _TRACES_COMPRESSION):
+            if environ.get(name) == "deflate":
+                del environ[name]
+                problems.append(
+                    f"{name} is 'deflate': expected none or gzip with grpc; using none"
+                )
     queue, batch = _batch_sizes(environ)
     if batch > queue:
         if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in environ:
@@ -169,7 +181,11 @@ def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> Non
 
 
 def _bad_value_line(variable: Variable, value: str, bad: BadValueError) -> str:
-    shown = "set (value not shown)" if variable.secret else repr(hide_password(value))
+    if variable.secret:
+        shown = "set (value not shown)"
+    else:
+        is_endpoint = variable.name.endswith("_ENDPOINT")
+        shown = repr(advice.shown_endpoint(value) if is_endpoint else value)
     if bad.instead is None:
         used = "the default" if variable.default == "unset" else variable.default
         used = "nothing" if used == "the default" else used
@@ -222,30 +238,6 @@ def _exporters(
     return tuple(exporters), notes
 
 
-def _endpoint_notes(
-    environ: Mapping[str, str], protocol: str, endpoint: str
-) -> list[str]:
-    notes = []
-    has_scheme = "://" in endpoint
-    port = urlsplit(endpoint if has_scheme else f"//{endpoint}").port
-    if protocol == "grpc" and port == 4318:
-        notes.append(
-            "the endpoint's port is 4318, where collectors speak HTTP, and the protocol"
-            " is grpc; use port 4317 or OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
-        )
-    if protocol == "grpc" and not has_scheme and _otlp(environ, "INSECURE") != "true":
-        notes.append(
-            f"the endpoint {hide_password(endpoint)!r} has no scheme, which means TLS;"
-            " put http:// before it for a connection without"
-        )
-    if protocol == "http/protobuf" and not has_scheme:
-        notes.append(
-            f"the endpoint {hide_password(endpoint)!r} has no scheme;"
-            " put http:// or https:// before it"
-        )
-    return notes
-
-
 def _mode(
     environ: Mapping[str, str], command_line: CommandLine, exporters: Sequence[str]
 ) -> str:
@@ -257,16 +249,6 @@ def _mode(
         forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
         return "process" if forks else "inline"
     return mode
-
-
-def _pool_notes(pool: str | None, exporters: Sequence[str]) -> list[str]:
-    if pool not in ("gevent", "eventlet") or "otlp_proto_grpc" not in exporters:
-        return []
-    return [
-        f"gRPC blocks the event loop of {pool} while it exports; set"
-        " OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (pip install"
-        " 'otel-celery-launcher[http]')"
-    ]
 
 
 def _otlp(environ: Mapping[str, str], suffix: str) -> str | None:

@@ -12,23 +12,24 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.util.re import parse_env_headers
 
 from otel_celery_launcher import _compat
+from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
 from otel_celery_launcher.exporter.inline import InlineExport
 from otel_celery_launcher.exporter.reporter import Reporter
 from otel_celery_launcher.exporter.supervisor import Supervisor
-from otel_celery_launcher.foreign import ForeignProviders
+from otel_celery_launcher.foreign import Destination, ForeignProviders
 from otel_celery_launcher.handoff.channel import Channel
 from otel_celery_launcher.handoff.processor import ProcessExport
 from otel_celery_launcher.instrumentations import instrument
 from otel_celery_launcher.provider import instance_id, provide
-from otel_celery_launcher.settings import hide_password
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -71,6 +72,7 @@ class Telemetry:
         """Export in each process, since no exporter process can be started."""
         self.export, _ = _inline_export(self.settings, self.counters, self.reporter)
         self.foreign.replace_handoff(self.export)
+        os.environ["OTEL_CELERY_EXPORT"] = "inline"  # spawned children read it
         logger.warning(
             "otel-celery: no exporter process can be started (%s): each process of the"
             " worker exports its own spans",
@@ -102,6 +104,7 @@ def start(
     settings: Settings,
     counters_descriptor: int | None = None,
     channel: Channel | None = None,
+    resource: dict[str, Any] | None = None,
 ) -> Telemetry:
     """Set up tracing in this interpreter.
 
@@ -109,10 +112,11 @@ def start(
         settings: What to set up.
         counters_descriptor: The main process's counters, in a spawned child.
         channel: The main process's channel, in a spawned child.
+        resource: The main process's resource, in a spawned child.
     """
     _compat.let_exceptions_through_detach()
     counters = Counters(counters_descriptor)
-    reporter = Reporter(counters, hide_password(settings.endpoint))
+    reporter = Reporter(counters, shown_endpoint(settings.endpoint))
     if counters_descriptor is not None:
         reporter.disown()
     export: InlineExport | ProcessExport
@@ -125,13 +129,14 @@ def start(
             counters,
             reporter,
             supervisor if is_main else None,
-            starts_at_first_span=settings.role not in HOLDING_ROLES,
+            is_started=settings.role not in HOLDING_ROLES,
+            has_timer=settings.role == "worker",
         )
         notes: list[str] = []
     else:
         export, notes = _inline_export(settings, counters, reporter)
-    foreign = ForeignProviders(export, settings.endpoint)
-    provider, provider_notes = provide(settings, foreign)
+    foreign = ForeignProviders(export, _destination(settings))
+    provider, provider_notes = provide(settings, foreign, resource)
     notes += provider_notes
     instrumented, off = instrument(settings)
     notes += off
@@ -146,6 +151,16 @@ def start(
         instrumented=instrumented,
         notes=notes,
     )
+
+
+def _destination(settings: Settings) -> Destination | None:
+    """Return where we send by OTLP, if we do."""
+    if not any(name.startswith("otlp_") for name in settings.exporters):
+        return None
+    endpoint = settings.endpoint
+    if "otlp_proto_http" in settings.exporters and not settings.has_traces_endpoint:
+        endpoint = f"{endpoint.rstrip('/')}/v1/traces"
+    return Destination.read(endpoint, parse_env_headers(settings.headers, liberal=True))
 
 
 def _inline_export(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from otel_celery_launcher import checks
+from otel_celery_launcher import checks, otlp_checks
 from otel_celery_launcher.checks import Check
 
 
@@ -116,7 +116,7 @@ OTLP = (
         "URL",
         "http://localhost:4317",
         "Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS.",
-        checks.endpoint,
+        otlp_checks.endpoint,
         "unset",
     ),
     Variable(
@@ -124,7 +124,7 @@ OTLP = (
         "key=value, separated by commas",
         "unset",
         "Headers of each export, percent-encoded. Never shown.",
-        checks.headers,
+        otlp_checks.headers,
         "its well-formed items",
         secret=True,
     ),
@@ -133,7 +133,7 @@ OTLP = (
         "number over 0",
         "10",
         "How long one export may take, its retries included.",
-        checks.number(0, 3600, over=True),
+        otlp_checks.timeout,
         "10",
         unit="seconds",
     ),
@@ -142,7 +142,7 @@ OTLP = (
         "none, gzip; with http/protobuf deflate",
         "none",
         "Compression of an export.",
-        checks.compression,
+        otlp_checks.compression,
         "none",
     ),
     Variable(
@@ -154,7 +154,7 @@ OTLP = (
         "false",
     ),
     *(
-        Variable(name, "path", "unset", text, checks.readable_file, "unset")
+        Variable(name, "path", "unset", text, otlp_checks.readable_file, "unset")
         for name, text in (
             ("CERTIFICATE", "PEM file with what the collector's is checked against."),
             ("CLIENT_KEY", "PEM file with our private key (mTLS)."),

@@ -10,6 +10,7 @@ import, and the exporters are made after it, which does not touch the network.
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,14 @@ def load_exporter_classes(
     return classes, problems
 
 
+_thread = threading.local()
+
+
+def is_exporting() -> bool:
+    """Return whether this thread is inside an export of ours."""
+    return getattr(_thread, "is_exporting", False)
+
+
 class CountingExporter(SpanExporter):
     """An exporter whose results go into the shared counters.
 
@@ -67,11 +76,14 @@ class CountingExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch; a failure is counted and kept, never raised."""
+        _thread.is_exporting = True
         try:
             result = self._exporter.export(spans)
         except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
             self._row.note_error(f"{type(exc).__name__}: {exc}")
             result = SpanExportResult.FAILURE
+        finally:
+            _thread.is_exporting = False
         if result is SpanExportResult.SUCCESS:
             self._row.add_exported(len(spans))
         else:

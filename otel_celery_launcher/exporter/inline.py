@@ -33,7 +33,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
-from otel_celery_launcher.exporter.exporters import CountingExporter
+from otel_celery_launcher.exporter.exporters import CountingExporter, is_exporting
 from otel_celery_launcher.exporter.reporter import ExportLogHandler
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class InlineExport(SpanProcessor):
         self._take: Callable[[ReadableSpan], None] = (
             self._hold if holds else self._start_and_take
         )
-        ExportLogHandler(self._note_error).install()
+        ExportLogHandler(self._note_error, is_exporting).install()
 
     # The span processor: called in every process, by the thread that ends a span.
 
@@ -150,10 +150,7 @@ class InlineExport(SpanProcessor):
             self._forget_parent()
         self._row = self._counters.rows[row]
         if not self._batches:
-            self._counting = [
-                CountingExporter(make(), self._row, self._reporter.poll)
-                for make in self._exporter_classes
-            ]
+            self._counting = self._build()
             self._batches = [BatchSpanProcessor(each) for each in self._counting]
         self._take = self._export
         held, self._held = self._held, deque(maxlen=HELD_SPANS)
@@ -186,6 +183,19 @@ class InlineExport(SpanProcessor):
         if self._pid == os.getpid():
             self._send_held()
         self._reporter.poll()
+
+    def _build(self) -> list[CountingExporter]:
+        """Build the exporters; one that cannot be built is an error to report."""
+        built = [self._build_one(make) for make in self._exporter_classes]
+        return [each for each in built if each is not None]
+
+    def _build_one(self, make: Callable[[], SpanExporter]) -> CountingExporter | None:
+        try:
+            exporter = make()
+        except Exception as exc:  # noqa: BLE001 - any exporter
+            self._note_error(f"{type(exc).__name__}: {exc}")
+            return None
+        return CountingExporter(exporter, self._row, self._reporter.poll)
 
     def _note_error(self, text: str) -> None:
         self._row.note_error(text)
@@ -261,8 +271,7 @@ class InlineExport(SpanProcessor):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(SENDER_SECONDS)
-            for make in self._exporter_classes:
-                exporter = CountingExporter(make(), self._row, lambda: None)
+            for exporter in self._build():
                 exporter.export(list(self._held))
         finally:
             os._exit(0)

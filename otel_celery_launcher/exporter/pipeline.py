@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -45,8 +46,20 @@ RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 # After so long without success the exporter is built anew: certificates, DNS.
 REBUILD_SECONDS = 60.0
 
+# Answers that refuse a batch for its size: half of it may be taken.
+_TOO_LARGE = re.compile(r"larger than max|message length too large|code: 413\b")
+
 # Answers that refuse the data itself; everything else may be different later.
-_REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|413|422)\b")
+_REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|422)\b")
+
+
+# Several exporters have a thread each, and one row.
+_COUNTING = threading.Lock()
+
+
+@lru_cache(maxsize=256)
+def _resource(data: bytes) -> Resource:
+    return read_resource(data)
 
 
 @dataclass
@@ -81,9 +94,9 @@ class Pipeline:
         self._limit_bytes = limit_bytes
         self._queue: deque[tuple[float, bytes, int, bytes] | Flush] = deque()
         self._bytes = 0
-        self._resources: dict[bytes, Resource] = {}
         self._wake = threading.Condition()
         self._is_stopping = False
+        self._last_resource = b""
         self.queued = 0
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -95,8 +108,8 @@ class Pipeline:
     def put(self, resource: bytes, count: int, body: bytes) -> None:
         """Queue a message; called by the reader."""
         with self._wake:
-            if resource not in self._resources:
-                self._resources[resource] = read_resource(resource)
+            self._row.add_received(count)
+            resource = self._intern(resource)
             self._queue.append((time.monotonic(), resource, count, body))
             self._bytes += len(body) + MESSAGE_OVERHEAD_BYTES
             self.queued += count
@@ -110,6 +123,16 @@ class Pipeline:
         with self._wake:
             self._queue.append(flush)
             self._wake.notify()
+
+    def is_alive(self) -> bool:
+        """Return whether the sender's thread lives."""
+        return self._thread.is_alive()
+
+    def _intern(self, resource: bytes) -> bytes:
+        """Return the copy that the last message had, if it is the same."""
+        if resource != self._last_resource:
+            self._last_resource = resource
+        return self._last_resource
 
     def note_error(self, text: str) -> None:
         """Keep what the exporter logged, if it did so in this pipeline's thread."""
@@ -177,7 +200,7 @@ class Pipeline:
             self._bytes -= len(body) + MESSAGE_OVERHEAD_BYTES
             self.queued -= count
             try:
-                batch.spans += read_spans(self._resources[resource], body)
+                batch.spans += read_spans(_resource(resource), body)
             except FrameError:
                 self._row.add_dropped(count)
         return batch
@@ -189,23 +212,49 @@ class Pipeline:
         attempt, built = 0, time.monotonic()
         while spans:
             if exporter is None or time.monotonic() - built > REBUILD_SECONDS:
-                exporter, built = self._make_exporter(), time.monotonic()
-            self._last_error = ""
-            if self._export(exporter, spans):
-                self._row.add_exported(len(spans))
+                exporter, built = self._build(), time.monotonic()
+            self._last_error = self._last_error if exporter is None else ""
+            if exporter is not None and self._export(exporter, spans):
+                self._count(self._row.add_exported, spans)
                 break
-            if _REFUSED_DATA.search(self._last_error):
-                self._row.add_failed(len(spans))
+            if _TOO_LARGE.search(self._last_error) and len(spans) > 1:
+                half = len(spans) // 2
+                exporter = self._deliver(exporter, spans[:half])
+                spans = spans[half:]
+                continue
+            if _REFUSED_DATA.search(self._last_error) or _TOO_LARGE.search(
+                self._last_error
+            ):
+                self._count(self._row.add_failed, spans)
                 break
-            if not self._last_error:
-                self._row.note_error("no answer")
-            with self._wake:
-                if self._is_stopping and attempt:
-                    self._row.add_failed(len(spans))
-                    break
-                self._wake.wait(RETRY_PAUSES[min(attempt, len(RETRY_PAUSES) - 1)])
+            if not self._wait_for_another_attempt(attempt):
+                self._count(self._row.add_failed, spans)
+                break
             attempt += 1
         return exporter
+
+    def _build(self) -> SpanExporter | None:
+        """Build the exporter; certificates may be unreadable for a while."""
+        try:
+            return self._make_exporter()
+        except Exception as exc:  # noqa: BLE001 - any exporter; tried again
+            self.note_error(f"{type(exc).__name__}: {exc}")
+            return None
+
+    def _wait_for_another_attempt(self, attempt: int) -> bool:
+        """Wait; return False where the process ends and one attempt was made."""
+        if not self._last_error:
+            self._row.note_error("no answer")
+        with self._wake:
+            if self._is_stopping and attempt:
+                return False
+            self._wake.wait(RETRY_PAUSES[min(attempt, len(RETRY_PAUSES) - 1)])
+        return True
+
+    @staticmethod
+    def _count(add: Callable[[int], None], spans: list[ReadableSpan]) -> None:
+        with _COUNTING:
+            add(len(spans))
 
     def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> bool:
         try:

@@ -42,6 +42,10 @@ HOT_PATH_LOGGERS = (
 _GRPC_FAILURE = re.compile(r"StatusCode\.(\w+).*error details: (.*)", re.I | re.S)
 
 
+# Paths, queries and user info of URLs hold keys; `requests` puts them in its errors.
+_URL_REST = re.compile(r"(https?://|url: )\S+")
+
+
 class Reporter:
     """Writes the lines; only in the process that owns it.
 
@@ -133,15 +137,25 @@ class ExportLogHandler(logging.Handler):
 
     Args:
         on_error: Called with one line of text, in the thread that exports.
+        is_ours: Asked in that thread; the records of an application's own exporters go
+            where its logging sends them.
     """
 
-    def __init__(self, on_error: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        on_error: Callable[[str], None],
+        is_ours: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__(logging.WARNING)
         self._on_error = on_error
+        self._is_ours = is_ours
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record as an error."""
-        self._on_error(_one_line(record))
+        if self._is_ours():
+            self._on_error(_one_line(record))
+        else:
+            logging.getLogger().handle(record)
 
     def install(self) -> None:
         """Take the exporters' records, and silence the hot path."""
@@ -159,7 +173,7 @@ def _one_line(record: logging.LogRecord) -> str:
         text = ": ".join(grpc_failure.groups())
     if record.exc_info and record.exc_info[1] is not None:
         text = f"{text} {record.exc_info[1]!r}"
-    return " ".join(text.split())
+    return _URL_REST.sub(r"\1…", " ".join(text.split()))
 
 
 def _warn(message: str, *arguments: object) -> None:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from otel_celery_launcher.errors import EXIT_BUG
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
 from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
@@ -81,6 +82,8 @@ class Server:
             self._beat()
             if not is_open:
                 break
+            if not all(pipeline.is_alive() for pipeline in self._pipelines):
+                os._exit(EXIT_BUG)  # a bug; the supervisor starts another
             if count < BUSY_MESSAGES:
                 time.sleep(NAP_SECONDS)
         self._drain()
@@ -104,17 +107,17 @@ class Server:
         return READ_AT_ONCE, True
 
     def _take(self, message: bytes) -> None:
-        count = 1
         try:
             kind, count, resource, body = split_message(message)
-            if kind == KIND_FLUSH:
-                self._put_flush(*FLUSH.unpack(body))
-                return
-            for pipeline in self._pipelines:
-                pipeline.put(resource, count, body)
         except FrameError:
-            self._row.add_dropped(count)
-        self._row.add_received(count)
+            self._row.add_received(1)
+            self._row.add_dropped(1)
+            return
+        if kind == KIND_FLUSH:
+            self._put_flush(*FLUSH.unpack(body))
+            return
+        for pipeline in self._pipelines:
+            pipeline.put(resource, count, body)
 
     def _put_flush(self, row: int, token: int) -> None:
         waiting = len(self._pipelines)

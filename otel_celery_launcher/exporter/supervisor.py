@@ -165,8 +165,9 @@ class Supervisor:
                 cwd="/",
             )
             self.failure = ""
-        except OSError as exc:  # a later watch tries again
-            self.failure = f"{sys.executable}: {exc.strerror}"
+        except (OSError, ValueError, subprocess.SubprocessError) as exc:
+            # A later watch tries again.
+            self.failure = f"{sys.executable}: {getattr(exc, 'strerror', exc)}"
         finally:
             self._started = self._clock()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -174,5 +175,5 @@ class Supervisor:
 
 def _import_path() -> list[str]:
     """Return our import path, the working directory last: it comes after the stdlib."""
-    path = [entry for entry in sys.path if os.path.isabs(entry)]
+    path = [str(entry) for entry in sys.path if os.path.isabs(entry)]
     return sorted(path, key=lambda entry: entry == os.getcwd())

@@ -96,7 +96,8 @@ class Channel:
 
     def __del__(self) -> None:
         # Its end must not close a number that may be a stranger's by now.
-        self._socket.detach()
+        if hasattr(self, "_socket"):
+            self._socket.detach()
 
     def close(self) -> None:
         """Close both ends; the main process's last act."""

@@ -73,8 +73,9 @@ class ProcessExport(SpanProcessor):
         counters: The shared page of the worker.
         reporter: Writes the log lines, in the main process.
         supervisor: Starts and watches the exporter process; None in a spawned child.
-        starts_at_first_span: For commands that neither drop privileges nor detach;
-            the others start it when ``main_started`` is called.
+        is_started: Whether this process may start the exporter process at its first
+            span; where not, ``main_started`` does (privileges, detaching).
+        has_timer: Whether ``poll`` will be called; where not, spans watch.
     """
 
     name = "process"
@@ -87,13 +88,16 @@ class ProcessExport(SpanProcessor):
         reporter: Reporter,
         supervisor: Supervisor | None,
         *,
-        starts_at_first_span: bool = False,
+        is_started: bool = False,
+        has_timer: bool = True,
     ) -> None:
         self._channel = channel
         self._reporter = reporter
         self._counters = counters
         self._supervisor = supervisor
-        self._starts_at_first_span = starts_at_first_span
+        self._has_timer = has_timer
+        self._is_started = is_started
+        self._polled = 0.0
         self._row: Row = counters.rows[MAIN_ROW]
         self._row_number = MAIN_ROW
         self._backlog: deque[tuple[bytes, bytes]] = deque()
@@ -111,8 +115,8 @@ class ProcessExport(SpanProcessor):
             return
         if self._pid != os.getpid():
             self._forget_parent()
-        if self._starts_at_first_span and self._supervisor is not None:
-            self._supervisor.start_once()
+        if self._supervisor is not None and not self._has_timer:
+            self._supervise()
         try:
             resource, data = self._resource_bytes(span.resource), encode_span(span)
         except _ENCODING_ERRORS:
@@ -145,6 +149,15 @@ class ProcessExport(SpanProcessor):
             time.sleep(_LOOK_SECONDS)
         return True
 
+    def _supervise(self) -> None:
+        """Watch the exporter process where there is no timer; once a second."""
+        now = time.monotonic()
+        if self._is_started and now - self._polled >= 1.0:
+            self._polled = now
+            if self._supervisor is not None:
+                self._supervisor.start_once()
+            self.poll()
+
     def _ask_to_flush(self, token: int) -> bool:
         """Ask the exporter process; a killed one may have taken the question along."""
         if self._supervisor is not None:
@@ -163,6 +176,7 @@ class ProcessExport(SpanProcessor):
         del forks
         self._groups = has_threads
         self._pid = os.getpid()  # a detached beat is the one that stays
+        self._is_started = True
         if self._supervisor is not None:
             self._supervisor.own()
             self._supervisor.start_once()

@@ -62,6 +62,16 @@ def test_provider_to_another_destination_runs_beside_ours(
     assert "runs beside otel-celery's" in worker.output
 
 
+def test_without_an_exporter_of_ours_the_applications_is_kept(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """OTEL_TRACES_EXPORTER=none: nothing of ours is a duplicate of theirs."""
+    _, producer = run_tasks(
+        launcher, broker, "provider in each child", OTEL_TRACES_EXPORTER="none"
+    )
+    assert_each_run_once(collector, producer)
+
+
 def test_processors_of_the_application_run_before_the_export(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:

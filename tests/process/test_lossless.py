@@ -216,6 +216,14 @@ def test_processes_started_by_a_task_make_no_span_twice(
     assert_each_run_once(collector, producer)
 
 
+def test_multiprocessings_own_spawned_processes_are_left_alone(
+    launcher: Launcher, broker: str
+) -> None:
+    """They run the application's main module, not ours (solo: billiard forbids it)."""
+    launcher.worker("-P", "solo")
+    assert Producer(broker).send("shop.spawns").get(timeout=60) == 42
+
+
 def test_soft_time_limits_are_never_swallowed(launcher: Launcher, broker: str) -> None:
     """300 soft limits at random bytecodes of a span loop: each ends the loop."""
     launcher.worker("-c1")

@@ -229,6 +229,17 @@ def test_a_process_out_of_descriptors_hands_its_spans_over(
     assert_each_run_once(collector, producer)
 
 
+def test_a_path_object_in_the_import_path_does_no_harm(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = launcher.worker(SHOP_PATHS="1")
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 10)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
 def test_forks_of_a_task_keep_their_spans(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:

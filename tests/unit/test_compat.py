@@ -78,17 +78,20 @@ def test_processors_of_a_provider_can_be_replaced_and_additions_intercepted() ->
 def test_destination_of_an_exporter_behind_a_processor(
     make: type[BatchSpanProcessor],
 ) -> None:
-    processor = make(OTLPSpanExporter(endpoint="http://collector:4317", insecure=True))
-    exporter = _compat.exporter_of(processor)
-    assert exporter is not None
-    assert _compat.destination_of(exporter) == "collector:4317"
+    exporter = OTLPSpanExporter(
+        endpoint="http://collector:4317", insecure=True, headers={"k": "v"}
+    )
+    processor = make(exporter)
+    assert _compat.exporter_of(processor) is exporter
+    assert _compat.destination_of(exporter) == ("collector:4317", {"k": "v"})
     processor.shutdown()
 
 
 def test_destination_of_http_and_other_exporters() -> None:
     http = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    exporter = http.OTLPSpanExporter(endpoint="http://collector:4318/v1/traces")
-    assert _compat.destination_of(exporter) == "collector:4318"
+    endpoint = "http://collector:4318/v1/traces"
+    exporter = http.OTLPSpanExporter(endpoint=endpoint, headers={"K": "v"})
+    assert _compat.destination_of(exporter) == (endpoint, {"k": "v"})
     assert _compat.destination_of(ConsoleSpanExporter()) is None
 
 

@@ -133,6 +133,49 @@ def test_what_an_encoder_cannot_take_is_cleaned_and_sent() -> None:
     pipeline.stop(5)
 
 
+def test_a_batch_too_large_for_the_collector_is_sent_in_halves() -> None:
+    """The collector's limit is not ours to know; only a span alone is given up."""
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter()
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+
+    def export(spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if len(spans) > 2 or spans[0].name == "huge":
+            pipeline.note_error("RESOURCE_EXHAUSTED: message larger than max (9 vs. 4)")
+            return FAILURE
+        exporter.names += [span.name for span in spans]
+        return SUCCESS
+
+    exporter.export = export  # type: ignore[method-assign]
+    pipeline.start()
+    for name in ("1", "2", "3", "huge", "4", "5"):
+        pipeline.put(*message(name))
+    flushed(pipeline)
+    assert sorted(exporter.names) == ["1", "2", "3", "4", "5"]
+    assert (row.exported, row.failed) == (5, 1)
+    pipeline.stop(5)
+
+
+def test_an_exporter_that_cannot_be_built_yet_is_tried_again() -> None:
+    """Certificates may be unreadable while they rotate."""
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter()
+    attempts = iter([PermissionError("key.pem"), None])
+
+    def make() -> SpanExporter:
+        if error := next(attempts):
+            raise error
+        return exporter
+
+    pipeline = Pipeline(make, row, 10**6)
+    pipeline.start()
+    pipeline.put(*message("kept"))
+    flushed(pipeline)
+    assert exporter.names == ["kept"]
+    assert row.error == "PermissionError: key.pem"
+    pipeline.stop(5)
+
+
 def test_the_queue_is_bounded_and_drops_the_oldest_counted() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.reference import reference
 from otel_celery_launcher.roles import CommandLine, read_command_line
-from otel_celery_launcher.settings import Settings, correct_environment, hide_password
+from otel_celery_launcher.settings import Settings, correct_environment
 from otel_celery_launcher.variables import VARIABLES
 from tests.bad_values import BAD_VALUES
 
@@ -62,7 +63,7 @@ LINES = {
         " percent-encoded, separated by commas; item 2 is none; using its other items"
     ),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://me:s3cret@host"): (
-        "OTEL_EXPORTER_OTLP_ENDPOINT is 'ftp://***@host': expected a URL such as"
+        "OTEL_EXPORTER_OTLP_ENDPOINT is 'ftp://host': expected a URL such as"
         " http://collector:4317; using http://localhost:4317"
     ),
     ("OTEL_CELERY_SHUTDOWN_SECONDS", "ten"): (
@@ -86,6 +87,12 @@ def test_text_of_a_line(name: str, value: str) -> None:
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "none", None),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", " GRPC ", "grpc"),
         ("OTEL_SDK_DISABLED", "TRUE", "true"),
+        ("OTEL_TRACES_SAMPLER", "ALWAYS_ON", "always_on"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "unix:///run/otel.sock",
+            "unix:///run/otel.sock",
+        ),
         ("OTEL_CELERY_STRICT", "on", "true"),
         ("OTEL_PROPAGATORS", "", None),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "collector:4317"),
@@ -213,6 +220,25 @@ def test_what_is_set_but_not_handled_is_named() -> None:
     )
 
 
-def test_passwords_in_urls_are_hidden() -> None:
-    assert hide_password("https://me:s3cret@host:1/x") == "https://***@host:1/x"
-    assert hide_password("http://host:1/a@b") == "http://host:1/a@b"
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("https://me:s3cret@host:1/x", "https://host:1"),
+        ("https://me:s3@cret@host/x", "https://host"),
+        ("me:s3cret@host:4317", "host:4317"),
+        ("https://host/v1/traces?api_key=s3cret", "https://host"),
+        ("http://host:4317", "http://host:4317"),
+    ],
+)
+def test_keys_in_endpoints_are_not_shown(endpoint: str, shown: str) -> None:
+    assert shown_endpoint(endpoint) == shown
+
+
+def test_deflate_with_grpc_is_a_bad_value() -> None:
+    """The gRPC exporter raises on it."""
+    environ = {"OTEL_EXPORTER_OTLP_COMPRESSION": "deflate"}
+    assert correct_environment(environ) == [
+        "OTEL_EXPORTER_OTLP_COMPRESSION is 'deflate': expected none or gzip with grpc;"
+        " using none"
+    ]
+    assert environ == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from opentelemetry import baggage, trace
 
 if os.environ.get("SHOP_NO_EXECUTABLE"):
     sys.executable = "/no/such/python"
+
+if os.environ.get("SHOP_PATHS"):
+    sys.path.append(pathlib.Path("/srv"))
 
 tracer = trace.get_tracer("shop")  # at import, before any fork
 
@@ -108,6 +112,21 @@ def multiprocesses():
     return process.exitcode
 
 
+def doubled(number):
+    return number * 2
+
+
+@app.task
+def spawns():
+    """A process that the standard library spawns is the application's own."""
+    import multiprocessing
+
+    multiprocessing.current_process()._config["daemon"] = False
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply_async(doubled, (21,)).get(timeout=30)
+
+
 @app.task
 def soft_limits(rounds):
     """Raise a soft limit at random bytecodes of a span loop; count the swallowed."""
@@ -123,8 +142,8 @@ def soft_limits(rounds):
     swallowed = 0
     for _ in range(rounds):
         end = time.monotonic() + 1
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.005))
         try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.005))
             while time.monotonic() < end:
                 with tracer.start_as_current_span("loop"):
                     pass
