@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING
 import grpc
 import psutil
 import redis
+from celery import Celery
 
 from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.receiver import Receiver
 from tests.conftest import APPS, free_port
-from tests.harness import Launcher, Process, Producer, wait_until
+from tests.harness import Launcher, Process, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,13 +140,13 @@ class Driver:
             self._start_worker()
 
     def _load(self) -> None:
-        producer = Producer(self._broker)
+        producer = Celery("producer", broker=self._broker)
         end = time.monotonic() + self._seconds
         pause = threading.Event()
         next_fault = time.monotonic() + 1
         while time.monotonic() < end:
             with suppress(Exception):  # the broker is being restarted
-                producer.app.send_task("faulty.work", (INNER,), retry=False)
+                producer.send_task("faulty.work", (INNER,), retry=False)
             self._keep_worker()
             if time.monotonic() >= next_fault:
                 name = self._random.choice(list(self.faults))
