@@ -16,6 +16,8 @@ import pytest
 from celery import Celery
 from celery.bin.worker import worker as celery_worker
 
+from otel_celery_launcher.exporter.counters import Counters
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -193,3 +195,11 @@ def assert_each_run_once(collector: Receiver, producer: Producer) -> None:
     assert sorted(found) == sorted(expected.items())
     ids = [span.span_id for span in collector.spans]
     assert len(ids) == len(set(ids)), "a span came twice"
+
+
+def counters_of(worker: Process) -> Counters:
+    """Return the worker's shared counters, through /proc."""
+    for link in Path(f"/proc/{worker.popen.pid}/fd").iterdir():
+        if "otel-celery-counters" in str(link.readlink()):
+            return Counters(os.open(link, os.O_RDWR))
+    raise AssertionError("the worker has no counters")

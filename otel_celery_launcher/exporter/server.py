@@ -39,10 +39,7 @@ from otel_celery_launcher.handoff.frames import (
 QUEUE_BYTES = 64 * 1024 * 1024
 QUEUE_SHARE = 0.05
 QUEUE_BYTES_AT_LEAST = 4 * 1024 * 1024
-_CGROUP_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
+NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for none
 
 # While little comes, reading in naps costs half of what waking for each span costs.
 NAP_SECONDS = 0.02
@@ -144,14 +141,40 @@ class Server:
 
 def queue_bytes() -> int:
     """Return the bound of the queue: 64 MiB, or 5 % of the container's memory."""
-    for path in _CGROUP_LIMITS:
-        try:
-            limit = int(Path(path).read_text())
-        except (OSError, ValueError):  # none, or "max"
-            continue
-        share = int(limit * QUEUE_SHARE)
-        return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share))
-    return QUEUE_BYTES
+    limits = [limit for path in _limit_files() if (limit := _read_limit(path))]
+    share = int(min(limits, default=QUEUE_BYTES) * QUEUE_SHARE)
+    return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share)) if limits else QUEUE_BYTES
+
+
+def _limit_files() -> list[Path]:
+    """Return the files that may hold this process's memory limit (cgroup v2 and v1).
+
+    Inside a container the group is the root of what is mounted; outside it is named in
+    ``/proc/self/cgroup`` (cgroups(7)).
+    """
+    root = Path("/sys/fs/cgroup")
+    files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return files
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            files.append(root / group.lstrip("/") / "memory.max")
+        elif controllers == "memory":
+            folder = root / "memory" / group.lstrip("/")
+            files.append(folder / "memory.limit_in_bytes")
+    return files
+
+
+def _read_limit(path: Path) -> int:
+    """Return a limit in bytes; 0 for none."""
+    try:
+        limit = int(path.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return 0
+    return limit if limit < NO_LIMIT else 0
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from celery import Celery
 from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.receiver import Receiver
 from tests.conftest import APPS, free_port
-from tests.harness import Launcher, Process, wait_until
+from tests.harness import Launcher, Process, counters_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,14 +268,6 @@ class Driver:
 def resume(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):
         process.resume()
-
-
-def counters_of(worker: Process) -> Counters:
-    """Return the worker's shared counters, through /proc."""
-    for link in Path(f"/proc/{worker.popen.pid}/fd").iterdir():
-        if re.search("otel-celery-counters", str(link.readlink())):
-            return Counters(os.open(link, os.O_RDWR))
-    raise AssertionError("the worker has no counters")
 
 
 def main() -> None:

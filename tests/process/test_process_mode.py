@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW
 from otel_celery_launcher.receiver import Receiver
 from tests.conftest import free_port
-from tests.harness import SCRIPT, Producer, assert_each_run_once, runs, wait_until
+from tests.harness import (
+    SCRIPT,
+    Producer,
+    assert_each_run_once,
+    counters_of,
+    runs,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from tests.harness import Launcher, Process
@@ -363,3 +371,97 @@ def test_where_no_exporter_can_be_started_each_process_exports(
         "no exporter process can be started (/no/such/python: No such file or"
         " directory): each process of the worker exports its own spans"
     ) in worker.output
+
+
+IN_A_NAMESPACE = """#!/bin/sh
+exec unshare -m sh -c '{prepare} && exec "$@"' sh {script} "$@"
+"""
+
+
+def script_in_namespace(folder: Path, prepare: str) -> Path:
+    """Return a program that changes mounts or groups before it is the launcher."""
+    program = folder / "in-namespace"
+    program.write_text(IN_A_NAMESPACE.format(prepare=prepare, script=SCRIPT))
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change mounts")
+def test_read_only_root(
+    launcher: Launcher, collector: Receiver, broker: str, tmp_path: Path
+) -> None:
+    """The hand-off has no name and writes no file (billiard's heap needs a folder)."""
+    prepare = "mount -o remount,ro,bind / && ! touch /tmp/x 2>/dev/null"
+    worker = launcher.worker(
+        "--max-tasks-per-child",
+        "20",
+        program=script_in_namespace(tmp_path, prepare),
+        TMPDIR="/dev/shm",
+    )
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 100)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")  # cgroup v1
+MEMORY_BYTES = 256 * 2**20
+
+
+@pytest.mark.skipif(
+    not os.access(MEMORY_GROUPS / "cgroup.procs", os.W_OK),
+    reason="needs a memory controller of cgroup v1 that we may change",
+)
+def test_a_long_outage_in_a_small_container_drops_the_oldest_and_survives(
+    launcher: Launcher, broker: str, tmp_path: Path
+) -> None:
+    """256 MiB and 4 children: the queue stays at 5 %, what goes is counted."""
+    group = MEMORY_GROUPS / f"otel-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(MEMORY_BYTES))
+        program = script_in_namespace(tmp_path, f"echo $$ > {group}/cgroup.procs")
+        receiver = Receiver(port=free_port())
+        worker = launcher.worker(
+            "-c4", program=program, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint
+        )
+        producer = Producer(broker)
+        producer.send_many("shop.inner", 100, 1000)
+        producer.wait_for_results()
+        counters = counters_of(worker)
+        made = 100 * 1001
+        wait_until(
+            lambda: counters.rows[EXPORTER_ROW].received + counters.lost >= made,
+            30,
+            "everything is handed over",
+        )
+        exporter = exporter_of(worker)
+        assert exporter.memory_info().rss < 90 * 2**20
+        lost = counters.lost
+        assert lost > 1000
+        with receiver:
+            receiver.wait_for(lambda spans: len(spans) >= made - lost, 30)
+            worker.stop()
+        assert len(receiver.spans) == made - counters.lost
+        assert "oom_kill 0" in (group / "memory.oom_control").read_text()
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), 10, "it is empty")
+        group.rmdir()
+
+
+def test_autoscale_up_and_down_loses_nothing(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = launcher.worker("--autoscale", "4,1", AUTOSCALE_KEEPALIVE="1")
+    producer = Producer(broker)
+    for _ in range(8):
+        producer.send("shop.nap", 0.7)
+    producer.send_many("shop.noop", 50)
+    wait_until(lambda: len(children_of(worker)) == 4, 15, "the pool has grown")
+    producer.wait_for_results()
+    wait_until(lambda: len(children_of(worker)) == 1, 30, "the pool has shrunk")
+    producer.send_many("shop.noop", 20)
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
