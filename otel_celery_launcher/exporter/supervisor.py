@@ -115,9 +115,7 @@ class Supervisor:
         if now - self._started >= pause:
             self._quick_deaths += 1
             self.restarts += 1
-            # What the dead one had read went with it; nobody else writes this row now.
-            row = self._counters.rows[EXPORTER_ROW]
-            row.add_dropped(max(0, row.unaccounted))
+            self._count_what_died()
             self._start()
 
     def stop(self) -> None:
@@ -135,6 +133,12 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            self._count_what_died()
+
+    def _count_what_died(self) -> None:
+        """What a dead exporter process had read is lost; nobody else writes its row."""
+        row = self._counters.rows[EXPORTER_ROW]
+        row.add_dropped(max(0, row.unaccounted))
 
     def _is_silent(self) -> bool:
         row = self._counters.rows[EXPORTER_ROW]
