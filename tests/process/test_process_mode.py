@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import redis
 
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW
 from otel_celery_launcher.receiver import Receiver
@@ -78,19 +79,24 @@ def test_every_pool_loses_nothing_at_a_warm_stop(
     assert "process export" in worker.output
 
 
+def wait_until_ended(broker: str, count: int) -> None:
+    """Wait until so many run spans have ended: a result is stored before that."""
+    client = redis.Redis.from_url(broker)
+    wait_until(lambda: client.llen("ended") >= count, 30, f"{count} spans have ended")
+
+
 def test_killed_children_lose_no_span_that_has_ended(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
-    """SIGKILL of every child right after its tasks ended."""
-    worker = launcher.worker()
+    """SIGKILL of every child right after its last span ended."""
+    worker = launcher.worker(app="faulty")
     producer = Producer(broker)
-    for _ in range(5):
-        producer.send_many("shop.noop", 40)
-        producer.wait_for_results()
+    for number in range(1, 6):
+        for _ in range(40):
+            producer.send("faulty.work", 1)
+        wait_until_ended(broker, 40 * number)
         for child in children_of(worker):
             child.kill()
-        producer.send("shop.noop")
-        producer.wait_for_results()
     worker.stop()
     assert_each_run_once(collector, producer)
 
@@ -99,10 +105,11 @@ def test_killed_main_process_loses_nothing_where_the_exporter_outlives_it(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """SIGKILL of the main process on a bare host; nothing is left behind."""
-    worker = launcher.worker()
+    worker = launcher.worker(app="faulty")
     producer = Producer(broker)
-    producer.send_many("shop.noop", 100)
-    producer.wait_for_results()
+    for _ in range(100):
+        producer.send("faulty.work", 1)
+    wait_until_ended(broker, 100)
     exporter = exporter_of(worker)
     worker.popen.kill()
     worker.wait()
