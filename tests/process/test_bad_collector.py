@@ -155,9 +155,11 @@ def test_name_resolution_that_hangs_leaves_tasks_and_stop_alone(
     if os.geteuid() != 0:
         pytest.skip("needs root for port 53 and a mount namespace")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
-        mute.bind(("127.77.0.1", 53))
+        number = os.getpid() % 60_000  # an address of this run's own
+        address = f"127.77.{number // 250}.{number % 250 + 1}"
+        mute.bind((address, 53))
         resolv = tmp_path / "resolv.conf"
-        resolv.write_text("nameserver 127.77.0.1\noptions timeout:30 attempts:5\n")
+        resolv.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
         script = tmp_path / "in-namespace"
         script.write_text(
             "#!/bin/sh\n"
