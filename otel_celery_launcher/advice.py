@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+
+from otel_celery_launcher.otlp_checks import split_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,13 +14,12 @@ if TYPE_CHECKING:
 
 def shown_endpoint(endpoint: str) -> str:
     """Return scheme, host and port: keys stand in user info, paths and queries."""
-    has_scheme = "://" in endpoint
     try:
-        parts = urlsplit(endpoint if has_scheme else f"//{endpoint}")
+        parts = split_endpoint(endpoint)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "(not shown)"
-    scheme = f"{parts.scheme}://" if has_scheme else ""
+    scheme = f"{parts.scheme}://" if parts.scheme else ""
     return f"{scheme}{parts.hostname or '(not shown)'}{port}"
 
 
@@ -27,7 +27,7 @@ def endpoint_notes(protocol: str, endpoint: str, *, is_insecure: bool) -> list[s
     """Return likely mistakes in the endpoint, one line each."""
     notes = []
     has_scheme = "://" in endpoint
-    port = urlsplit(endpoint if has_scheme else f"//{endpoint}").port
+    port = split_endpoint(endpoint).port
     if protocol == "grpc" and port == 4318:
         notes.append(
             "the endpoint's port is 4318, where collectors speak HTTP, and the protocol"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from string import Formatter
+from typing import Any
 
 PATH_SEPARATOR = os.pathsep
 
@@ -49,6 +50,20 @@ class BadValueError(Exception):
 def is_installed(group: str, name: str) -> bool:
     """Return whether a component of that entry point group is installed."""
     return name in BUILTIN.get(group, ()) or bool(entry_points(group=group, name=name))
+
+
+def load_component(group: str, name: str) -> Any:
+    """Import and return an installed component.
+
+    Raises:
+        Exception: Whatever a stranger's module raises.
+    """
+    return next(iter(entry_points(group=group, name=name))).load()
+
+
+def split_names(value: str) -> list[str]:
+    """Return the names of a list separated by commas."""
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def text(value: str) -> str:
@@ -210,7 +225,7 @@ def service_name_template(value: str) -> str:
 def _sort_names(
     group: str, value: str, also: tuple[str, ...]
 ) -> tuple[list[str], list[str]]:
-    names = [name.strip() for name in value.split(",") if name.strip()]
+    names = split_names(value)
     known = [name for name in names if name in also or is_installed(group, name)]
     return known, [name for name in names if name not in known]
 

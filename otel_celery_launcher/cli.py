@@ -98,19 +98,19 @@ def _run_traced_celery(
         )
     if environ.get("OTEL_SDK_DISABLED") == "true":
         _print_problems(problems)
-        from celery.bin.celery import main as celery_main
-
-        return celery_main()  # type: ignore[no-any-return]
+        return _celery_main()
     settings = Settings.from_environ(environ, command_line)
 
     from otel_celery_launcher.launch import run_with_telemetry
 
-    def celery() -> int:
-        from celery.bin.celery import main as celery_main
+    return run_with_telemetry(settings, problems, _celery_main)
 
-        return celery_main()  # type: ignore[no-any-return]
 
-    return run_with_telemetry(settings, problems, celery)
+def _celery_main() -> int:
+    """Run Celery's command line; imported only when telemetry is set up."""
+    from celery.bin.celery import main
+
+    return main()  # type: ignore[no-any-return]
 
 
 def _load_env_files(
@@ -134,11 +134,10 @@ def _complete() -> int:
     """Answer the shell: Celery's commands and options, and our own."""
     import click
     from celery.bin.celery import celery
-    from celery.bin.celery import main as celery_main
 
     celery.params.append(click.Option(["--env-file"], type=click.Path()))
     celery.add_command(click.Command("demo", help="Trace a small workflow here."))
-    return celery_main()  # type: ignore[no-any-return]
+    return _celery_main()
 
 
 def _run_own_command(command_line: CommandLine) -> int:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.bounded import run_bounded
+from otel_celery_launcher.otlp_checks import split_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class Destination:
     @classmethod
     def read(cls, endpoint: str, headers: Mapping[str, str]) -> Destination:
         """Read an endpoint, with or without scheme, and the exporter's headers."""
-        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        parts = split_endpoint(endpoint)
         host = parts.hostname or ""
         return cls(
             "localhost" if host in ("127.0.0.1", "::1") else host,
@@ -90,17 +90,14 @@ class ForeignProviders:
 
     def guard(self, provider: TracerProvider) -> None:
         """Keep our hand-off the last processor of a provider, come what may."""
+        if provider in self._providers:
+            return
         present = _compat.span_processors(provider)
         _compat.replace_span_processors(provider, (self._handoff,))
         _compat.intercept_added_processors(provider, self._add_to_all)
         self._providers.append(provider)
         for each in (*self._kept, *present):
             self._add_to_all(each)
-
-    def adopt(self, provider: TracerProvider) -> None:
-        """Guard a provider that is not ours, and note what that means for it."""
-        if provider not in self._providers:
-            self.guard(provider)
 
     def replace_handoff(self, handoff: SpanProcessor) -> None:
         """Put another hand-off in the place of ours, in every provider."""
@@ -120,7 +117,7 @@ class ForeignProviders:
         def set_tracer_provider(tracer_provider: object) -> None:
             if isinstance(tracer_provider, TracerProvider):
                 before = len(self.notes)
-                self.adopt(tracer_provider)
+                self.guard(tracer_provider)
                 for note in self.notes[before:] or [
                     "the application's own tracer provider runs beside otel-celery's"
                 ]:

@@ -129,13 +129,9 @@ def _announce(telemetry: Telemetry, problems: Sequence[str]) -> None:
 
 def _start_line(telemetry: Telemetry) -> str:
     settings = telemetry.settings
-    if settings.exporters:
-        exporters = " and ".join(settings.exporters)
-        where = f"{exporters} to {shown_endpoint(settings.endpoint)}"
-        if not any(name.startswith("otlp_") for name in settings.exporters):
-            where = exporters
-    else:
-        where = "no exporter"
+    where = " and ".join(settings.exporters) or "no exporter"
+    if settings.sends_otlp:
+        where += f" to {shown_endpoint(settings.endpoint)}"
     on = " ".join(telemetry.instrumented) or "nothing"
     return (
         f"{__version__}, {settings.role}, service {settings.service_name!r}, {where},"

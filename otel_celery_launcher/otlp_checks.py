@@ -9,7 +9,7 @@ import os
 import re
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from otel_celery_launcher.checks import BadValueError, number
 
@@ -23,6 +23,15 @@ FLOAT_TIMEOUTS_SINCE = (1, 40)
 # gRPC's own rule for metadata keys and values (grpc core, validate_metadata.cc).
 _HEADER_KEY = re.compile(r"[0-9a-z_.\-]+\Z")
 _HEADER_VALUE = re.compile(r"[ -~]*\Z")
+
+
+def split_endpoint(endpoint: str) -> SplitResult:
+    """Return the parts of an endpoint, with or without scheme.
+
+    Raises:
+        ValueError: Brackets that do not match.
+    """
+    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
 
 
 def timeout(value: str) -> str:
@@ -42,7 +51,7 @@ def endpoint(value: str) -> str:
     if value.startswith(GRPC_SCHEMES):
         return value
     try:
-        parts = urlsplit(value if "://" in value else f"//{value}")
+        parts = split_endpoint(value)
         usable = bool(parts.hostname) and parts.scheme in ("", "http", "https")
         _ = parts.port  # raises for a port that is no number
     except ValueError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import socket
 import uuid
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from otel_celery_launcher import __version__, _compat
+from otel_celery_launcher.checks import load_component
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -107,20 +107,15 @@ def _sampler(settings: Settings) -> Sampler:
     argument: float | str | None = settings.sampler_argument
     if settings.sampler.endswith("traceidratio"):
         argument = float(settings.sampler_argument or 1.0)
-    make = _component("opentelemetry_traces_sampler", settings.sampler)
+    make = load_component("opentelemetry_traces_sampler", settings.sampler)
     return make(argument)  # type: ignore[no-any-return]
 
 
 def _id_generator(settings: Settings) -> IdGenerator:
     if settings.id_generator == "random":
         return SystemIdGenerator()
-    make = _component("opentelemetry_id_generator", settings.id_generator)
+    make = load_component("opentelemetry_id_generator", settings.id_generator)
     return make()  # type: ignore[no-any-return]
-
-
-def _component(group: str, name: str) -> Any:
-    """Return an installed component; checks.py has made sure that it is there."""
-    return next(iter(entry_points(group=group, name=name))).load()
 
 
 def instance_id(settings: Settings, slot: str) -> str:

@@ -43,11 +43,9 @@ class Settings:
 
     role: str
     service_name: str
-    app_name: str
     node: str
     mode: str  # process or inline: how spans leave
     exporters: tuple[str, ...]  # entry point names
-    protocol: str
     endpoint: str
     has_traces_endpoint: bool  # the traces' own endpoint is taken as it is
     headers: str  # as written; a secret
@@ -60,6 +58,11 @@ class Settings:
     has_instance_id: bool
     notes: tuple[str, ...]  # one line each, for the start
     unhandled: tuple[str, ...]
+
+    @property
+    def sends_otlp(self) -> bool:
+        """Whether an exporter sends to the endpoint."""
+        return any(name.startswith("otlp_") for name in self.exporters)
 
     @classmethod
     def from_environ(
@@ -85,11 +88,9 @@ class Settings:
         return cls(
             role=role,
             service_name=service_name,
-            app_name=command_line.app_name,
             node=command_line.node or role,
             mode=mode,
             exporters=exporters,
-            protocol=protocol,
             endpoint=endpoint,
             has_traces_endpoint="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in environ,
             headers=_otlp(environ, "HEADERS") or "",
@@ -97,7 +98,9 @@ class Settings:
             sampler_argument=environ.get("OTEL_TRACES_SAMPLER_ARG"),
             id_generator=environ.get("OTEL_PYTHON_ID_GENERATOR") or "random",
             disabled_instrumentations=frozenset(
-                _names(environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""))
+                checks.split_names(
+                    environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
+                )
             ),
             pending_limit=sum(_batch_sizes(environ)),
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
@@ -187,8 +190,7 @@ def _bad_value_line(variable: Variable, value: str, bad: BadValueError) -> str:
         is_endpoint = variable.name.endswith("_ENDPOINT")
         shown = repr(advice.shown_endpoint(value) if is_endpoint else value)
     if bad.instead is None:
-        used = "the default" if variable.default == "unset" else variable.default
-        used = "nothing" if used == "the default" else used
+        used = "nothing" if variable.default == "unset" else variable.default
     else:
         used = "its other items" if variable.secret else bad.instead
     return f"{variable.name} is {shown}: expected {bad.expected}; using {used}"
@@ -224,7 +226,7 @@ def _exporters(
     """Return entry point names of the exporters, and notes on those left out."""
     exporters: list[str] = []
     notes: list[str] = []
-    for name in _names(environ.get("OTEL_TRACES_EXPORTER") or "otlp"):
+    for name in checks.split_names(environ.get("OTEL_TRACES_EXPORTER") or "otlp"):
         if name == "none":
             return (), []
         entry_point = OTLP_EXPORTERS[protocol] if name == "otlp" else name
@@ -264,7 +266,3 @@ def _resource(environ: Mapping[str, str]) -> dict[str, str]:
         for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
     )
     return {key.strip(): unquote(value.strip()) for key, sep, value in pairs if sep}
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -155,7 +155,7 @@ def start(
 
 def _destination(settings: Settings) -> Destination | None:
     """Return where we send by OTLP, if we do."""
-    if not any(name.startswith("otlp_") for name in settings.exporters):
+    if not settings.sends_otlp:
         return None
     endpoint = settings.endpoint
     if "otlp_proto_http" in settings.exporters and not settings.has_traces_endpoint:

@@ -179,6 +179,24 @@ class Producer:
         )
 
 
+def run_tasks(
+    launcher: Launcher,
+    broker: str,
+    *options: str,
+    app: str = "shop",
+    count: int = 5,
+    **environ: str,
+) -> tuple[Process, Producer]:
+    """Start a worker, run tasks on it, stop it."""
+    worker = launcher.worker(*options, app=app, **environ)
+    producer = Producer(broker)
+    producer.send_many("shop.noop", count)
+    producer.wait_for_results()
+    worker.stop()
+    assert worker.popen.returncode == 0
+    return worker, producer
+
+
 def runs(spans: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:
     return [span for span in spans if span.kind == "CONSUMER"]
 

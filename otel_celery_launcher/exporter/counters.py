@@ -23,6 +23,9 @@ POOL_ROWS = range(1, ROWS - 2)
 EXPORTER_ROW = ROWS - 2
 BEAT_ROW = ROWS - 1
 
+# Where no collector was ever reached, waiting longer would only delay the stop.
+NEVER_REACHED_SECONDS = 0.5
+
 ERROR_BYTES = 200  # a collector's answer fits
 _ROW_BYTES = 320
 _WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
@@ -185,6 +188,11 @@ class Counters:
     def error(self) -> str:
         """The last failure of any process."""
         return max(self.rows, key=lambda row: row.refused).error
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether attempts have failed for a while and none ever succeeded."""
+        return self.hopeless_for >= NEVER_REACHED_SECONDS
 
     @property
     def hopeless_for(self) -> float:

@@ -11,10 +11,11 @@ import, and the exporters are made after it, which does not touch the network.
 from __future__ import annotations
 
 import threading
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from otel_celery_launcher.checks import load_component
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,17 +36,13 @@ def load_exporter_classes(
     classes: list[Callable[[], SpanExporter]] = []
     problems: list[str] = []
     for name in names:
-        for entry_point in entry_points(
-            group="opentelemetry_traces_exporter", name=name
-        ):
-            try:
-                classes.append(entry_point.load())
-            except Exception as exc:  # noqa: BLE001 - a stranger's module, at start
-                problems.append(
-                    f"the exporter {name} cannot be imported ({exc}): no spans leave"
-                    " through it"
-                )
-            break
+        try:
+            classes.append(load_component("opentelemetry_traces_exporter", name))
+        except Exception as exc:  # noqa: BLE001, PERF203 - a stranger's module, at start
+            problems.append(
+                f"the exporter {name} cannot be imported ({exc}): no spans leave"
+                " through it"
+            )
     return classes, problems
 
 

@@ -50,8 +50,8 @@ HELD_SPANS = 2048
 # A forked sender is killed by its own alarm: the exporter's default timeout and a bit.
 SENDER_SECONDS = 15
 
-# Where no collector was ever reached, waiting longer would only delay the stop.
-NEVER_REACHED_SECONDS = 0.5
+# How long a process that Celery did not announce may send at its end.
+UNANNOUNCED_SECONDS = 2.0
 
 # A collector that came up meanwhile answers a process's first attempt in this time.
 FIRST_ATTEMPT_SECONDS = 0.1
@@ -73,7 +73,6 @@ class InlineExport(SpanProcessor):
             one batch. It drops further ones without telling.
     """
 
-    name = "inline"
     failure = ""  # nothing has to be started
     child_share = 0.6  # of the time a stop may take; the rest is the main process's
 
@@ -239,19 +238,14 @@ class InlineExport(SpanProcessor):
             self._take = self._drop
             return
         self._take = self._start_and_take
-        atexit.register(self.close, NEVER_REACHED_SECONDS * 4)
+        atexit.register(self.close, UNANNOUNCED_SECONDS)
         # Children of multiprocessing end by os._exit, past atexit.
         util = sys.modules.get("multiprocessing.util")
         if util is not None:
-            util.Finalize(
-                None, self.close, (NEVER_REACHED_SECONDS * 4,), exitpriority=0
-            )
+            util.Finalize(None, self.close, (UNANNOUNCED_SECONDS,), exitpriority=0)
 
     def _is_hopeless(self, waited_seconds: float) -> bool:
-        return (
-            waited_seconds >= FIRST_ATTEMPT_SECONDS
-            and self._counters.hopeless_for >= NEVER_REACHED_SECONDS
-        )
+        return waited_seconds >= FIRST_ATTEMPT_SECONDS and self._counters.is_hopeless
 
     # The sender: a forked copy of a holding process, which never forks itself.
 

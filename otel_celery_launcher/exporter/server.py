@@ -142,8 +142,10 @@ class Server:
 def queue_bytes() -> int:
     """Return the bound of the queue: 64 MiB, or 5 % of the container's memory."""
     limits = [limit for path in _limit_files() if (limit := _read_limit(path))]
-    share = int(min(limits, default=QUEUE_BYTES) * QUEUE_SHARE)
-    return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share)) if limits else QUEUE_BYTES
+    if not limits:
+        return QUEUE_BYTES
+    share = int(min(limits) * QUEUE_SHARE)
+    return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share))
 
 
 def _limit_files() -> list[Path]:

@@ -75,7 +75,6 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._quick_deaths = 0
-        self.restarts = 0
         self.failure = ""  # why no exporter process could be started
 
     @property
@@ -114,7 +113,6 @@ class Supervisor:
         pause = RESTART_PAUSES[min(self._quick_deaths, len(RESTART_PAUSES) - 1)]
         if now - self._started >= pause:
             self._quick_deaths += 1
-            self.restarts += 1
             self._count_what_died()
             self._start()
 

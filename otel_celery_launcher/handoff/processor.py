@@ -43,9 +43,6 @@ BACKLOG_BYTES = 16 * 1024 * 1024
 # How long the end of a task may wait for room in the kernel's buffer.
 TASK_END_SECONDS = 0.1
 
-# Where no collector was ever reached, waiting longer would only delay the stop.
-NEVER_REACHED_SECONDS = 0.5
-
 # How long a flush waits before it asks again.
 ASK_AGAIN_SECONDS = 1.0
 
@@ -78,7 +75,6 @@ class ProcessExport(SpanProcessor):
         has_timer: Whether ``poll`` will be called; where not, spans watch.
     """
 
-    name = "process"
     child_share = 0.4  # of the time a stop may take
 
     def __init__(
@@ -142,7 +138,7 @@ class ProcessExport(SpanProcessor):
         asked = -ASK_AGAIN_SECONDS
         while self._row.flushed < token:
             now = time.monotonic()
-            if now >= end or self._is_hopeless():
+            if now >= end or self._counters.is_hopeless:
                 return False
             if now - asked >= ASK_AGAIN_SECONDS and self._ask_to_flush(token):
                 asked = now
@@ -277,6 +273,3 @@ class ProcessExport(SpanProcessor):
             size += len(item[1])
         self._backlog_bytes -= size
         return group
-
-    def _is_hopeless(self) -> bool:
-        return self._counters.hopeless_for >= NEVER_REACHED_SECONDS

@@ -16,26 +16,14 @@ import trustme
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from otel_celery_launcher.receiver import Receiver, read_request
-from tests.harness import Producer, assert_each_run_once
+from tests.harness import Producer, assert_each_run_once, run_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.harness import Launcher, Process
+    from tests.harness import Launcher
 
 SITES = Path(__file__).parent / "sites" / "components"
-
-
-def run_tasks(
-    launcher: Launcher, broker: str, *options: str, count: int = 5, **environ: str
-) -> tuple[Process, Producer]:
-    worker = launcher.worker(*options, **environ)
-    producer = Producer(broker)
-    producer.send_many("shop.noop", count)
-    producer.wait_for_results()
-    worker.stop()
-    assert worker.popen.returncode == 0
-    return worker, producer
 
 
 @contextmanager

@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otel_celery_launcher.receiver import Receiver
-from tests.harness import Producer, assert_each_run_once, runs
+from tests.harness import Producer, assert_each_run_once, run_tasks, runs
 
 if TYPE_CHECKING:
     from tests.harness import Launcher, Process
 
 
-def run_tasks(
+def run_own(
     launcher: Launcher, broker: str, own: str, *options: str, **environ: str
 ) -> tuple[Process, Producer]:
-    worker = launcher.worker(*options, app="own_otel", OWN=own, **environ)
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 20)
-    producer.wait_for_results()
-    worker.stop()
-    assert worker.popen.returncode == 0
-    return worker, producer
+    """Run tasks of an application that has this OpenTelemetry of its own."""
+    return run_tasks(
+        launcher, broker, *options, app="own_otel", count=20, OWN=own, **environ
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +33,7 @@ def test_each_span_comes_once(
     launcher: Launcher, collector: Receiver, broker: str, own: str, pool: str
 ) -> None:
     """Its own instrument() and its own provider to our endpoint change nothing."""
-    worker, producer = run_tasks(launcher, broker, own, "-P", pool)
+    worker, producer = run_own(launcher, broker, own, "-P", pool)
     assert_each_run_once(collector, producer)
     assert "Attempting to instrument" not in worker.output
     assert "Overriding of current TracerProvider" not in worker.output
@@ -51,7 +48,7 @@ def test_provider_to_another_destination_runs_beside_ours(
 ) -> None:
     """Each span at both collectors, once."""
     with Receiver() as other:
-        worker, producer = run_tasks(
+        worker, producer = run_own(
             launcher,
             broker,
             "provider to another destination",
@@ -66,7 +63,7 @@ def test_without_an_exporter_of_ours_the_applications_is_kept(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """OTEL_TRACES_EXPORTER=none: nothing of ours is a duplicate of theirs."""
-    _, producer = run_tasks(
+    _, producer = run_own(
         launcher, broker, "provider in each child", OTEL_TRACES_EXPORTER="none"
     )
     assert_each_run_once(collector, producer)
@@ -76,7 +73,7 @@ def test_processors_of_the_application_run_before_the_export(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """A redacting processor added after ours has seen every span that is sent."""
-    _, producer = run_tasks(launcher, broker, "processors")
+    _, producer = run_own(launcher, broker, "processors")
     assert_each_run_once(collector, producer)
     assert {span.attributes["secret"] for span in collector.spans} == {"gone"}
 
@@ -86,7 +83,7 @@ def test_own_consumer_span_is_a_child_of_ours_and_the_next_task_is_clean(
     launcher: Launcher, collector: Receiver, broker: str, pool: str
 ) -> None:
     """A context that the application never leaves does not reach the next task."""
-    _, producer = run_tasks(launcher, broker, "consumer span", "-c1", "-P", pool)
+    _, producer = run_own(launcher, broker, "consumer span", "-c1", "-P", pool)
     spans = collector.wait_for(lambda spans: len(spans) >= 40, 5)
     ours = {span.span_id: span for span in runs(spans) if span.name != "own run"}
     theirs = [span for span in spans if span.name == "own run"]
@@ -155,5 +152,5 @@ def test_beside_sentry_each_span_comes_once(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """sentry-sdk with its Celery and OpenTelemetry parts on loses us nothing."""
-    _, producer = run_tasks(launcher, broker, "sentry")
+    _, producer = run_own(launcher, broker, "sentry")
     assert_each_run_once(collector, producer)
