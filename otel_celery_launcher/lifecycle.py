@@ -53,19 +53,16 @@ class Lifecycle:
         """Main process: the pool is known, and privileges are dropped."""
         self._main = os.getpid()
         self._telemetry.reporter.own()
-        self._main_started(
-            forks=not _compat.never_forks(sender.pool_cls),
-            has_threads=_compat.runs_threads(sender.pool_cls),
-        )
+        self._main_started(forks=not _compat.never_forks(sender.pool_cls))
         _compat.add_timer(sender.app, POLL_SECONDS, self._poll)
 
     def _poll(self) -> None:
         """Main process, from Celery's own timer: no thread of ours."""
         self._telemetry.export.poll()
 
-    def _main_started(self, *, forks: bool, has_threads: bool = False) -> None:
+    def _main_started(self, *, forks: bool) -> None:
         export = self._telemetry.export
-        export.main_started(forks=forks, has_threads=has_threads)
+        export.main_started(forks=forks)
         if export.failure:
             self._telemetry.fall_back_to_inline(export.failure)
             self._telemetry.export.main_started(forks=forks)

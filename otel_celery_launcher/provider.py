@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from otel_celery_launcher import __version__, _compat
 from otel_celery_launcher.checks import load_component
+from otel_celery_launcher.exporter.cleaning import clean
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -90,7 +91,9 @@ def _resource(settings: Settings) -> Resource:
     }
     if not settings.has_instance_id:
         attributes["service.instance.id"] = instance_id(settings, "main")
-    return Resource.create(attributes)
+    resource = Resource.create(attributes)
+    # The environment's bytes need not be text: a lone surrogate stands for each that is not.
+    return Resource(clean(resource.attributes), resource.schema_url)
 
 
 def _complete_resource(provider: TracerProvider, settings: Settings) -> None:

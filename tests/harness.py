@@ -185,12 +185,13 @@ def run_tasks(
     *options: str,
     app: str = "shop",
     count: int = 5,
+    task: str = "shop.noop",
     **environ: str,
 ) -> tuple[Process, Producer]:
     """Start a worker, run tasks on it, stop it."""
     worker = launcher.worker(*options, app=app, **environ)
     producer = Producer(broker)
-    producer.send_many("shop.noop", count)
+    producer.send_many(task, count, *([3] if task == "shop.inner" else []))
     producer.wait_for_results()
     worker.stop()
     assert worker.popen.returncode == 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_celery_launcher.checks import load_component
+from otel_celery_launcher.exporter.cleaning import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ class CountingExporter(SpanExporter):
         """Send a batch; a failure is counted and kept, never raised."""
         _thread.is_exporting = True
         try:
-            result = self._exporter.export(spans)
+            result = self._exporter.export(cleaned(spans))
         except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
             self._row.note_error(f"{type(exc).__name__}: {exc}")
             result = SpanExportResult.FAILURE

@@ -130,9 +130,8 @@ class InlineExport(SpanProcessor):
 
     # The life of a process, called by lifecycle.py.
 
-    def main_started(self, *, forks: bool, has_threads: bool = False) -> None:
+    def main_started(self, *, forks: bool) -> None:
         """Export from here in a main process that never forks."""
-        del has_threads
         self._pid = os.getpid()  # a detached beat is the one that stays
         if not forks:
             self.child_started(MAIN_ROW)

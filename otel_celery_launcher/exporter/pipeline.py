@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExportResult
 
-from otel_celery_launcher.exporter.rebuild import cleaned, read_resource, read_spans
+from otel_celery_launcher.exporter.cleaning import cleaned
+from otel_celery_launcher.exporter.rebuild import read_resource, read_spans
 from otel_celery_launcher.handoff.frames import FrameError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
 
     from otel_celery_launcher.exporter.counters import Row
 
@@ -258,12 +260,7 @@ class Pipeline:
 
     def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> bool:
         try:
-            return exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception as exc:  # noqa: BLE001 - any exporter, any value in a span
-            self._last_error = f"{type(exc).__name__}: {exc}"
-        try:
-            spans[:] = [cleaned(span) for span in spans]
-            return exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception as exc:  # noqa: BLE001 - likewise; the batch is refused
+            return exporter.export(cleaned(spans)) is SpanExportResult.SUCCESS
+        except Exception as exc:  # noqa: BLE001 - any exporter; the batch is refused
             self._last_error = f"INVALID_ARGUMENT {type(exc).__name__}: {exc}"
             return False

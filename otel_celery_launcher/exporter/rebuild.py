@@ -32,8 +32,6 @@ _READ_ERRORS = (
     struct.error,
 )
 
-_INT64 = range(-(2**63), 2**63)
-
 
 def read_spans(resource: Resource, body: bytes) -> list[ReadableSpan]:
     """Return the spans of one message.
@@ -68,32 +66,7 @@ def read_resource(data: bytes) -> Resource:
         raise FrameError(f"not a resource: {exc!r}") from exc
 
 
-def cleaned(span: ReadableSpan) -> ReadableSpan:
-    """Return a span that every encoder takes.
-
-    Lone surrogates and integers over 64 bits make protobuf refuse the whole batch;
-    called only for the spans of a batch that was refused.
-    """
-    return _ReceivedSpan(
-        name=_clean(span.name),
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=_bounded(_clean(span.attributes), span.dropped_attributes),
-        events=[
-            Event(_clean(each.name), _clean(each.attributes), each.timestamp)
-            for each in span.events
-        ],
-        links=span.links,
-        kind=span.kind,
-        status=Status(span.status.status_code, _clean(span.status.description)),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )
-
-
-class _ReceivedSpan(ReadableSpan):
+class EndedSpan(ReadableSpan):
     """A span whose end another process has seen."""
 
 
@@ -102,17 +75,17 @@ def _span(resource: Resource, record: tuple[Any, ...]) -> ReadableSpan:
         name, context, parent, kind, start, end, status, description, attributes,
         dropped_attributes, events, dropped_events, links, dropped_links, scope,
     ) = record  # fmt: skip
-    return _ReceivedSpan(
+    return EndedSpan(
         name=name,
         context=_context(context),
         parent=_context(parent),
         resource=resource,
-        attributes=_bounded(attributes, dropped_attributes),
+        attributes=bounded(attributes, dropped_attributes),
         events=_list(
-            [Event(n, _bounded(a, d), t) for n, t, a, d in events], dropped_events
+            [Event(n, bounded(a, d), t) for n, t, a, d in events], dropped_events
         ),
         links=_list(
-            [Link(_context(c), _bounded(a, d)) for c, a, d in links],  # type: ignore[arg-type]
+            [Link(_context(c), bounded(a, d)) for c, a, d in links],  # type: ignore[arg-type]
             dropped_links,
         ),
         kind=SpanKind(kind),
@@ -138,7 +111,7 @@ def _context(fields: tuple[Any, ...] | None) -> SpanContext | None:
     )
 
 
-def _bounded(attributes: Mapping[str, Any] | None, dropped: int) -> Mapping[str, Any]:
+def bounded(attributes: Mapping[str, Any] | None, dropped: int) -> Mapping[str, Any]:
     """Return attributes as the encoder expects them, with their dropped count."""
     if not dropped:
         return attributes or {}
@@ -153,15 +126,3 @@ def _list(items: list[Any], dropped: int) -> Sequence[Any]:
     bounded: BoundedList[Any] = BoundedList.from_seq(None, items)
     bounded.dropped = dropped
     return bounded
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if value in _INT64 else str(value)
-    if isinstance(value, Mapping):
-        return {_clean(key): _clean(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean(each) for each in value]
-    return value

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import SpanProcessor
 
+from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.frames import (
@@ -45,6 +46,11 @@ TASK_END_SECONDS = 0.1
 
 # How long a flush waits before it asks again.
 ASK_AGAIN_SECONDS = 1.0
+
+# Where other threads run, a send gives the interpreter away, and a busy thread keeps it
+# for 5 ms (sys.getswitchinterval). There the spans inside a task go together: with the
+# task's own span, or when so much time has passed.
+GROUP_SECONDS = 0.05
 
 # What a stranger's attribute can raise while it is encoded; never a soft time limit.
 _ENCODING_ERRORS = (
@@ -100,8 +106,7 @@ class ProcessExport(SpanProcessor):
         self._backlog_bytes = 0
         self._resources: dict[int, tuple[Resource, bytes]] = {}
         self._pid = os.getpid()
-        # A send gives the interpreter to another thread, which keeps it for 5 ms.
-        self._groups = False
+        self._sent = 0.0  # when a group went out; monotonic seconds
 
     # The span processor.
 
@@ -118,9 +123,10 @@ class ProcessExport(SpanProcessor):
         except _ENCODING_ERRORS:
             self._row.add_dropped(1)
             return
-        if self._groups or self._backlog:
+        waits = _compat.has_other_threads() and not _is_local_root(span)
+        if waits or self._backlog:
             self._keep(resource, data)
-            if not self._groups or self._backlog_bytes > MESSAGE_BYTES:
+            if not waits or self._is_group_due():
                 self._empty(0)
         elif not self._send(join_message(resource, [data]), 1):
             self._keep(resource, data)
@@ -167,10 +173,9 @@ class ProcessExport(SpanProcessor):
 
     # The life of a process, called by lifecycle.py.
 
-    def main_started(self, *, forks: bool, has_threads: bool = False) -> None:
+    def main_started(self, *, forks: bool) -> None:
         """Start the exporter process; called before the first fork."""
         del forks
-        self._groups = has_threads
         self._pid = os.getpid()  # a detached beat is the one that stays
         self._is_started = True
         if self._supervisor is not None:
@@ -238,6 +243,13 @@ class ProcessExport(SpanProcessor):
             self._backlog_bytes -= len(self._backlog.popleft()[1])
             self._row.add_dropped(1)
 
+    def _is_group_due(self) -> bool:
+        now = time.monotonic()
+        if self._backlog_bytes < MESSAGE_BYTES and now - self._sent < GROUP_SECONDS:
+            return False
+        self._sent = now
+        return True
+
     def _empty(self, seconds: float) -> bool:
         """Send the backlog, oldest first; return whether it is empty."""
         end = time.monotonic() + seconds
@@ -273,3 +285,8 @@ class ProcessExport(SpanProcessor):
             size += len(item[1])
         self._backlog_bytes -= size
         return group
+
+
+def _is_local_root(span: ReadableSpan) -> bool:
+    """Return whether no span of this process is above this one: a task's, a request's."""
+    return span.parent is None or span.parent.is_remote

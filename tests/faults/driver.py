@@ -30,6 +30,7 @@ from celery import Celery
 
 from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.receiver import Receiver
+from tests.clock import Clock
 from tests.conftest import APPS, free_port
 from tests.harness import Launcher, Process, counters_of, wait_until
 
@@ -77,6 +78,7 @@ class Driver:
         self._folder = folder
         self._random = random.Random(seed)
         self._seconds = seconds
+        self._clock = Clock(folder)
         self._redis_port = free_port()
         self._redis: subprocess.Popen[bytes] | None = None
         self._collector = Receiver(port=free_port(), answer=self._answer)
@@ -87,6 +89,7 @@ class Driver:
         self._launcher: Launcher
         self._worker: Process
         self._broker = f"redis://127.0.0.1:{self._redis_port}/0"
+        self._producer = Celery("producer", broker=self._broker)
         self.faults: dict[str, Callable[[], None]] = {
             "child killed": self._kill_child,
             "exporter killed": self._kill_exporter,
@@ -95,6 +98,8 @@ class Driver:
             "collector stalled": self._collector_stalled,
             "collector refusing": self._collector_refusing,
             "broker restarted": self._restart_broker,
+            "descriptors exhausted": self._exhaust_descriptors,
+            "clock stepped": self._step_clock,
         }
 
     def run(self) -> Account:
@@ -113,6 +118,7 @@ class Driver:
             "OTEL_CELERY_SHUTDOWN_SECONDS": "30",
             "OTEL_EXPORTER_OTLP_ENDPOINT": self._collector.endpoint,
             "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
+            **self._clock.environ,
         }
         try:
             with self._collector, Launcher(self._folder, environ) as launcher:
@@ -139,13 +145,12 @@ class Driver:
             self._start_worker()
 
     def _load(self) -> None:
-        producer = Celery("producer", broker=self._broker)
         end = time.monotonic() + self._seconds
         pause = threading.Event()
         next_fault = time.monotonic() + 1
         while time.monotonic() < end:
             with suppress(Exception):  # the broker is being restarted
-                producer.send_task("faulty.work", (INNER,), retry=False)
+                self._producer.send_task("faulty.work", (INNER,), retry=False)
             self._keep_worker()
             if time.monotonic() >= next_fault:
                 name = self._random.choice(list(self.faults))
@@ -240,6 +245,14 @@ class Driver:
     def _restart_broker(self) -> None:
         self._stop_broker()
         self._start_broker()
+
+    def _exhaust_descriptors(self) -> None:
+        with suppress(Exception):  # the broker is being restarted
+            self._producer.send_task("faulty.exhaust", retry=False)
+
+    def _step_clock(self) -> None:
+        # Less than Redis's visibility timeout, after which tasks run a second time.
+        self._clock.step(self._random.uniform(-1200, 1200))
 
     def _start_broker(self) -> None:
         self._redis = subprocess.Popen(

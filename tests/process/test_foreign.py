@@ -69,13 +69,17 @@ def test_without_an_exporter_of_ours_the_applications_is_kept(
     assert_each_run_once(collector, producer)
 
 
+@pytest.mark.parametrize("mode", ["process", "inline"])
 def test_processors_of_the_application_run_before_the_export(
-    launcher: Launcher, collector: Receiver, broker: str
+    launcher: Launcher, collector: Receiver, broker: str, mode: str
 ) -> None:
-    """A redacting processor added after ours has seen every span that is sent."""
-    _, producer = run_own(launcher, broker, "processors")
+    """Redacting, renaming and filtering processors have seen every span that is sent."""
+    _, producer = run_own(
+        launcher, broker, "processors", task="shop.inner", OTEL_CELERY_EXPORT=mode
+    )
     assert_each_run_once(collector, producer)
     assert {span.attributes["secret"] for span in collector.spans} == {"gone"}
+    assert {span.name for span in collector.spans} == {"renamed run/shop.inner"}
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])

@@ -128,6 +128,21 @@ def test_baggage_of_the_request_is_read_in_the_task(
     assert result.get(timeout=20) == "acme"
 
 
+@pytest.mark.parametrize("mode", ["process", "inline"])
+def test_a_value_that_cannot_be_encoded_refuses_no_other_span(
+    launcher: Launcher, collector: Receiver, broker: str, mode: str
+) -> None:
+    """Lone surrogates and integers over 64 bits: a batch with one would be refused."""
+    worker = launcher.worker("-c1", OTEL_CELERY_EXPORT=mode)
+    producer = Producer(broker)
+    producer.send("shop.unencodable")
+    producer.wait_for_results()
+    worker.stop()
+    assert_each_run_once(collector, producer)
+    values = {span.attributes.get("value") for span in collector.spans}
+    assert values == {None, "lone ? surrogate", str(2**80), "fine"}
+
+
 def test_tracer_taken_at_import_makes_spans_under_the_run(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:

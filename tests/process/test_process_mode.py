@@ -17,8 +17,10 @@ import redis
 
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW
 from otel_celery_launcher.receiver import Receiver
+from tests.clock import Clock
 from tests.conftest import free_port
 from tests.harness import (
+    CELERY,
     SCRIPT,
     Producer,
     assert_each_run_once,
@@ -210,10 +212,57 @@ def test_one_connection_to_the_collector_from_eight_children(
     assert len(collector.peers) == 1
 
 
-def test_children_carry_no_grpc_and_no_thread(launcher: Launcher, broker: str) -> None:
-    launcher.worker("-c1")
-    result = Producer(broker).send("shop.carries").get(timeout=20)
-    assert result == {"grpc": False, "threads": 1}
+def test_the_worker_carries_no_grpc_and_no_thread(launcher: Launcher) -> None:
+    """Main process and children have the threads they have under plain Celery."""
+    found = {}
+    for program in (CELERY, SCRIPT):
+        worker = launcher.worker("-c1", program=program)
+        processes = [psutil.Process(worker.popen.pid), *children_of(worker)]
+        found[program.name] = [each.num_threads() for each in processes]
+        files = [each.path for one in processes for each in one.memory_maps()]
+        assert files
+        assert not [path for path in files if "cygrpc" in path]
+        worker.stop()
+    assert found["otel-celery"] == found["celery"]
+
+
+def test_spans_beside_a_busy_thread_go_together(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """A send gives the interpreter away for 5 ms: 2,000 of them would take 10 s."""
+    worker = launcher.worker("-c1")
+    producer = Producer(broker)
+    took = producer.send("shop.beside_a_busy_thread", 2000).get(timeout=60)
+    assert took < 3
+    worker.stop()
+    collector.wait_for(lambda spans: len(spans) >= 2001, 10)
+    assert len(collector.spans) == 2001
+
+
+def test_a_step_of_the_wall_clock_changes_nothing(
+    launcher: Launcher, collector: Receiver, broker: str, tmp_path: Path
+) -> None:
+    """Half an hour ahead, an hour back: the same exporter, no line, every span."""
+    clock = Clock(tmp_path)
+    worker = launcher.worker(**clock.environ)
+    exporter = exporter_of(worker)
+    producer = Producer(broker)
+    for offset in (0, 1800, -1800):
+        clock.step(offset)
+        producer.send_many("shop.noop", 50)
+        producer.wait_for_results()
+        wait_until(
+            lambda: len(runs(collector.spans)) >= len(producer.parents),
+            5,
+            "all is received",
+        )
+    assert exporter_of(worker).pid == exporter.pid
+    assert worker.stop() < 10
+    assert_each_run_once(collector, producer)
+    starts = sorted(span.start - time.time() for span in collector.spans)
+    assert starts[0] < -1700
+    assert starts[-1] > 1700
+    assert len(worker.own_lines) == 1
 
 
 def test_force_flush_waits_until_the_spans_are_sent_and_shutdown_ends_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import threading
 
 import billiard.spawn
 import pytest
@@ -151,3 +152,15 @@ def test_spawned_children_inherit_a_descriptor() -> None:
 )
 def test_pools_that_never_fork(pool: str, never: bool) -> None:
     assert _compat.never_forks(get_implementation(pool)) is never
+
+
+def test_other_threads_are_seen() -> None:
+    before = _compat.has_other_threads()
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    assert _compat.has_other_threads()
+    done.set()
+    thread.join()
+    assert _compat.has_other_threads() == before
+    assert len(threading._active) == threading.active_count()  # type: ignore[attr-defined]

@@ -29,7 +29,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher.exporter.rebuild import cleaned, read_resource, read_spans
+from otel_celery_launcher.exporter.cleaning import cleaned
+from otel_celery_launcher.exporter.rebuild import read_resource, read_spans
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.frames import (
     SPAN_BYTES,
@@ -158,8 +159,7 @@ def test_values_that_marshal_does_not_know_become_plain() -> None:
 )
 def test_a_cleaned_span_can_be_encoded(span: ReadableSpan) -> None:
     """One such span would make the encoder refuse its whole batch."""
-    rebuilt = cleaned(there_and_back(span))
-    (resource_spans,) = encode_spans([rebuilt]).resource_spans
+    (resource_spans,) = encode_spans(cleaned([there_and_back(span)])).resource_spans
     (encoded,) = resource_spans.scope_spans[0].spans
     assert len(encoded.attributes) == len(span.attributes or {})
 

@@ -124,7 +124,7 @@ def test_a_refusal_of_the_data_drops_that_batch_alone(answer: str) -> None:
 
 def test_what_an_encoder_cannot_take_is_cleaned_and_sent() -> None:
     row = Counters().rows[EXPORTER_ROW]
-    exporter = Exporter([ValueError("surrogates not allowed")])
+    exporter = Exporter()
     pipeline = Pipeline(lambda: exporter, row, 10**6)
     pipeline.start()
     pipeline.put(*message("bad \ud800"))

@@ -190,11 +190,31 @@ def seeded():
 
 
 @app.task
-def carries():
-    """What telemetry brought into this child."""
+def beside_a_busy_thread(count):
+    """Make spans while another thread keeps the interpreter; return the seconds."""
     import threading
 
-    return {"grpc": "grpc" in sys.modules, "threads": threading.active_count()}
+    done = threading.Event()
+
+    def spin():
+        while not done.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    start = time.monotonic()
+    inner(count)
+    took = time.monotonic() - start
+    done.set()
+    thread.join()
+    return took
+
+
+@app.task
+def unencodable():
+    for value in ("lone \ud800 surrogate", 2**80, "fine"):
+        with tracer.start_as_current_span("step") as span:
+            span.set_attribute("value", value)
 
 
 @app.task
