@@ -16,12 +16,12 @@ demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
 
 test: $(VENV)/tested servers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	tests/run $(BIN)/python $(PYTEST_ARGS)
 
 # The lowest versions of every range in pyproject.toml.
 test-lowest: servers
 	tests/make_lowest .venv-lowest $(PYTHON)
-	.venv-lowest/bin/python -m pytest $(PYTEST_ARGS)
+	tests/run .venv-lowest/bin/python $(PYTEST_ARGS)
 
 test-pythons: servers
 	@test -n "$(PYTHONS)" || { echo "no Python found: name some, PYTHONS='python3.12 …'"; exit 1; }

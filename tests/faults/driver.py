@@ -148,12 +148,15 @@ class Driver:
         end = time.monotonic() + self._seconds
         pause = threading.Event()
         next_fault = time.monotonic() + 1
+        due: list[str] = []
         while time.monotonic() < end:
             with suppress(Exception):  # the broker is being restarted
                 self._producer.send_task("faulty.work", (INNER,), retry=False)
             self._keep_worker()
             if time.monotonic() >= next_fault:
-                name = self._random.choice(list(self.faults))
+                if not due:  # each of them once, in a random order, and again
+                    due = self._random.sample(list(self.faults), len(self.faults))
+                name = due.pop()
                 self._account.faults[name] += 1
                 self.faults[name]()
                 next_fault = time.monotonic() + self._random.uniform(0.5, 3)

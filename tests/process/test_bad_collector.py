@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.timed
+
+
 @pytest.fixture(autouse=True, params=["process", "inline"])
 def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
     """Both ways to export keep the same promises."""

@@ -185,6 +185,7 @@ def test_commands_without_telemetry_import_nothing_of_it(launcher: Launcher) -> 
     assert found.stdout.splitlines()[-1] == "[]", found
 
 
+@pytest.mark.timed
 def test_status_costs_less_than_50_ms_over_celery(launcher: Launcher) -> None:
     """README: commands without telemetry cost < 50 ms."""
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from tests.harness import Launcher
 
-# `DECOY_CHILDREN=1000 make test PYTEST_ARGS="-k recycled_children_write"`
-CHILDREN = int(os.environ.get("DECOY_CHILDREN", "200"))
+# `DECOY_CHILDREN=50 make test PYTEST_ARGS="-k recycled_children_write"` is a quick look.
+CHILDREN = int(os.environ.get("DECOY_CHILDREN", "1000"))
 
 
 @pytest.fixture
