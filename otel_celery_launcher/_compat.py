@@ -216,15 +216,18 @@ def add_timer(app: Any, seconds: float, call: Callable[[], None]) -> None:
     app.steps["consumer"].add(OtelCeleryTimer)
 
 
-def never_forks(pool: object) -> bool:
-    """Return whether a worker's pool class runs tasks in the main process."""
-    module = getattr(pool, "__module__", "")
-    return module in {
-        "celery.concurrency.solo",
-        "celery.concurrency.thread",
-        "celery.concurrency.gevent",
-        "celery.concurrency.eventlet",
-    }
+# Modules of the pools that run tasks in the main process.
+_POOLS_WITHOUT_FORK = {
+    "celery.concurrency.solo",
+    "celery.concurrency.thread",
+    "celery.concurrency.gevent",
+    "celery.concurrency.eventlet",
+}
+
+
+def never_forks(pool: type) -> bool:
+    """Return whether a pool class, or what it derives from, runs tasks in main."""
+    return any(each.__module__ in _POOLS_WITHOUT_FORK for each in pool.__mro__)
 
 
 def has_other_threads() -> bool:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher import __version__
 from otel_celery_launcher.errors import LauncherError
+from otel_celery_launcher.messages import say
+from otel_celery_launcher.relaunch import with_executable
 from otel_celery_launcher.roles import read_command_line
 
 if TYPE_CHECKING:
@@ -52,15 +54,28 @@ def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
         if command_line.command == "demo":
             return _run_own_command(command_line)
         problems = _load_env_files(command_line, environ)
-        sys.argv[1:] = command_line.celery_arguments
+        sys.argv[1:] = _celery_arguments(command_line)
         if "_OTEL_CELERY_COMPLETE" in environ:  # the shell asks (click's protocol)
             return _complete()
         if command_line.role is None:
             return _run_plain_celery(command_line)
         return _run_traced_celery(command_line, environ, problems)
     except LauncherError as error:
-        print(f"otel-celery: {error}; {error.hint}", file=sys.stderr)  # noqa: T201
+        say(f"{error}; {error.hint}")
         return error.exit_status
+
+
+def _celery_arguments(command_line: CommandLine) -> list[str]:
+    """Return Celery's arguments; workers that it starts are started through us."""
+    arguments = list(command_line.celery_arguments)
+    if not command_line.starts_workers:
+        return arguments
+    arguments, problem = with_executable(
+        arguments, str(command_line.command), os.path.abspath(sys.argv[0])
+    )
+    if problem:
+        say(problem)
+    return arguments
 
 
 def _run_plain_celery(command_line: CommandLine) -> int:
@@ -97,7 +112,8 @@ def _run_traced_celery(
             "correct it, or unset OTEL_CELERY_STRICT to start without",
         )
     if environ.get("OTEL_SDK_DISABLED") == "true":
-        _print_problems(problems)
+        for problem in problems:
+            say(problem)
         return _celery_main()
     settings = Settings.from_environ(environ, command_line)
 
@@ -127,6 +143,7 @@ def _load_env_files(
         role=command_line.role,
         workdir=command_line.workdir,
         env_files=command_line.env_files,
+        for_others=command_line.starts_workers,
     )
 
 
@@ -144,11 +161,6 @@ def _run_own_command(command_line: CommandLine) -> int:
     from otel_celery_launcher.demo.command import main as demo
 
     return demo(command_line.celery_arguments[1:])
-
-
-def _print_problems(problems: Sequence[str]) -> None:
-    for problem in problems:
-        print(f"otel-celery: {problem}", file=sys.stderr)  # noqa: T201
 
 
 def _name_program() -> None:

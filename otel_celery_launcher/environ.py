@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 ENV_FILE_VARIABLE = "OTEL_CELERY_ENV_FILE"
 
 # "<pid>:<names>": what this process took from files. Celery's SIGHUP re-executes the
-# same process; there the names are dropped and read anew.
+# same process; there the names are dropped and read anew. "*" for the process: so do the
+# workers that multi and --detach start.
 LOADED_VARIABLE = "_OTEL_CELERY_LOADED"
 
 
@@ -36,6 +37,7 @@ def load_env_files(
     role: str | None,
     workdir: str | None,
     env_files: Sequence[str],
+    for_others: bool = False,
 ) -> list[str]:
     """Load the files into ``environ`` and return problems, one line each.
 
@@ -44,6 +46,7 @@ def load_env_files(
         role: Names ``.env.<role>``; None reads only ``env_files``.
         workdir: Where ``.env`` is looked for; None is the current directory.
         env_files: Files wanted whole, in order.
+        for_others: Whether this process only starts the ones that will use them.
 
     Raises:
         LauncherError: A file of ``env_files`` cannot be read.
@@ -66,13 +69,14 @@ def load_env_files(
             str(Path(path).absolute()) for path in wanted
         )
     if loaded:
-        environ[LOADED_VARIABLE] = f"{os.getpid()}:{','.join(sorted(loaded))}"
+        reader = "*" if for_others else os.getpid()
+        environ[LOADED_VARIABLE] = f"{reader}:{','.join(sorted(loaded))}"
     return problems
 
 
 def _forget_previous(environ: MutableMapping[str, str]) -> None:
     pid, _, names = environ.pop(LOADED_VARIABLE, "").partition(":")
-    if pid == str(os.getpid()):
+    if pid in ("*", str(os.getpid())):
         for name in names.split(","):
             environ.pop(name, None)
 

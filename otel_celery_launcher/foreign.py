@@ -12,21 +12,19 @@ Runs in whatever process the application sets its provider in.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat, messages
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.otlp_checks import split_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-logger = logging.getLogger("otel_celery_launcher")
 
 # A collector takes OTLP on both; the same host means the same collector.
 OTLP_PORTS = frozenset({4317, 4318})
@@ -121,7 +119,7 @@ class ForeignProviders:
                 for note in self.notes[before:] or [
                     "the application's own tracer provider runs beside otel-celery's"
                 ]:
-                    logger.warning("otel-celery: %s", note)
+                    messages.log(note)
 
         trace.set_tracer_provider = set_tracer_provider
 

@@ -8,14 +8,18 @@ Imported only for commands that run or publish tasks: it imports the SDK.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher import __version__, _compat
+from celery import signals
+
+from otel_celery_launcher import __version__, _compat, messages
 from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.handoff.channel import Channel
+from otel_celery_launcher.health import HealthFile
 from otel_celery_launcher.lifecycle import Lifecycle
 from otel_celery_launcher.roles import read_command_line
 from otel_celery_launcher.settings import Settings
@@ -57,6 +61,8 @@ def run_with_telemetry(
         telemetry = start(settings)
         _prepare_spawned_children(telemetry)
         Lifecycle(telemetry).connect()
+        if settings.health_file and settings.role == "worker":
+            HealthFile(settings.health_file).connect()
     except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker
         _report_bug("tracing could not be set up: Celery runs without")
         return celery()
@@ -80,11 +86,9 @@ def _wind_up(telemetry: Telemetry) -> None:
 
 def _report_bug(consequence: str) -> None:
     where = traceback.format_exc().strip().splitlines()
-    print(  # noqa: T201
-        f"otel-celery: a bug in otel-celery {__version__}: {consequence}. Please report"
-        f" it: {where[-1]} ({where[-3].strip() if len(where) > 2 else ''})",
-        file=sys.stderr,
-        flush=True,
+    messages.say(
+        f"a bug in otel-celery {__version__}: {consequence}. Please report it:"
+        f" {where[-1]} ({where[-3].strip() if len(where) > 2 else ''})"
     )
 
 
@@ -107,7 +111,7 @@ def _prepare_spawned_children(telemetry: Telemetry) -> None:
     if telemetry.channel is not None:
         inherited.append(telemetry.channel.write)
         numbers += [telemetry.channel.write, telemetry.channel.inode]
-        _compat.keep_descriptors_open(telemetry.channel.descriptors)
+    _compat.keep_descriptors_open(telemetry.descriptors)
     if telemetry.provider is not None:
         attributes = dict(telemetry.provider.resource.attributes)
         os.environ[RESOURCE_VARIABLE] = json.dumps(attributes, default=str)
@@ -121,10 +125,23 @@ def _announce(telemetry: Telemetry, problems: Sequence[str]) -> None:
     lines = [*problems, *settings.notes, *telemetry.notes]
     if settings.unhandled:
         lines.append(f"set but not handled: {', '.join(settings.unhandled)}")
+    start_line = _start_line(telemetry)
     if settings.role in ANNOUNCED_ROLES:
-        lines.insert(0, _start_line(telemetry))
+        messages.say(start_line)
     for line in lines:
-        print(f"otel-celery: {line}", file=sys.stderr, flush=True)  # noqa: T201
+        messages.say(line)
+
+    def repeat_in_log(**_: Any) -> None:
+        """Celery's log is set up; a detached process has no other place."""
+        if not messages.is_heard():
+            messages.log(start_line, logging.INFO)
+            for line in lines:
+                messages.log(line)
+
+    if settings.role == "worker":
+        signals.celeryd_after_setup.connect(repeat_in_log, weak=False)
+    elif settings.role == "beat":
+        signals.beat_init.connect(repeat_in_log, weak=False)
 
 
 def _start_line(telemetry: Telemetry) -> str:

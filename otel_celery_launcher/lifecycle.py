@@ -85,7 +85,9 @@ class Lifecycle:
         self._telemetry.export.task_ended()
 
     def _beat_init(self, **_: Any) -> None:
-        """Beat: the process that stays."""
+        """Beat: the process that stays; `worker -B` sends this signal, too."""
+        if self._telemetry.settings.role != "beat":
+            return
         self._telemetry.reporter.own()
         self._main_started(forks=False)
 

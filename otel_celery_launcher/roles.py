@@ -3,7 +3,8 @@
 """What a Celery command line asks for: its command, role, application and pool.
 
 Runs in the launcher before Celery is imported. It only reads: every argument but our
-own ``--env-file`` reaches Celery as it was given.
+own ``--env-file``, and the ``-m celery`` of a detached start, reaches Celery as it was
+given.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.errors import LauncherError
+from otel_celery_launcher.relaunch import starts_workers, without_module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,6 +80,7 @@ class CommandLine:
     node: str | None
     env_files: tuple[str, ...]
     celery_arguments: tuple[str, ...]
+    starts_workers: bool  # by executing Python anew: multi, --detach
     shows_version: bool
     shows_help: bool
 
@@ -94,7 +97,7 @@ def read_command_line(
     Raises:
         LauncherError: An own option without its value.
     """
-    env_files, rest = _take_own_options(arguments)
+    env_files, rest = _take_own_options(without_module(arguments))
     options, position = _read_options(rest, GLOBAL_VALUE_OPTIONS)
     command = rest[position] if position < len(rest) else None
     global_words = rest[:position]
@@ -105,11 +108,12 @@ def read_command_line(
         command=command,
         role=_role(command, command_words),
         app_name=app_name(app),
-        workdir=options.get("workdir"),
+        workdir=options.get("workdir") or environ.get("CELERY_WORKDIR"),
         pool=worker_options.get("pool") or environ.get("CELERY_WORKER_POOL"),
-        node=worker_options.get("node"),
+        node=worker_options.get("node") or environ.get("CELERY_WORKER_HOSTNAME"),
         env_files=env_files,
         celery_arguments=tuple(rest),
+        starts_workers=starts_workers(command, command_words),
         shows_version="--version" in global_words,
         shows_help="--help" in global_words or not rest,
     )
@@ -182,6 +186,6 @@ def _split_option(
 def _role(command: str | None, words: Sequence[str]) -> str | None:
     if command is None or command in COMMANDS_WITHOUT_TELEMETRY or "--help" in words:
         return None
-    if command == "worker" and ("-D" in words or "--detach" in words):
+    if starts_workers(command, words):
         return None
     return ROLES.get(command, DEFAULT_ROLE)

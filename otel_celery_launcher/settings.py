@@ -55,6 +55,7 @@ class Settings:
     disabled_instrumentations: frozenset[str]
     pending_limit: int  # spans a BatchSpanProcessor can have on their way
     shutdown_seconds: float
+    health_file: str  # empty for none
     has_instance_id: bool
     notes: tuple[str, ...]  # one line each, for the start
     unhandled: tuple[str, ...]
@@ -104,6 +105,7 @@ class Settings:
             ),
             pending_limit=sum(_batch_sizes(environ)),
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
+            health_file=environ.get("OTEL_CELERY_HEALTH_FILE") or "",
             has_instance_id="service.instance.id" in _resource(environ),
             notes=(*name_notes, *exporter_notes, *otlp_notes, *pool_notes),
             unhandled=unhandled_variables(environ),

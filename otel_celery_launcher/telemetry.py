@@ -9,7 +9,6 @@ resource changes (``set_slot``).
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.re import parse_env_headers
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat, messages
 from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import Counters
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 # Roles whose process forks or detaches before it is the one that stays.
 HOLDING_ROLES = frozenset({"worker", "beat"})
-
-logger = logging.getLogger("otel_celery_launcher")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,11 +70,15 @@ class Telemetry:
         self.export, _ = _inline_export(self.settings, self.counters, self.reporter)
         self.foreign.replace_handoff(self.export)
         os.environ["OTEL_CELERY_EXPORT"] = "inline"  # spawned children read it
-        logger.warning(
-            "otel-celery: no exporter process can be started (%s): each process of the"
-            " worker exports its own spans",
-            reason,
+        messages.log(
+            f"no exporter process can be started ({reason}): each process of the worker"
+            " exports its own spans"
         )
+
+    def descriptors(self) -> list[int]:
+        """Return the numbers that are ours and open, for those who close all others."""
+        channel = [] if self.channel is None else self.channel.descriptors()
+        return [*channel, *self.counters.descriptors()]
 
     def close_child(self) -> None:
         """Send everything there is, as the last act of a pool child."""

@@ -91,6 +91,14 @@ OWN = (
         "false",
     ),
     Variable(
+        "OTEL_CELERY_HEALTH_FILE",
+        "path; `%n` is the node's name, `%h` its full one",
+        "unset",
+        "A file for probes: touched when the worker is ready and every 2 seconds while it works, removed at its end.",
+        checks.text,
+        "unset",
+    ),
+    Variable(
         "OTEL_CELERY_ENV_FILE",
         f"paths, separated by `{checks.PATH_SEPARATOR}`",
         "unset",

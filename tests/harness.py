@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from celery import Celery
 from celery.bin.worker import worker as celery_worker
@@ -28,7 +30,7 @@ CELERY = Path(sys.executable).with_name("celery")
 
 # How the installed Celery spawns its children; empty where it cannot.
 SPAWN = (
-    ["--pool-start-method", "spawn"]
+    ["--pool-start-method=spawn"]
     if any("--pool-start-method" in option.opts for option in celery_worker.params)
     else []
 )
@@ -58,11 +60,13 @@ class Process:
     def own_lines(self) -> list[str]:
         return [line for line in self.output.splitlines() if "otel-celery: " in line]
 
-    def wait_for_output(self, text: str, seconds: float = 20) -> None:
+    def wait_for_output(self, text: str, seconds: float = 20, count: int = 1) -> None:
         def is_there() -> bool:
-            if self.popen.poll() is not None and text not in self.output:
+            ended = self.popen.poll() is not None
+            found = self.output.count(text) >= count
+            if ended and not found:
                 pytest.fail(f"ended before {text!r}:\n{self.output}")
-            return text in self.output
+            return found
 
         wait_until(is_there, seconds, f"{text!r} in the output")
 
@@ -84,6 +88,16 @@ class Process:
             pytest.fail(f"did not end within {seconds} s:\n{self.output[-3000:]}")
 
 
+def processes_in(home: str) -> list[psutil.Process]:
+    """Return every process that runs in the environment of a test."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get("HOME") == home:
+                found.append(process)
+    return found
+
+
 @dataclass
 class Launcher:
     """Starts processes in a folder; leaves none behind."""
@@ -100,6 +114,9 @@ class Launcher:
             if process.popen.poll() is None:
                 os.killpg(process.popen.pid, signal.SIGKILL)
                 process.popen.wait()
+        for left in processes_in(self.environ["HOME"]):  # detached ones
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
 
     def logs(self) -> list[tuple[str, str]]:
         return [

@@ -15,6 +15,8 @@ import os
 import tempfile
 import time
 
+from otel_celery_launcher.handoff.channel import above_standard
+
 # Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
 # the first pool row.
 ROWS = 128
@@ -161,8 +163,17 @@ class Counters:
 
     def __init__(self, descriptor: int | None = None) -> None:
         self.descriptor = _new_page() if descriptor is None else descriptor
+        self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, ROWS * _ROW_BYTES))
         self.rows = [Row(memory, index) for index in range(ROWS)]
+
+    def descriptors(self) -> list[int]:
+        """Return the number that ``close_open_fds`` must leave open."""
+        try:
+            is_ours = os.fstat(self.descriptor).st_ino == self._inode
+        except OSError:
+            return []
+        return [self.descriptor] if is_ours else []
 
     @property
     def exported(self) -> int:
@@ -211,5 +222,6 @@ def _new_page() -> int:
     else:  # macOS
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
+    descriptor = above_standard(descriptor)
     os.ftruncate(descriptor, size)
     return descriptor

@@ -15,12 +15,12 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from otel_celery_launcher import messages
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_celery_launcher.exporter.counters import Counters
-
-logger = logging.getLogger("otel_celery_launcher")
 
 # A collector that is down for a night leaves some hundred lines, not a full disk.
 SECONDS_BETWEEN_LINES = 60.0
@@ -93,32 +93,27 @@ class Reporter:
         if not self._take_turn():
             return
         self._is_failing = True
-        _warn(
-            "spans do not reach %s: %s. %d lost so far; tasks are not affected."
-            " Check the endpoint and that the collector runs.",
-            self._destination,
-            self._counters.error or "no answer",
-            self._counters.lost,
+        messages.log(
+            f"spans do not reach {self._destination}:"
+            f" {self._counters.error or 'no answer'}. {self._counters.lost} lost so far;"
+            " tasks are not affected. Check the endpoint and that the collector runs."
         )
 
     def _report_recovery(self) -> None:
         self._is_failing = False
         self._lost_before = self._counters.lost
-        _warn(
-            "spans reach %s again; %d were lost.",
-            self._destination,
-            self._lost_before,
+        messages.log(
+            f"spans reach {self._destination} again; {self._lost_before} were lost."
         )
 
     def _report_loss(self) -> None:
         if not self._take_turn():
             return
         self._lost_before = self._counters.lost
-        _warn(
-            "%d spans lost so far: they could not be delivered in time. Raise"
-            " OTEL_BSP_MAX_QUEUE_SIZE or OTEL_CELERY_SHUTDOWN_SECONDS, or lower the"
-            " sampling ratio.",
-            self._lost_before,
+        messages.log(
+            f"{self._lost_before} spans lost so far: they could not be delivered in time."
+            " Raise OTEL_BSP_MAX_QUEUE_SIZE or OTEL_CELERY_SHUTDOWN_SECONDS, or lower the"
+            " sampling ratio."
         )
 
     def _take_turn(self) -> bool:
@@ -174,9 +169,3 @@ def _one_line(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[1] is not None:
         text = f"{text} {record.exc_info[1]!r}"
     return _URL_REST.sub(r"\1…", " ".join(text.split()))
-
-
-def _warn(message: str, *arguments: object) -> None:
-    # An application's dictConfig disables the loggers that exist by default.
-    logger.disabled = False
-    logger.warning("otel-celery: " + message, *arguments)  # noqa: G003 - one prefix

@@ -183,11 +183,13 @@ def main() -> None:
     """Run the exporter process; never returns."""
     config = json.loads(os.environ[CONFIG_VARIABLE])
     _name_process()
+    status = EXIT_BUG
     try:
         Server(config).run()
+        status = 0
     finally:
         # The sender's thread may be in a call that no longer matters.
-        os._exit(0)
+        os._exit(status)
 
 
 def _name_process() -> None:

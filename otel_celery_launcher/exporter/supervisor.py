@@ -147,6 +147,9 @@ class Supervisor:
         read = self._channel.read
         if read is None or not self._channel.is_ours():
             return
+        if not self._counters.descriptors():
+            self.failure = "the descriptor of its counters was closed"
+            return
         config = {
             "read": read,
             "counters": self._counters.descriptor,

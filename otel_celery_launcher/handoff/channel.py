@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import fcntl
 import os
 import socket
 import sys
@@ -60,8 +61,9 @@ class Channel:
     def make(cls) -> Channel:
         """Make the pair; runs in the launcher before the application is imported."""
         read, write = _socket.socketpair(socket.AF_UNIX, _KIND)
-        descriptor = write.detach()
-        return cls(descriptor, os.fstat(descriptor).st_ino, read.detach())
+        descriptor = above_standard(write.detach())
+        inode = os.fstat(descriptor).st_ino
+        return cls(descriptor, inode, above_standard(read.detach()))
 
     def is_ours(self) -> bool:
         """Return whether the number still is the write end."""
@@ -103,6 +105,20 @@ class Channel:
         """Close both ends; the main process's last act."""
         for descriptor in self.descriptors():
             os.close(descriptor)
+
+
+def above_standard(descriptor: int) -> int:
+    """Return the descriptor, under another number if it is 0, 1 or 2.
+
+    A command started with a closed standard stream gives that number to the next file,
+    and whoever prints writes into it.
+    """
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
 
 
 class ChannelLostError(Exception):

@@ -30,6 +30,11 @@ app.conf.task_acks_late = os.environ.get("SHOP_ACKS_LATE") == "1"
 app.conf.worker_hijack_root_logger = os.environ.get("SHOP_HIJACK") != "0"
 app.conf.broker_connection_retry_on_startup = True
 app.conf.worker_proc_alive_timeout = 4.0
+app.conf.worker_pool_restarts = os.environ.get("SHOP_POOL_RESTARTS") == "1"
+if "SHOP_POOL" in os.environ:
+    app.conf.worker_pool = os.environ["SHOP_POOL"]
+if "SHOP_START_METHOD" in os.environ:
+    app.conf.worker_pool_start_method = os.environ["SHOP_START_METHOD"]
 app.conf.beat_schedule = {
     "tick": {"task": "shop.noop", "schedule": 0.5},
 }

@@ -1,0 +1,48 @@
+"""An OTLP/HTTP receiver, for exporters that do not speak gRPC."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import zlib
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+from otel_celery_launcher.receiver import Receiver, read_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def http_receiver(store: Receiver) -> Iterator[str]:
+    """An OTLP/HTTP receiver that stores into ``store``; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            encoding = self.headers.get("Content-Encoding")
+            if encoding == "gzip":
+                body = gzip.decompress(body)
+            elif encoding == "deflate":
+                body = zlib.decompress(body)
+            request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
+            store.metadata.append(
+                {key.lower(): value for key, value in self.headers.items()}
+                | {"path": self.path}
+            )
+            store.store(read_request(request))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()

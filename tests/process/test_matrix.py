@@ -1,0 +1,97 @@
+"""Every pool, started in every way, in both modes: all spans arrive, once.
+
+docs/compatibility.md is written from these tests: `make compatibility`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.daemons import assert_nothing_left, daemon_of, detached_worker, multi
+from tests.harness import SPAWN, Producer, assert_each_run_once, runs
+from tests.otlp_http import http_receiver
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.receiver import Receiver
+    from tests.harness import Launcher
+
+POOLS = {
+    "prefork": ["-c2"],
+    "prefork, spawn": ["-c2", *SPAWN],
+    "prefork, 2 tasks a child": ["-c2", "--max-tasks-per-child=2"],
+    "threads": ["-c2", "-P", "threads"],
+    "solo": ["-P", "solo"],
+    "gevent": ["-P", "gevent"],
+    "eventlet": ["-P", "eventlet"],
+}
+STARTS = ("foreground", "-B", "--detach", "multi")
+MODES = ("process", "inline")
+TASKS = 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_all_spans_arrive_once(
+    launcher: Launcher,
+    collector: Receiver,
+    broker: str,
+    pool: str,
+    start: str,
+    mode: str,
+) -> None:
+    if start == "-B" and pool in ("gevent", "eventlet"):
+        refused = launcher.run("-A", "shop", "worker", "-B", *POOLS[pool])
+        assert refused.returncode == 1
+        assert "-B option doesn't work with eventlet/gevent" in refused.stderr
+        return
+    if pool.endswith("spawn") and not SPAWN:
+        pytest.skip("this Celery only forks")
+    environ = {"OTEL_CELERY_EXPORT": mode}
+    if mode == "inline" and pool in ("gevent", "eventlet"):
+        with http_receiver(collector) as url:  # gRPC would block their event loops
+            environ["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
+            environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
+            live(launcher, collector, broker, pool, start, environ)
+    else:
+        live(launcher, collector, broker, pool, start, environ)
+
+
+def live(
+    launcher: Launcher,
+    collector: Receiver,
+    broker: str,
+    pool: str,
+    start: str,
+    environ: dict[str, str],
+) -> None:
+    """Start, run tasks, stop, and count."""
+    options = POOLS[pool]
+    daemon = daemon_of(launcher, "w1")
+    foreground = None
+    if start == "--detach":
+        detached_worker(launcher, *options, **environ)
+    elif start == "multi":
+        multi(launcher, "start", "w1", *options, **environ)
+        daemon.wait_for_log(" ready.")
+    else:
+        beat = ["-B"] if start == "-B" else []
+        foreground = launcher.worker(*options, *beat, **environ)
+    producer = Producer(broker)
+    producer.send_many("shop.noop", TASKS)
+    producer.wait_for_results()
+    if foreground is not None:
+        foreground.stop()
+        assert foreground.popen.returncode == 0
+    elif start == "multi":
+        multi(launcher, "stopwait", "w1")
+    else:
+        daemon.stop()
+    assert_each_run_once(collector, producer)
+    if start == "-B":
+        published = {s.trace_id for s in collector.spans if s.kind == "PRODUCER"}
+        ran = {span.trace_id for span in runs(collector.spans)}
+        assert ran - set(producer.parents) <= published
+    assert_nothing_left(launcher, daemon.pidfile)
