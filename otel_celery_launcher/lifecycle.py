@@ -6,6 +6,7 @@ Connected to Celery's signals by the launcher, before the application is importe
 that our receivers run before the application's own.
 
 worker_init             main process: the pool is known, nothing has forked; its timer
+worker_ready            main process: pool children and embedded beat have been forked
 worker_process_init     pool child, after its fork or spawn (and solo, in main)
 worker_process_shutdown pool child, before os._exit; prefork only
 beat_init               beat, after a detach
@@ -36,11 +37,13 @@ class Lifecycle:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._main = os.getpid()
+        self._forks = True
 
     def connect(self) -> None:
         """Connect all receivers (launcher, or spawned child)."""
         for signal_, receiver in (
             (signals.worker_init, self._worker_init),
+            (signals.worker_ready, self._worker_ready),
             (signals.worker_process_init, self._child_init),
             (signals.worker_process_shutdown, self._child_shutdown),
             (signals.task_postrun, self._task_postrun),
@@ -53,8 +56,14 @@ class Lifecycle:
         """Main process: the pool is known, and privileges are dropped."""
         self._main = os.getpid()
         self._telemetry.reporter.own()
-        self._main_started(forks=not _compat.never_forks(sender.pool_cls))
+        self._forks = not _compat.never_forks(sender.pool_cls)
+        self._main_started(forks=True)  # with any pool: `-B` forks beat
         _compat.add_timer(sender.app, POLL_SECONDS, self._poll)
+
+    def _worker_ready(self, **_: Any) -> None:
+        """Main process: where tasks run in it, it forks no more."""
+        if not self._forks:
+            self._main_started(forks=False)
 
     def _poll(self) -> None:
         """Main process, from Celery's own timer: no thread of ours."""
