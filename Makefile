@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons lint format docs bench faults outage servers build clean
+.PHONY: demo test test-lowest test-pythons compatibility lint format docs bench faults outage servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -28,6 +28,10 @@ test-pythons: servers
 	set -e; for python in $(PYTHONS); do \
 	  $(MAKE) test PYTHON=$$python VENV=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	done
+
+# docs/compatibility.md: the matrix on each minor release of Celery; ten minutes.
+compatibility: $(VENV)/tested servers
+	$(BIN)/python -m tests.make_compatibility
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check

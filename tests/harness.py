@@ -196,6 +196,12 @@ class Producer:
         )
 
 
+def run_some(producer: Producer, count: int = 20, task: str = "shop.noop") -> None:
+    """Run tasks on the workers that are there."""
+    producer.send_many(task, count)
+    producer.wait_for_results()
+
+
 def run_tasks(
     launcher: Launcher,
     broker: str,

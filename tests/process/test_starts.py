@@ -28,6 +28,7 @@ from tests.harness import (
     SPAWN,
     Producer,
     assert_each_run_once,
+    run_some,
     runs,
     wait_until,
 )
@@ -58,11 +59,6 @@ def producer(
     found.app.conf.result_backend = broker
     found.app.control.purge()
     return found
-
-
-def run_some(producer: Producer, count: int = 20) -> None:
-    producer.send_many("shop.noop", count)
-    producer.wait_for_results()
 
 
 def start_lines(daemon: Daemon) -> list[str]:
