@@ -46,18 +46,25 @@ def run(release: str, report: Path) -> str:
     python = venv / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, ".[test]", f"celery=={release}.*"], cwd=ROOT, check=True)
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
+    # The kombu of its time: a later one wants a redis-py that Celery's own extra excludes.
+    wanted = [".[test]", f"celery=={release}.*", f"kombu=={release}.*", "setuptools<81"]
+    subprocess.run([*pip, *wanted], cwd=ROOT, check=True)
     subprocess.run([*pip, "--force-reinstall", "--no-deps", "."], cwd=ROOT, check=True)
     subprocess.run(
-        [python, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup",
+        [str(python), "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup",
          "tests/process/test_matrix.py", f"--junitxml={report}"],
         cwd=ROOT, check=False,
     )  # fmt: skip
-    command = [python, "-c", "import celery; print(celery.__version__)"]
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    command = [str(python), "-c", "import celery; print(celery.__version__)"]
+    return subprocess.check_output(command, text=True).strip()
 
 
 def marks(report: Path) -> dict[str, str]:
