@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
@@ -112,6 +113,29 @@ def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
     ``CeleryInstrumentor().instrument()`` would instrument a second time.
     """
     CeleryInstrumentor._instance = instance
+
+
+def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
+    """Call ``around(app, send, producer, name, message, **options)`` for each publish.
+
+    Every way of publishing ends in the function that ``AMQP._create_task_sender`` makes,
+    once for each application (celery ``app/amqp.py``, 5.3 to 5.7).
+
+    Returns:
+        What undoes it for the applications that come.
+    """
+    from celery.app.amqp import AMQP
+
+    create = AMQP._create_task_sender
+
+    def create_task_sender(amqp: Any) -> Callable[..., Any]:
+        return partial(around, amqp.app, create(amqp))
+
+    def unwrap() -> None:
+        AMQP._create_task_sender = create
+
+    AMQP._create_task_sender = create_task_sender
+    return unwrap
 
 
 def let_exceptions_through_detach() -> None:

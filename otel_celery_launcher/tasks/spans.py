@@ -1,26 +1,28 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The spans of a task: the contrib instrumentor, with what it lacks for a launcher.
+"""The spans of a task: PRODUCER at publish, CONSUMER at run, parent and child.
 
-PRODUCER at publish, CONSUMER at run, parent and child. Runs in every process of the
-worker, in Celery's signals.
+A subclass of the contrib instrumentor that takes its place, under its instrumentation
+scope and with its names, so that dashboards stay as they are. Runs in every process of
+the worker, in Celery's signals.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from opentelemetry import context as context_api
-from opentelemetry import trace
-from opentelemetry.context import Context
+from celery import signals
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
 from otel_celery_launcher import _compat
+from otel_celery_launcher.tasks import run
+from otel_celery_launcher.tasks.publish import Publisher
+from otel_celery_launcher.tasks.run import Runs
+from otel_celery_launcher.tasks.waits import note_received
 
 
 class LauncherCeleryInstrumentor(CeleryInstrumentor):
-    """Contrib's instrumentor; each task starts in a clean context.
+    """Connects the spans to Celery.
 
     An application's ``CeleryInstrumentor().instrument()`` meets this instance and
     does nothing: each span comes once.
@@ -31,18 +33,47 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         if not self.is_instrumented_by_opentelemetry:
             super().instrument(**kwargs)
 
-    def _trace_prerun(self, *args: Any, **kwargs: Any) -> None:
-        task = kwargs.get("task")
-        if task is None:
-            return
-        # What the task before left current would become this one's parent. An eager
-        # task belongs to the code that called it.
-        if not task.request.is_eager:
-            context_api.attach(Context())
-        super()._trace_prerun(*args, **kwargs)
-        span = trace.get_current_span()
-        if span.is_recording():
-            span.set_attribute("process.pid", os.getpid())
+    def _instrument(self, **kwargs: Any) -> None:
+        super()._instrument(**kwargs)  # connects the methods below, makes the tracer
+        self._runs = Runs(self._tracer)
+        self._unwrap = _compat.wrap_task_sender(Publisher(self._tracer).publish)
+        signals.before_task_publish.disconnect(self._trace_before_publish)
+        signals.after_task_publish.disconnect(self._trace_after_publish)
+        signals.task_received.connect(note_received, weak=False)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        super()._uninstrument(**kwargs)
+        self._unwrap()
+        signals.task_received.disconnect(note_received)
+
+    def _trace_prerun(self, *_: Any, task: Any = None, **__: Any) -> None:
+        if task is not None:
+            self._runs.begin(task)
+
+    def _trace_postrun(
+        self, *_: Any, task: Any = None, state: str | None = None, **__: Any
+    ) -> None:
+        seconds = None if task is None else self._runs.end(task, state)
+        if seconds is not None and self.metrics:
+            self.metrics["flower.task.runtime.seconds"].record(
+                seconds, {"task": task.name, "worker": task.request.hostname or ""}
+            )
+
+    @staticmethod
+    def _trace_failure(
+        *_: Any, sender: Any = None, einfo: Any = None, **__: Any
+    ) -> None:
+        span = Runs.span_of(getattr(sender, "request", None))
+        if span is not None and span.is_recording():
+            run.fail(span, sender, einfo)
+
+    @staticmethod
+    def _trace_retry(
+        *_: Any, request: Any = None, reason: Any = None, **__: Any
+    ) -> None:
+        span = Runs.span_of(request)
+        if span is not None and reason:
+            span.set_attribute("celery.retry.reason", str(reason))
 
 
 def instrument_celery() -> None:

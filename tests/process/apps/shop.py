@@ -52,6 +52,11 @@ def baggage_of(key):
 
 
 @app.task
+def takes(payload=None, _otel=None):
+    return baggage.get_baggage("tenant_id")
+
+
+@app.task
 def inner(count):
     for index in range(count):
         with tracer.start_as_current_span(f"step {index}"):
