@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
 
 
 class ForkableTracerProvider(TracerProvider):
@@ -79,6 +80,11 @@ def intercept_added_processors(
 ) -> None:
     """Call ``add`` for each processor that is added to this provider from now on."""
     provider._active_span_processor.add_span_processor = add  # type: ignore[assignment, method-assign]
+
+
+def end_span(provider: TracerProvider, span: ReadableSpan) -> None:
+    """Give a span that has ended to a provider's processors."""
+    provider._active_span_processor.on_end(span)
 
 
 def exporter_of(processor: SpanProcessor) -> object | None:

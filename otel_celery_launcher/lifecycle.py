@@ -23,6 +23,7 @@ from celery import signals
 
 from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.counters import BEAT_ROW, POOL_ROWS
+from otel_celery_launcher.tasks.spans import note_runs
 
 if TYPE_CHECKING:
     from otel_celery_launcher.telemetry import Telemetry
@@ -51,11 +52,13 @@ class Lifecycle:
             (signals.beat_embedded_init, self._beat_embedded_init),
         ):
             signal_.connect(receiver, weak=False)
+        self._telemetry.lost_runs.connect()
 
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
         """Main process: the pool is known, and privileges are dropped."""
         self._main = os.getpid()
         self._telemetry.reporter.own()
+        self._telemetry.lost_runs.own()
         self._forks = not _compat.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
         _compat.add_timer(sender.app, POLL_SECONDS, self._poll)
@@ -67,6 +70,7 @@ class Lifecycle:
 
     def _poll(self) -> None:
         """Main process, from Celery's own timer: no thread of ours."""
+        self._telemetry.lost_runs.poll()
         self._telemetry.export.poll()
 
     def _main_started(self, *, forks: bool) -> None:
@@ -81,8 +85,12 @@ class Lifecycle:
         if not self._is_child():
             return  # solo
         slot = _compat.pool_slot()
+        row = POOL_ROWS[slot % len(POOL_ROWS)]
         self._telemetry.set_slot(str(slot))
-        self._telemetry.export.child_started(POOL_ROWS[slot % len(POOL_ROWS)])
+        self._telemetry.export.child_started(row)
+        notes = self._telemetry.counters.notes[row]
+        notes.take_over()
+        note_runs(notes.current)
 
     def _child_shutdown(self, **_: Any) -> None:
         """Pool child: send what is there before ``os._exit``."""

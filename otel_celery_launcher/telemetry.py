@@ -10,7 +10,7 @@ resource changes (``set_slot``).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
@@ -22,6 +22,7 @@ from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
 from otel_celery_launcher.exporter.inline import InlineExport
+from otel_celery_launcher.exporter.lost import Reason, lost_span
 from otel_celery_launcher.exporter.reporter import Reporter
 from otel_celery_launcher.exporter.supervisor import Supervisor
 from otel_celery_launcher.foreign import Destination, ForeignProviders
@@ -29,10 +30,12 @@ from otel_celery_launcher.handoff.channel import Channel
 from otel_celery_launcher.handoff.processor import ProcessExport
 from otel_celery_launcher.instrumentations import instrument
 from otel_celery_launcher.provider import instance_id, provide
+from otel_celery_launcher.tasks.lost import LostRuns
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+    from otel_celery_launcher.exporter.running import RunningTask
     from otel_celery_launcher.settings import Settings
 
 # Roles whose process forks or detaches before it is the one that stays.
@@ -52,18 +55,36 @@ class Telemetry:
     provider: TracerProvider | None
     instrumented: list[str]
     notes: list[str]
+    lost_runs: LostRuns = field(init=False)
     is_spawned: bool = False  # a pool child in an interpreter of its own
+
+    def __post_init__(self) -> None:
+        self.lost_runs = LostRuns(self.counters, self.end_lost_run)
 
     def set_slot(self, slot: str) -> None:
         """Give this process its ``service.instance.id``: the same for a successor."""
         if self.provider is not None:
-            attributes = {**self.provider.resource.attributes}
-            if "process.pid" in attributes:  # the process detector ran in the parent
-                attributes["process.pid"] = os.getpid()
-                attributes["process.parent_pid"] = os.getppid()
-            if not self.settings.has_instance_id:
-                attributes["service.instance.id"] = instance_id(self.settings, slot)
-            _compat.set_resource(self.provider, Resource(attributes))
+            _compat.set_resource(
+                self.provider, self.slot_resource(slot, os.getpid(), os.getppid())
+            )
+
+    def slot_resource(self, slot: str, pid: int, parent_pid: int) -> Resource:
+        """Return the resource of the process in a slot of the pool."""
+        if self.provider is None:
+            return Resource.get_empty()
+        attributes = {**self.provider.resource.attributes}
+        if "process.pid" in attributes:  # the process detector ran in the parent
+            attributes["process.pid"] = pid
+            attributes["process.parent_pid"] = parent_pid
+        if not self.settings.has_instance_id:
+            attributes["service.instance.id"] = instance_id(self.settings, slot)
+        return Resource(attributes)
+
+    def end_lost_run(self, slot: int, task: RunningTask, reason: Reason | None) -> None:
+        """End the span of a run whose process is dead (main process)."""
+        if self.provider is not None:
+            resource = self.slot_resource(str(slot), task.pid, os.getpid())
+            _compat.end_span(self.provider, lost_span(task, resource, reason))
 
     def fall_back_to_inline(self, reason: str) -> None:
         """Export in each process, since no exporter process can be started."""
@@ -86,6 +107,7 @@ class Telemetry:
 
     def close_main(self) -> None:
         """Send everything there is, as the last act of the main process."""
+        self.lost_runs.poll(is_end=True)
         self._close(self.settings.shutdown_seconds * (1 - self.export.child_share))
         self.reporter.poll()
 
@@ -124,7 +146,9 @@ def start(
     if settings.mode == "process":
         is_main = channel is None
         channel = channel or Channel.make()
-        supervisor = Supervisor(channel, counters, settings.exporters)
+        supervisor = Supervisor(
+            channel, counters, settings.exporters, settings.service_name
+        )
         export = ProcessExport(
             channel,
             counters,

@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 
+from otel_celery_launcher.exporter.running import NOTE_BYTES, RunNotes
 from otel_celery_launcher.handoff.channel import above_standard
 
 # Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
@@ -34,6 +35,10 @@ _WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
 _EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE = range(6)
 _FLUSHED, _HEARTBEAT, _RECEIVED, _QUEUED, _ERROR_LENGTH = range(6, 11)
 _ERROR_START = 11 * _WORD
+
+_NOTES_START = ROWS * _ROW_BYTES
+_NOTES_BYTES = 2 * NOTE_BYTES  # of one slot
+_PAGE_BYTES = _NOTES_START + ROWS * _NOTES_BYTES
 
 
 class Row:
@@ -164,8 +169,12 @@ class Counters:
     def __init__(self, descriptor: int | None = None) -> None:
         self.descriptor = _new_page() if descriptor is None else descriptor
         self._inode = os.fstat(self.descriptor).st_ino
-        memory = memoryview(mmap.mmap(self.descriptor, ROWS * _ROW_BYTES))
+        memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
         self.rows = [Row(memory, index) for index in range(ROWS)]
+        self.notes = [
+            RunNotes(memory[start : start + _NOTES_BYTES])
+            for start in range(_NOTES_START, _PAGE_BYTES, _NOTES_BYTES)
+        ]
 
     def descriptors(self) -> list[int]:
         """Return the number that ``close_open_fds`` must leave open."""
@@ -216,12 +225,11 @@ class Counters:
 
 def _new_page() -> int:
     """Return a descriptor of zeroed memory without a name."""
-    size = ROWS * _ROW_BYTES
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("otel-celery-counters")
     else:  # macOS
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     descriptor = above_standard(descriptor)
-    os.ftruncate(descriptor, size)
+    os.ftruncate(descriptor, _PAGE_BYTES)
     return descriptor

@@ -21,9 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.sdk.resources import Resource
+
 from otel_celery_launcher.errors import EXIT_BUG
-from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW, POOL_ROWS, Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
+from otel_celery_launcher.exporter.lost import lost_span
 from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
 from otel_celery_launcher.exporter.reporter import ExportLogHandler
 from otel_celery_launcher.exporter.supervisor import CONFIG_VARIABLE
@@ -31,7 +34,10 @@ from otel_celery_launcher.handoff.channel import RECEIVE_BYTES
 from otel_celery_launcher.handoff.frames import (
     FLUSH,
     KIND_FLUSH,
+    LENGTH,
     FrameError,
+    encode_resource,
+    encode_span,
     split_message,
 )
 
@@ -61,6 +67,9 @@ class Server:
         self._counters = Counters(config["counters"])
         self._row = self._counters.rows[EXPORTER_ROW]
         self._parent = config["parent"]
+        self._resource = encode_resource(
+            Resource({"service.name": config["service"], "celery.role": "worker"})
+        )
         classes, _ = load_exporter_classes(config["exporters"])
         limit = queue_bytes() // max(1, len(classes))
         self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
@@ -84,6 +93,8 @@ class Server:
             if count < BUSY_MESSAGES:
                 time.sleep(NAP_SECONDS)
         self._drain()
+        if os.getppid() != self._parent:
+            self._end_lost_runs()
         end = time.monotonic() + END_SECONDS
         for pipeline in self._pipelines:
             pipeline.stop(max(0.0, end - time.monotonic()))
@@ -113,8 +124,25 @@ class Server:
         if kind == KIND_FLUSH:
             self._put_flush(*FLUSH.unpack(body))
             return
+        self._resource = resource
         for pipeline in self._pipelines:
             pipeline.put(resource, count, body)
+
+    def _end_lost_runs(self) -> None:
+        """End the runs of pool children that died with the worker's main process."""
+        for row in POOL_ROWS:
+            for note in (
+                self._counters.notes[row].before,
+                self._counters.notes[row].current,
+            ):
+                task = note.read()
+                if task is None:
+                    continue
+                note.clear()
+                reason = {"text": "the worker's main process is gone"}
+                data = encode_span(lost_span(task, Resource.get_empty(), reason))
+                for pipeline in self._pipelines:
+                    pipeline.put(self._resource, 1, LENGTH.pack(len(data)) + data)
 
     def _put_flush(self, row: int, token: int) -> None:
         waiting = len(self._pipelines)

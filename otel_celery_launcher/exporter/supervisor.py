@@ -57,6 +57,7 @@ class Supervisor:
         channel: Its read end goes to the exporter process.
         counters: The shared page.
         exporters: Entry point names of the exporters.
+        service_name: For a span of a worker that has sent none.
         clock: Monotonic seconds.
     """
 
@@ -65,11 +66,13 @@ class Supervisor:
         channel: Channel,
         counters: Counters,
         exporters: Sequence[str],
+        service_name: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
         self._counters = counters
         self._exporters = tuple(exporters)
+        self._service_name = service_name
         self._clock = clock
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,6 +157,7 @@ class Supervisor:
             "read": read,
             "counters": self._counters.descriptor,
             "exporters": self._exporters,
+            "service": self._service_name,
             "parent": os.getpid(),
             "path": _import_path(),
         }

@@ -9,7 +9,7 @@ the worker, in Celery's signals.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
@@ -19,6 +19,9 @@ from otel_celery_launcher.tasks import run
 from otel_celery_launcher.tasks.publish import Publisher
 from otel_celery_launcher.tasks.run import Runs
 from otel_celery_launcher.tasks.waits import note_received
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.exporter.running import RunNote
 
 
 class LauncherCeleryInstrumentor(CeleryInstrumentor):
@@ -35,7 +38,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         super()._instrument(**kwargs)  # connects the methods below, makes the tracer
-        self._runs = Runs(self._tracer)
+        self.runs = Runs(self._tracer)
         self._unwrap = _compat.wrap_task_sender(Publisher(self._tracer).publish)
         signals.before_task_publish.disconnect(self._trace_before_publish)
         signals.after_task_publish.disconnect(self._trace_after_publish)
@@ -48,12 +51,12 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
 
     def _trace_prerun(self, *_: Any, task: Any = None, **__: Any) -> None:
         if task is not None:
-            self._runs.begin(task)
+            self.runs.begin(task)
 
     def _trace_postrun(
         self, *_: Any, task: Any = None, state: str | None = None, **__: Any
     ) -> None:
-        seconds = None if task is None else self._runs.end(task, state)
+        seconds = None if task is None else self.runs.end(task, state)
         if seconds is not None and self.metrics:
             self.metrics["flower.task.runtime.seconds"].record(
                 seconds, {"task": task.name, "worker": task.request.hostname or ""}
@@ -74,6 +77,13 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         span = Runs.span_of(request)
         if span is not None and reason:
             span.set_attribute("celery.retry.reason", str(reason))
+
+
+def note_runs(note: RunNote) -> None:
+    """Note each run from here on; called in a pool child."""
+    instrumentor = CeleryInstrumentor()
+    if isinstance(instrumentor, LauncherCeleryInstrumentor):
+        instrumentor.runs.note = note
 
 
 def instrument_celery() -> None:

@@ -51,7 +51,9 @@ class Account:
     ended: int = 0  # executions whose run span ended
     received: int = 0  # of those, with a span at the collector
     missing: int = 0
-    twice: int = 0
+    twice: int = 0  # run spans that came more than once
+    begun: int = 0  # runs that began, however they ended
+    untold: int = 0  # of those, without a span at the collector
     counted: int = 0  # spans that the worker counts as lost
     restarts: int = 0
 
@@ -59,7 +61,8 @@ class Account:
         faults = ", ".join(f"{name} {count}" for name, count in self.faults.items())
         return (
             f"seed {self.seed}: {self.ended} executions ended, {self.received} spans"
-            f" received, {self.missing} missing, {self.twice} twice; the worker counts"
+            f" received, {self.missing} missing, {self.twice} twice; {self.begun} runs"
+            f" began, {self.untold} of them have no span; the worker counts"
             f" {self.counted} spans as lost, and was started {self.restarts} times more;"
             f" faults: {faults}"
         )
@@ -193,7 +196,13 @@ class Driver:
         account.ended = len(ended)
         account.received = len(ended & set(received))
         account.missing = len(ended - set(received))
-        account.twice = sum(count - 1 for count in received.values())
+        ids = Counter(
+            span.span_id for span in self._collector.spans if span.kind == "CONSUMER"
+        )
+        account.twice = sum(count - 1 for count in ids.values())
+        begun = {each.decode() for each in client.lrange("started", 0, -1)}  # type: ignore[union-attr]
+        account.begun = len(begun)
+        account.untold = len(begun - set(ids))
         account.counted = sum(each.lost for each in self._counters)
 
     # Faults.
@@ -292,7 +301,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         account = Driver(Path(folder), seed, seconds).run()
     print(account)
-    sys.exit(account.missing > account.counted)
+    sys.exit(max(account.missing, account.untold) > account.counted)
 
 
 if __name__ == "__main__":

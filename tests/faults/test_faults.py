@@ -20,5 +20,7 @@ def test_every_task_is_accounted_for(tmp_path: Path, seed: int) -> None:
     print(account)
     assert account.ended > 100
     assert account.missing <= account.counted
+    assert account.untold <= account.counted
+    assert account.twice == 0
     if not account.faults["exporter killed"] and not account.faults["exporter stopped"]:
         assert account.missing == 0

@@ -30,7 +30,10 @@ for number in map(int, os.listdir("/proc/self/fd")):
 @app.task(bind=True, name="faulty.work")
 def work(self, inner):
     executions[self.request.id] = execution = uuid.uuid4().hex
-    trace.get_current_span().set_attribute("execution", execution)
+    run = trace.get_current_span()
+    run.set_attribute("execution", execution)
+    with suppress(redis.ConnectionError):  # then nobody expects it
+        client.rpush("started", f"{run.get_span_context().span_id:016x}")
     for _ in range(inner):
         with tracer.start_as_current_span("inner"):
             pass

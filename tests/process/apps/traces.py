@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import sys
+import time
 
 from celery import Celery, chain, chord, group
 from opentelemetry import baggage, context, trace
@@ -110,3 +114,34 @@ def current_context():
     return f"{trace.get_current_span().get_span_context().trace_id:032x}", dict(
         baggage.get_all()
     )
+
+
+@app.task(name="traces.hangs")
+def hangs(seconds=60):
+    """Make an inner span, tell the test, and stay."""
+    with tracer.start_as_current_span("inner"):
+        pass
+    app.backend.client.rpush("hangs", os.getpid())
+    time.sleep(seconds)
+
+
+@app.task(name="traces.limited", time_limit=1)
+def limited():
+    hangs()
+
+
+@app.task(name="traces.exits")
+def exits():
+    """A task that ends its process."""
+    with tracer.start_as_current_span("inner"):
+        pass
+    sys.exit(3)
+
+
+@app.task(name="traces.again", acks_late=True, reject_on_worker_lost=True, bind=True)
+def again(self):
+    """Killed at its first run, delivered again."""
+    with tracer.start_as_current_span("inner"):
+        pass
+    if app.backend.client.incr("runs") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that ended with their process: killed, over the hard limit, terminated, lost.
+
+The worker's main process looks at the notes of its pool children (``exporter/running.py``).
+A run whose process is dead gets its span here, as an error, with the identity it had from
+its start. What Celery says of the task at about the same time is the reason; there are
+ends of which it says nothing (``reject_on_worker_lost``), so the dead process is the
+judge, and Celery's signals are only its witnesses.
+
+Runs in the worker's main process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from otel_celery_launcher.exporter.counters import POOL_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from otel_celery_launcher.exporter.counters import Counters
+    from otel_celery_launcher.exporter.lost import Reason
+    from otel_celery_launcher.exporter.running import RunningTask, RunNote
+
+# How long a dead process's run waits for Celery's word on it.
+WITNESS_SECONDS = 1.0
+
+# Words on tasks that never ran here.
+REASONS_KEPT = 1000
+
+
+class LostRuns:
+    """Ends the spans of runs whose process is dead.
+
+    Args:
+        counters: The shared page with the notes.
+        end: Ends the span of a run: slot, run, and what Celery said of its end.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        end: Callable[[int, RunningTask, Reason | None], None],
+    ) -> None:
+        self._counters = counters
+        self._end = end
+        self._reasons: OrderedDict[str, Reason] = OrderedDict()
+        self._seen_dead: dict[int, float] = {}  # span id: monotonic seconds
+        self._owner = os.getpid()
+
+    def connect(self) -> None:
+        """Listen to what Celery says in the main process (launcher)."""
+        signals.task_failure.connect(self._task_failure, weak=False)
+        signals.task_revoked.connect(self._task_revoked, weak=False)
+
+    def own(self) -> None:
+        """Make this process the one that judges."""
+        self._owner = os.getpid()
+
+    def poll(self, *, is_end: bool = False) -> None:
+        """Look at all notes; called by the main process's timer, and at its end."""
+        if self._owner != os.getpid():
+            return
+        for slot, note, is_gone in self._notes():
+            task = note.read()
+            if task is None or not (is_gone or is_end or not task.is_alive):
+                continue
+            if is_end or self._has_waited(task):
+                self._seen_dead.pop(task.span_id, None)
+                note.clear()
+                self._end(slot, task, self._reasons.pop(task.task_id, None))
+
+    def _notes(self) -> Iterator[tuple[int, RunNote, bool]]:
+        """Yield slot, note, and whether its process is surely gone."""
+        for slot, row in enumerate(POOL_ROWS):
+            notes = self._counters.notes[row]
+            yield slot, notes.current, False
+            yield slot, notes.before, True
+
+    def _has_waited(self, task: RunningTask) -> bool:
+        now = time.monotonic()
+        since = self._seen_dead.setdefault(task.span_id, now)
+        return task.task_id in self._reasons or now - since >= WITNESS_SECONDS
+
+    def _keep(self, task_id: str | None, reason: Reason) -> None:
+        if task_id is None or self._owner != os.getpid():
+            return
+        self._reasons[task_id] = {**self._reasons.get(task_id, {}), **reason}
+        while len(self._reasons) > REASONS_KEPT:
+            self._reasons.popitem(last=False)
+
+    def _task_failure(
+        self, task_id: str | None = None, exception: Any = None, **_: Any
+    ) -> None:
+        kind = type(exception)
+        self._keep(
+            task_id,
+            {
+                "error.type": f"{kind.__module__}.{kind.__qualname__}",
+                "text": str(exception),
+            },
+        )
+
+    def _task_revoked(
+        self, request: Any = None, terminated: Any = None, signum: Any = None, **_: Any
+    ) -> None:
+        if terminated:
+            self._keep(
+                getattr(request, "id", None),
+                {
+                    "error.type": "billiard.exceptions.Terminated",
+                    "text": f"terminated by {signum}",
+                    "celery.terminated.signal": str(signum),
+                },
+            )
