@@ -144,6 +144,31 @@ def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
     return unwrap
 
 
+def watch_decode_errors(
+    told: Callable[[Any, Any, BaseException], None],
+) -> Callable[[], None]:
+    """Call ``told(consumer, message, exc)`` for messages a worker cannot decode.
+
+    Celery has no signal for them (celery ``worker/consumer/consumer.py``, 5.3 to 5.7).
+
+    Returns:
+        What undoes it.
+    """
+    from celery.worker.consumer import Consumer
+
+    decode_error = Consumer.on_decode_error
+
+    def on_decode_error(consumer: Any, message: Any, exc: BaseException) -> None:
+        decode_error(consumer, message, exc)
+        told(consumer, message, exc)
+
+    def undo() -> None:
+        Consumer.on_decode_error = decode_error
+
+    Consumer.on_decode_error = on_decode_error
+    return undo
+
+
 def let_exceptions_through_detach() -> None:
     """Stop ``context.detach`` from swallowing soft time limits.
 

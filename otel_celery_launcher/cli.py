@@ -85,6 +85,8 @@ def _run_plain_celery(command_line: CommandLine) -> int:
         sys.stdout.flush()
     elif command_line.shows_version:
         print(f"otel-celery {__version__}", flush=True)  # noqa: T201
+    if command_line.command == "inspect":
+        import otel_celery_launcher.status  # noqa: F401 - knows `inspect otel_status`
     from celery.__main__ import main as celery_main
 
     celery_main()

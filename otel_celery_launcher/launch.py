@@ -23,6 +23,7 @@ from otel_celery_launcher.health import HealthFile
 from otel_celery_launcher.lifecycle import Lifecycle
 from otel_celery_launcher.roles import read_command_line
 from otel_celery_launcher.settings import Settings
+from otel_celery_launcher.status import answer_with
 from otel_celery_launcher.telemetry import start
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def run_with_telemetry(
         telemetry = start(settings)
         _prepare_spawned_children(telemetry)
         Lifecycle(telemetry).connect()
+        if settings.role == "worker":
+            answer_with(telemetry.status)
         if settings.health_file and settings.role == "worker":
             HealthFile(settings.health_file).connect()
     except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
@@ -19,7 +20,7 @@ from opentelemetry.util.re import parse_env_headers
 from otel_celery_launcher import _compat, messages
 from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.exporter.bounded import run_bounded
-from otel_celery_launcher.exporter.counters import Counters
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
 from otel_celery_launcher.exporter.inline import InlineExport
 from otel_celery_launcher.exporter.lost import Reason, lost_span
@@ -95,6 +96,33 @@ class Telemetry:
             f"no exporter process can be started ({reason}): each process of the worker"
             " exports its own spans"
         )
+
+    def status(self) -> dict[str, Any]:
+        """Return the worker's answer to ``inspect otel_status`` (main process)."""
+        counters, settings = self.counters, self.settings
+        return {
+            "versions": {
+                name: version(name)
+                for name in ("otel-celery-launcher", "celery", "opentelemetry-sdk")
+            },
+            "role": settings.role,
+            "service_name": settings.service_name,
+            "endpoint": shown_endpoint(settings.endpoint)
+            if settings.sends_otlp
+            else "",
+            "exporters": list(settings.exporters),
+            "mode": "process" if isinstance(self.export, ProcessExport) else "inline",
+            "sampler": settings.sampler,
+            "exported": counters.exported,
+            "dropped": {
+                "refused": sum(row.failed for row in counters.rows),
+                "overflow": sum(row.dropped for row in counters.rows),
+            },
+            "received": counters.rows[EXPORTER_ROW].received,
+            "queued": counters.rows[EXPORTER_ROW].queued,
+            "last_error": counters.error,
+            "exporter_restarts": self.export.restarts,
+        }
 
     def descriptors(self) -> list[int]:
         """Return the numbers that are ours and open, for those who close all others."""

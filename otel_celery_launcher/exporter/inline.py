@@ -74,6 +74,7 @@ class InlineExport(SpanProcessor):
     """
 
     failure = ""  # nothing has to be started
+    restarts = 0
     child_share = 0.6  # of the time a stop may take; the rest is the main process's
 
     def __init__(

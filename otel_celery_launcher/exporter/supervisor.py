@@ -78,6 +78,7 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._quick_deaths = 0
+        self.restarts = 0
         self.failure = ""  # why no exporter process could be started
 
     @property
@@ -117,6 +118,7 @@ class Supervisor:
         if now - self._started >= pause:
             self._quick_deaths += 1
             self._count_what_died()
+            self.restarts += 1
             self._start()
 
     def stop(self) -> None:

@@ -171,6 +171,11 @@ class ProcessExport(SpanProcessor):
         """Why no exporter process could be started; empty if one was, or not yet."""
         return "" if self._supervisor is None else self._supervisor.failure
 
+    @property
+    def restarts(self) -> int:
+        """How many times the exporter process was replaced."""
+        return 0 if self._supervisor is None else self._supervisor.restarts
+
     # The life of a process, called by lifecycle.py.
 
     def main_started(self, *, forks: bool) -> None:

@@ -18,6 +18,7 @@ from otel_celery_launcher import _compat
 from otel_celery_launcher.tasks import run
 from otel_celery_launcher.tasks.publish import Publisher
 from otel_celery_launcher.tasks.run import Runs
+from otel_celery_launcher.tasks.unrun import UnrunTasks
 from otel_celery_launcher.tasks.waits import note_received
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         super()._instrument(**kwargs)  # connects the methods below, makes the tracer
         self.runs = Runs(self._tracer)
+        self._unrun = UnrunTasks(self._tracer)
+        self._unrun.connect()
         self._unwrap = _compat.wrap_task_sender(Publisher(self._tracer).publish)
         signals.before_task_publish.disconnect(self._trace_before_publish)
         signals.after_task_publish.disconnect(self._trace_after_publish)
@@ -47,6 +50,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     def _uninstrument(self, **kwargs: Any) -> None:
         super()._uninstrument(**kwargs)
         self._unwrap()
+        self._unrun.disconnect()
         signals.task_received.disconnect(note_received)
 
     def _trace_prerun(self, *_: Any, task: Any = None, **__: Any) -> None:

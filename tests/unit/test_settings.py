@@ -12,6 +12,8 @@ from otel_celery_launcher.roles import CommandLine, read_command_line
 from otel_celery_launcher.settings import Settings, correct_environment
 from otel_celery_launcher.variables import VARIABLES
 from tests.bad_values import BAD_VALUES
+from tests.make_compatibility import RELEASES
+from tests.process.test_matrix import POOLS, STARTS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -243,3 +245,19 @@ def test_deflate_with_grpc_is_a_bad_value() -> None:
         " using none"
     ]
     assert environ == {}
+
+
+def test_compatibility_page_has_every_cell_of_the_matrix() -> None:
+    """The page is written by `make compatibility`; none of its cells failed."""
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    rows = [
+        line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| ")
+    ]
+    assert [
+        [pool.lstrip("| "), start] for pool, start in rows[1:] if "---" not in pool
+    ] == [[pool, start] for pool in POOLS for start in STARTS]
+    head = next(line for line in page.splitlines() if line.startswith("| pool"))
+    assert [
+        cell.rpartition(".")[0] for cell in head.strip(" |").split(" | ")[2:]
+    ] == list(RELEASES)
+    assert page.count("FAILED") == 1  # the legend's

@@ -9,6 +9,7 @@ import sys
 import time
 
 from celery import Celery, chain, chord, group
+from celery.exceptions import Ignore, Reject
 from opentelemetry import baggage, context, trace
 from shop import app, noop
 
@@ -145,3 +146,18 @@ def again(self):
         pass
     if app.backend.client.incr("runs") == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="traces.rejects", acks_late=True)
+def rejects():
+    raise Reject("no", requeue=False)
+
+
+@app.task(name="traces.ignores")
+def ignores():
+    raise Ignore
+
+
+@app.task(name="traces.expects", throws=(KeyError,))
+def expects():
+    raise KeyError("expected")

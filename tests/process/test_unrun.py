@@ -1,0 +1,135 @@
+"""Tasks that never run leave a short span in their producer's trace, with the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.harness import Producer, run_some, runs, wait_until
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+    from tests.harness import Launcher, Process
+
+RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
+REASONS = ("revoked", "expired", "unknown", "rejected", "undecodable")
+
+
+@pytest.fixture(autouse=True, params=["process", "inline"])
+def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
+    child_environ["OTEL_CELERY_EXPORT"] = request.param
+    return str(request.param)
+
+
+@pytest.fixture(params=["redis", RABBITMQ])
+def producer(
+    request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
+) -> Producer:
+    if request.param == "redis":
+        return Producer(broker)
+    url = f"{request.getfixturevalue('rabbitmq_server')}//"
+    child_environ["SHOP_BROKER"] = url
+    found = Producer(url)
+    found.app.conf.result_backend = broker
+    found.app.control.purge()
+    return found
+
+
+def publish(producer: Producer, worker: Process, reason: str) -> None:
+    """Publish a task that will not run for this reason."""
+    if reason == "revoked":
+        result = producer.send("shop.noop", countdown=2)
+        worker.wait_for_output(" received")
+        producer.app.control.revoke(result.id)
+    elif reason == "expired":
+        producer.send("shop.noop", expires=-10)
+    elif reason == "unknown":
+        producer.send("nobody.knows")
+    else:
+        with producer.app.connection_for_write() as connection:
+            trace_id, span_id = f"{1:032x}", f"{1:016x}"
+            producer.parents[trace_id] = span_id
+            headers = {"traceparent": f"00-{trace_id}-{span_id}-01"}
+            if reason == "undecodable":
+                headers |= {"task": "shop.noop", "id": "bad", "lang": "py"}
+            kombu_producer = connection.Producer()
+            kombu_producer.publish(
+                b"{not json" if reason == "undecodable" else {"hello": 1},
+                routing_key="celery",
+                content_type="application/json" if reason == "undecodable" else None,
+                content_encoding="utf-8" if reason == "undecodable" else None,
+                serializer=None if reason == "undecodable" else "json",
+                headers=headers,
+            )
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_task_that_never_runs_leaves_a_span(
+    launcher: Launcher, collector: Receiver, producer: Producer, reason: str
+) -> None:
+    worker = launcher.worker("-c1")
+    publish(producer, worker, reason)
+
+    def told() -> list[ReceivedSpan]:
+        return [span for span in runs(collector.spans) if "run/" not in span.name]
+
+    wait_until(told, 15, "the span is there")
+    producer.results.clear()
+    run_some(producer, 3)
+    worker.stop()
+    (span,) = told()
+    (trace_id, parent_id) = next(iter(producer.parents.items()))
+    assert (span.trace_id, span.parent_id) == (trace_id, parent_id)
+    assert span.attributes["celery.action"] == reason
+    assert span.name.startswith(f"{reason}/")
+    assert span.is_error == (reason in ("unknown", "rejected", "undecodable"))
+    assert len(runs(collector.spans)) == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "state", "is_error"),
+    [
+        ("traces.rejects", "REJECTED", False),
+        ("traces.ignores", "IGNORED", False),
+        ("traces.expects", "FAILURE", False),
+        ("traces.fail", "FAILURE", True),
+    ],
+)
+def test_endings_keep_their_meaning(
+    launcher: Launcher,
+    collector: Receiver,
+    broker: str,
+    task: str,
+    state: str,
+    is_error: bool,
+) -> None:
+    """`Reject`, `Ignore` and exceptions in `throws` are no errors."""
+    worker = launcher.worker("-c1", app="traces")
+    producer = Producer(broker)
+    producer.send(task)
+    wait_until(lambda: runs(collector.spans), 15, "it has run")
+    worker.stop()
+    (run,) = runs(collector.spans)
+    assert (run.attributes["celery.state"], run.is_error) == (state, is_error)
+
+
+def test_a_worker_tells_its_status(
+    launcher: Launcher, collector: Receiver, broker: str, mode: str
+) -> None:
+    """`otel-celery inspect otel_status`."""
+    worker = launcher.worker("-n", "w1@x")
+    producer = Producer(broker)
+    run_some(producer)
+    collector.wait_for(lambda spans: len(runs(spans)) >= 20, 10)
+
+    def exported() -> bool:
+        found = launcher.run("-A", "shop", "inspect", "otel_status", "-j")
+        assert found.returncode == 0, found
+        assert '"w1@x"' in found.stdout
+        assert f'"mode": "{mode}"' in found.stdout
+        assert '"service_name": "shop-worker"' in found.stdout
+        return '"exported": 20' in found.stdout
+
+    wait_until(exported, 20, "it tells that all are exported")
+    worker.stop()
