@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons compatibility lint format docs bench faults outage servers build clean
+.PHONY: demo test test-lowest test-pythons compatibility traces lint format docs bench faults outage servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -32,6 +32,10 @@ test-pythons: servers
 # docs/compatibility.md: the matrix on each minor release of Celery; ten minutes.
 compatibility: $(VENV)/tested servers
 	$(BIN)/python -m tests.make_compatibility
+
+# docs/traces.md: a trace for each way in which a task can end.
+traces: $(VENV)/tested servers
+	$(BIN)/python -m tests.make_traces
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check

@@ -81,11 +81,13 @@ class Telemetry:
             attributes["service.instance.id"] = instance_id(self.settings, slot)
         return Resource(attributes)
 
-    def end_lost_run(self, slot: int, task: RunningTask, reason: Reason | None) -> None:
+    def end_lost_run(
+        self, slot: int, task: RunningTask, ended: int, reason: Reason | None
+    ) -> None:
         """End the span of a run whose process is dead (main process)."""
         if self.provider is not None:
             resource = self.slot_resource(str(slot), task.pid, os.getpid())
-            _compat.end_span(self.provider, lost_span(task, resource, reason))
+            _compat.end_span(self.provider, lost_span(task, resource, ended, reason))
 
     def fall_back_to_inline(self, reason: str) -> None:
         """Export in each process, since no exporter process can be started."""

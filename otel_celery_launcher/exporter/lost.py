@@ -7,7 +7,6 @@ Made by the worker's main process, or by the exporter process when that is dead,
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -28,19 +27,20 @@ WORKER_LOST = "billiard.exceptions.WorkerLostError"
 
 
 def lost_span(
-    task: RunningTask, resource: Resource, reason: Reason | None
+    task: RunningTask, resource: Resource, ended: int, reason: Reason | None
 ) -> ReadableSpan:
     """Return the span of a run that its process did not end.
 
     Args:
         task: The run as noted.
         resource: Of the process.
+        ended: When its process was seen to be dead; nanoseconds since the epoch.
         reason: What is known of its end.
     """
     reason = dict(reason or {})
     text = reason.pop("text", "the process of the task is gone")
     error_type = reason.pop("error.type", WORKER_LOST)
-    end = max(time.time_ns(), task.start)
+    end = max(ended, task.start)
     flags = TraceFlags(task.flags)
     parent = (
         SpanContext(task.trace_id, task.parent_id, is_remote=True, trace_flags=flags)

@@ -130,6 +130,7 @@ class Server:
 
     def _end_lost_runs(self) -> None:
         """End the runs of pool children that died with the worker's main process."""
+        empty = Resource.get_empty()
         for row in POOL_ROWS:
             for note in (
                 self._counters.notes[row].before,
@@ -140,7 +141,7 @@ class Server:
                     continue
                 note.clear()
                 reason = {"text": "the worker's main process is gone"}
-                data = encode_span(lost_span(task, Resource.get_empty(), reason))
+                data = encode_span(lost_span(task, empty, time.time_ns(), reason))
                 for pipeline in self._pipelines:
                     pipeline.put(self._resource, 1, LENGTH.pack(len(data)) + data)
 

@@ -41,18 +41,19 @@ class LostRuns:
 
     Args:
         counters: The shared page with the notes.
-        end: Ends the span of a run: slot, run, and what Celery said of its end.
+        end: Ends the span of a run: slot, run, nanoseconds since the epoch, and what
+            Celery said of its end.
     """
 
     def __init__(
         self,
         counters: Counters,
-        end: Callable[[int, RunningTask, Reason | None], None],
+        end: Callable[[int, RunningTask, int, Reason | None], None],
     ) -> None:
         self._counters = counters
         self._end = end
         self._reasons: OrderedDict[str, Reason] = OrderedDict()
-        self._seen_dead: dict[int, float] = {}  # span id: monotonic seconds
+        self._seen_dead: dict[int, tuple[float, int]] = {}  # span id: when
         self._owner = os.getpid()
 
     def connect(self) -> None:
@@ -72,10 +73,13 @@ class LostRuns:
             task = note.read()
             if task is None or not (is_gone or is_end or not task.is_alive):
                 continue
-            if is_end or self._has_waited(task):
-                self._seen_dead.pop(task.span_id, None)
+            first = (time.monotonic(), time.time_ns())
+            since, ended = self._seen_dead.setdefault(task.span_id, first)
+            is_told = task.task_id in self._reasons
+            if is_end or is_told or first[0] - since >= WITNESS_SECONDS:
+                del self._seen_dead[task.span_id]
                 note.clear()
-                self._end(slot, task, self._reasons.pop(task.task_id, None))
+                self._end(slot, task, ended, self._reasons.pop(task.task_id, None))
 
     def _notes(self) -> Iterator[tuple[int, RunNote, bool]]:
         """Yield slot, note, and whether its process is surely gone."""
@@ -83,11 +87,6 @@ class LostRuns:
             notes = self._counters.notes[row]
             yield slot, notes.current, False
             yield slot, notes.before, True
-
-    def _has_waited(self, task: RunningTask) -> bool:
-        now = time.monotonic()
-        since = self._seen_dead.setdefault(task.span_id, now)
-        return task.task_id in self._reasons or now - since >= WITNESS_SECONDS
 
     def _keep(self, task_id: str | None, reason: Reason) -> None:
         if task_id is None or self._owner != os.getpid():

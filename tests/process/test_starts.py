@@ -354,8 +354,18 @@ def test_closed_standard_streams(
         assert len(Daemon(log, log).own_lines) == 1
 
 
+@pytest.fixture(scope="session")
+def flower_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flower, apart: every Celery command imports an installed flower at its start."""
+    folder = tmp_path_factory.mktemp("flower")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    packages = ["flower>=2", "tornado", "prometheus_client", "humanize", "pytz"]
+    subprocess.run([*pip, "--target", folder, *packages], check=True)
+    return folder
+
+
 def test_flower_is_a_subcommand(
-    launcher: Launcher, collector: Receiver, broker: str
+    launcher: Launcher, collector: Receiver, broker: str, flower_folder: Path
 ) -> None:
     """Its tasks begin traces of role flower; SIGTERM ends it with status 0."""
     import urllib.request
@@ -367,6 +377,7 @@ def test_flower_is_a_subcommand(
     flower = launcher.start(
         "-A", "shop", "flower", f"--port={port}", "--address=127.0.0.1",
         FLOWER_UNAUTHENTICATED_API="true",
+        PYTHONPATH=f"{launcher.environ['PYTHONPATH']}:{flower_folder}",
     )  # fmt: skip
     flower.wait_for_output("Visit me at")
     url = f"http://127.0.0.1:{port}"
