@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from tests.harness import Launcher
 
-# `DECOY_CHILDREN=50 make test PYTEST_ARGS="-k recycled_children_write"` is a quick look.
-CHILDREN = int(os.environ.get("DECOY_CHILDREN", "1000"))
+# `DECOY_CHILDREN=1000 make test PYTEST_ARGS="-k recycled_children_write"` takes two minutes.
+CHILDREN = int(os.environ.get("DECOY_CHILDREN", "300"))
 
 
 @pytest.fixture

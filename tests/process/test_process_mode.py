@@ -56,24 +56,20 @@ def children_of(worker: Process) -> list[psutil.Process]:
     return [each for each in children if each.name() != "otel-exporter"]
 
 
+# The others: test_lossless.py, in both modes.
 POOLS = {
-    "prefork": [],
-    "one task per child": ["--max-tasks-per-child", "1"],
-    "threads": ["-P", "threads"],
-    "solo": ["-P", "solo"],
     "gevent": ["-P", "gevent"],
     "eventlet": ["-P", "eventlet"],
-    "autoscale": ["--autoscale", "4,1"],
 }
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_every_pool_loses_nothing_at_a_warm_stop(
+def test_green_pools_lose_nothing_at_a_warm_stop(
     launcher: Launcher, collector: Receiver, broker: str, pool: str
 ) -> None:
     worker = launcher.worker(*POOLS[pool])
     producer = Producer(broker)
-    producer.send_many("shop.noop", 20 if pool == "one task per child" else 200)
+    producer.send_many("shop.noop", 200)
     producer.wait_for_results()
     worker.stop()
     assert worker.popen.returncode == 0

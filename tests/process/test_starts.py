@@ -37,7 +37,14 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver import Receiver
     from tests.harness import Launcher
 
-RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
+# Broker and mode; test_matrix.py has both modes on Redis.
+SETTINGS = [
+    "process on redis",
+    *(
+        pytest.param(f"{mode} on rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
+        for mode in ("process", "inline")
+    ),
+]
 
 
 @pytest.fixture(params=["process", "inline"])
@@ -46,12 +53,13 @@ def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["redis", RABBITMQ])
+@pytest.fixture(params=SETTINGS)
 def producer(
     request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
 ) -> Producer:
     """Publishes on either broker; results come through Redis."""
-    if request.param == "redis":
+    child_environ["OTEL_CELERY_EXPORT"] = request.param.partition(" ")[0]
+    if request.param.endswith("redis"):
         return Producer(broker)
     url = request.getfixturevalue("rabbitmq_server")
     child_environ["SHOP_BROKER"] = f"{url}//"
@@ -65,7 +73,6 @@ def start_lines(daemon: Daemon) -> list[str]:
     return [line for line in daemon.own_lines if ", worker, service " in line]
 
 
-@pytest.mark.usefixtures("mode")
 def test_multi_starts_restarts_and_stops_traced_workers(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
@@ -142,7 +149,6 @@ def test_a_path_with_blanks_can_be_executed(
     assert_each_run_once(collector, producer)
 
 
-@pytest.mark.usefixtures("mode")
 def test_detached_worker_says_in_its_log_what_it_says(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
@@ -185,7 +191,6 @@ def test_detached_worker_reads_env_files_anew_at_a_hangup(
     assert_nothing_left(launcher, daemon.pidfile)
 
 
-@pytest.mark.usefixtures("mode")
 def test_detached_beat_publishes_traces(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
@@ -211,7 +216,6 @@ def test_detached_beat_publishes_traces(
     assert_nothing_left(launcher, daemon.pidfile)
 
 
-@pytest.mark.usefixtures("mode")
 def test_embedded_beat_keeps_the_log_short(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
@@ -227,7 +231,6 @@ def test_embedded_beat_keeps_the_log_short(
     assert_nothing_left(launcher)
 
 
-@pytest.mark.usefixtures("mode")
 def test_hangup_loses_nothing(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
@@ -246,7 +249,6 @@ def test_hangup_loses_nothing(
     assert_nothing_left(launcher)
 
 
-@pytest.mark.usefixtures("mode")
 def test_pool_restart_by_remote_control_loses_nothing(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
@@ -260,7 +262,6 @@ def test_pool_restart_by_remote_control_loses_nothing(
     assert_nothing_left(launcher)
 
 
-@pytest.mark.usefixtures("mode")
 def test_restarters_lose_nothing(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
 
 
-@pytest.fixture(autouse=True, params=["process", "inline"])
+@pytest.fixture(params=["process", "inline"])
 def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
     child_environ["OTEL_CELERY_EXPORT"] = request.param
     return str(request.param)
@@ -46,6 +46,7 @@ def tree(spans: list[ReceivedSpan]) -> list[str]:
     return lines("", 0)
 
 
+@pytest.mark.usefixtures("mode")
 @pytest.mark.parametrize("kind", ["serialisation", "broker down"])
 @pytest.mark.timeout(200)
 def test_failed_publishes_are_errors_and_leave_nothing_behind(

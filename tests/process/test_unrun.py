@@ -12,21 +12,24 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher, Process
 
-RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
+RABBITMQ = pytest.param(
+    "process on rabbitmq", marks=pytest.mark.xdist_group("rabbitmq")
+)
 REASONS = ("revoked", "expired", "unknown", "rejected", "undecodable")
 
 
-@pytest.fixture(autouse=True, params=["process", "inline"])
+@pytest.fixture(params=["process", "inline"])
 def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
     child_environ["OTEL_CELERY_EXPORT"] = request.param
     return str(request.param)
 
 
-@pytest.fixture(params=["redis", RABBITMQ])
+@pytest.fixture(params=["process on redis", "inline on redis", RABBITMQ])
 def producer(
     request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
 ) -> Producer:
-    if request.param == "redis":
+    child_environ["OTEL_CELERY_EXPORT"] = request.param.partition(" ")[0]
+    if request.param.endswith("redis"):
         return Producer(broker)
     url = f"{request.getfixturevalue('rabbitmq_server')}//"
     child_environ["SHOP_BROKER"] = url
