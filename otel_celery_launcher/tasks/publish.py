@@ -58,7 +58,8 @@ class Publisher:
         headers.pop(RECEIVED_KEY, None)  # a retry hands its request's headers on
         parent = None
         if not trace.get_current_span().get_span_context().is_valid:
-            parent = propagate.extract(headers)  # set by hand
+            by_hand = {k: v for k, v in headers.items() if isinstance(v, str)}
+            parent = propagate.extract(by_hand)
         with self._tracer.start_as_current_span(
             f"apply_async/{name}",
             context=parent,

@@ -22,6 +22,7 @@ from opentelemetry.trace.status import Status, StatusCode
 from otel_celery_launcher import _compat
 from otel_celery_launcher.tasks.broker import messaging_system
 from otel_celery_launcher.tasks.carriers import parent_of
+from otel_celery_launcher.tasks.run import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +93,8 @@ class UnrunTasks:
         """A pool child could not decode the arguments: the task has not begun."""
         if not isinstance(exception, (DecodeError, ContentDisallowed)):
             return
-        if os.getpid() == self._launcher:
+        has_begun = Runs.span_of(sender.request) is not None
+        if os.getpid() == self._launcher and not has_begun:
             error = type(exception).__name__
             self._tell("undecodable", sender.app, sender.request, sender.name, error)
 

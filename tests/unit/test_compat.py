@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextvars
 import inspect
 import threading
+from typing import Any
 
 import billiard.spawn
 import pytest
 from billiard.context import get_spawning_popen, set_spawning_popen
+from celery import Celery
 from celery.concurrency import get_implementation
+from celery.worker.consumer import Consumer
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -164,3 +167,48 @@ def test_other_threads_are_seen() -> None:
     thread.join()
     assert _compat.has_other_threads() == before
     assert len(threading._active) == threading.active_count()  # type: ignore[attr-defined]
+
+
+def test_the_task_sender_can_be_wrapped() -> None:
+    calls: list[str] = []
+
+    def around(
+        app: Any, send: Any, producer: Any, name: str, message: Any, **_: Any
+    ) -> Any:
+        calls.append(name)
+        return send(producer, name, message)
+
+    undo = _compat.wrap_task_sender(around)
+    try:
+        Celery(broker="memory://", set_as_current=False).send_task("there")
+    finally:
+        undo()
+    Celery(broker="memory://", set_as_current=False).send_task("not there")
+    assert calls == ["there"]
+
+
+def test_decode_errors_of_a_consumer_can_be_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Consumer, "on_decode_error", lambda *_: None)
+    before = Consumer.on_decode_error
+    undo = _compat.watch_decode_errors(lambda *what: told.append(what))
+    error = ValueError()
+    Consumer.on_decode_error("consumer", "message", error)
+    undo()
+    assert told == [("consumer", "message", error)]
+    assert Consumer.on_decode_error is before
+    assert "on_decode_error(message, exc)" in inspect.getsource(
+        Consumer.create_task_handler
+    )
+
+
+def test_a_span_that_has_ended_can_be_given_to_a_provider() -> None:
+    seen = Seen()
+    provider = TracerProvider()
+    provider.add_span_processor(seen)
+    with provider.get_tracer("x").start_as_current_span("one") as span:
+        pass
+    _compat.end_span(provider, span)
+    assert seen.names == ["one", "one"]

@@ -1,0 +1,186 @@
+"""What the spans of tasks are made of: routes, waits, notes of runs, lost runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery.app.task import Context as Request
+from kombu import Exchange, Queue
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_celery_launcher.exporter.counters import POOL_ROWS, Counters
+from otel_celery_launcher.exporter.lost import Reason, lost_span
+from otel_celery_launcher.exporter.running import RunningTask
+from otel_celery_launcher.tasks.broker import messaging_system
+from otel_celery_launcher.tasks.carriers import parent_of
+from otel_celery_launcher.tasks.lost import LostRuns
+from otel_celery_launcher.tasks.publish import route
+from otel_celery_launcher.tasks.waits import waits
+
+
+def an_app(**settings: Any) -> Celery:
+    app = Celery(broker="memory://", set_as_current=False)
+    app.conf.update(settings)
+    return app
+
+
+TOPICS = Queue("topics", Exchange("events", type="topic"), routing_key="a.b")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"queue": "emails"},
+        {"queue": TOPICS},
+        {"exchange": "events", "routing_key": "a.c"},
+        {"exchange": "events"},
+        {"queue": TOPICS, "routing_key": "a.d"},
+        {"exchange": Exchange("things", type="fanout"), "routing_key": "x"},
+        {"queue": "emails", "exchange_type": "topic"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("default", ["celery", "mine"])
+def test_route_is_what_celery_publishes_to(
+    options: dict[str, Any], default: str
+) -> None:
+    """The rules of `send_task_message`, on the Celery that is installed."""
+    app = an_app(task_default_queue=default)
+    sent: list[tuple[str, str]] = []
+
+    def look(exchange: Any = None, routing_key: Any = None, **_: Any) -> None:
+        name = getattr(exchange, "name", exchange)
+        sent.append((str(name or ""), str(routing_key or "")))
+
+    message = app.amqp.as_task_v2("1", "task")
+    signals.before_task_publish.connect(look)
+    try:
+        with app.connection_for_write() as connection:
+            producer = app.amqp.Producer(connection)
+            app.amqp.send_task_message(producer, "task", message, **options)
+    finally:
+        signals.before_task_publish.disconnect(look)
+    assert sent == [route(app.amqp, options)[:2]]
+
+
+@pytest.mark.parametrize(
+    ("broker", "system"),
+    [
+        ("amqp://h//", "rabbitmq"),
+        ("pyamqp://h//", "rabbitmq"),
+        ("redis://h/0", "redis"),
+        ("rediss://h/0", "redis"),
+        ("memory://", "memory"),
+        ("redis://a/0;redis://b/0", "redis"),
+    ],
+)
+def test_messaging_system_is_the_broker(broker: str, system: str) -> None:
+    assert messaging_system(Celery(broker=broker, set_as_current=False)) == system
+
+
+@pytest.mark.parametrize(
+    ("published", "received", "eta", "started", "expected"),
+    [
+        (10.0, 12.0, None, 15.0, {"broker": 2.0, "worker": 3.0}),
+        (10.0, 12.0, 14.0, 15.0, {"broker": 2.0, "worker": 1.0}),  # held by the worker
+        (10.0, 12.0, 11.0, 15.0, {"broker": 1.0, "worker": 3.0}),  # held by the broker
+        (20.0, 12.0, None, 15.0, {"worker": 3.0}),  # clocks apart
+        (None, 12.0, None, 15.0, {"worker": 3.0}),  # published by somebody else
+        (10.0, None, None, 15.0, {}),
+        ("10", 12.0, None, 15.0, {"worker": 3.0}),
+    ],
+)
+def test_waits(
+    published: Any, received: Any, eta: Any, started: float, expected: dict[str, float]
+) -> None:
+    request = Request(
+        otel_celery_published=published,
+        otel_celery_received=received,
+        eta=None if eta is None else f"1970-01-01T00:00:{eta:02.0f}+00:00",
+    )
+    found = waits(request, started)
+    assert {name.rpartition(".")[2]: wait for name, wait in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "eta", ["soon", 5, "1970-01-01T00:00:01Z", "1970-01-01T00:00:01"]
+)
+def test_an_odd_eta_does_no_harm(eta: Any) -> None:
+    request = Request(otel_celery_received=2.0, eta=eta)
+    assert waits(request, 3.0) == {"celery.wait.worker": 1.0}
+
+
+@pytest.mark.parametrize(
+    "carrier", [5, "text", {"traceparent": 5}, {5: 5}, None, ["x"]]
+)
+def test_what_is_no_carrier_is_passed_over(carrier: Any) -> None:
+    request = Request(otel_context=carrier, kwargs={"_otel": carrier}, args=[carrier])
+    assert parent_of(request) == {}
+
+
+def a_run(pid: int = 0, name: str = "shop.pay", task_id: str = "id") -> RunningTask:
+    return RunningTask(pid or os.getpid(), 5, 1 << 127, 1 << 63, 7, 1, task_id, name)
+
+
+def a_dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("name", ["shop.pay", "é" * 300, ""])
+def test_a_note_is_read_as_it_was_written(name: str) -> None:
+    note = Counters().notes[1].current
+    assert note.read() is None
+    note.write(a_run(name=name))
+    found = note.read()
+    assert found is not None
+    assert name.startswith(found.name.rstrip("\ufffd"))
+    assert found.span_id == 1 << 63
+    note.clear()
+    assert note.read() is None
+
+
+def test_a_successor_keeps_the_note_of_its_predecessor() -> None:
+    notes = Counters().notes[1]
+    notes.current.write(a_run(pid=a_dead_process()))
+    notes.take_over()
+    assert notes.current.read() is None
+    assert notes.before.read() is not None
+
+
+def test_only_the_runs_of_dead_processes_are_ended() -> None:
+    counters = Counters()
+    ended: list[tuple[int, RunningTask, int, Reason | None]] = []
+    lost = LostRuns(counters, lambda *run: ended.append(run))
+    counters.notes[POOL_ROWS[0]].current.write(a_run())
+    dead = a_run(pid=a_dead_process(), task_id="dead")
+    counters.notes[POOL_ROWS[3]].current.write(dead)
+    lost.poll()
+    assert not ended, "Celery may have something to say"
+    lost._task_failure(task_id="dead", exception=ValueError("why"))
+    lost.poll()
+    ((slot, task, _, reason),) = ended
+    assert (slot, task) == (3, dead)
+    assert reason == {"error.type": "builtins.ValueError", "text": "why"}
+    lost.poll()
+    assert len(ended) == 1
+    lost.poll(is_end=True)
+    assert len(ended) == 2, "at the end of the worker nothing runs any more"
+
+
+def test_a_lost_span_has_the_identity_that_was_noted() -> None:
+    from opentelemetry.sdk.resources import Resource
+
+    span = lost_span(a_run(), Resource({"service.name": "x"}), 9, None)
+    assert isinstance(span, ReadableSpan)
+    assert (span.context.trace_id, span.context.span_id) == (1 << 127, 1 << 63)
+    assert span.parent is not None
+    assert (span.parent.span_id, span.start_time, span.end_time) == (7, 5, 9)
+    assert not span.status.is_ok
