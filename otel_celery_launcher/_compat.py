@@ -125,10 +125,7 @@ def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
     """Call ``around(app, send, producer, name, message, **options)`` for each publish.
 
     Every way of publishing ends in the function that ``AMQP._create_task_sender`` makes,
-    once for each application (celery ``app/amqp.py``, 5.3 to 5.7).
-
-    Returns:
-        What undoes it for the applications that come.
+    once for each application (celery ``app/amqp.py``). Returns the undoing.
     """
     from celery.app.amqp import AMQP
 
@@ -149,10 +146,7 @@ def watch_decode_errors(
 ) -> Callable[[], None]:
     """Call ``told(consumer, message, exc)`` for messages a worker cannot decode.
 
-    Celery has no signal for them (celery ``worker/consumer/consumer.py``, 5.3 to 5.7).
-
-    Returns:
-        What undoes it.
+    Celery has no signal for them (``worker/consumer/consumer.py``). Returns the undoing.
     """
     from celery.worker.consumer import Consumer
 
@@ -167,6 +161,14 @@ def watch_decode_errors(
 
     Consumer.on_decode_error = on_decode_error
     return undo
+
+
+def with_prefix(formatter: Any, prefix: str) -> Any:
+    """Return one of Celery's log formatters with a prefix before each message."""
+    text = formatter._fmt
+    if prefix not in text:
+        text = text.replace("%(message)s", f"{prefix}%(message)s", 1)
+    return type(formatter)(text, use_color=formatter.use_color)
 
 
 def let_exceptions_through_detach() -> None:

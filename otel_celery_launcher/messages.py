@@ -11,6 +11,10 @@ import contextlib
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger("otel_celery_launcher")
 
@@ -40,3 +44,31 @@ def log(line: str, level: int = logging.WARNING) -> None:
             logger.name, level, __file__, 0, "otel-celery: %s", (line,), None
         )
     )
+
+
+class _Debug:
+    """Whether each inject and extract is a line (OTEL_LOG_LEVEL=debug)."""
+
+    is_on = False
+
+
+def show_contexts() -> None:
+    """Show each trace context from here on (launcher, spawned child)."""
+    _Debug.is_on = True
+
+
+def shows_contexts() -> bool:
+    """Return whether each trace context is shown."""
+    return _Debug.is_on
+
+
+def show_context(what: str, carrier: Mapping[str, object]) -> None:
+    """Write one line about what was injected or extracted, if that is wanted."""
+    if not _Debug.is_on:
+        return
+    shown = " ".join(f"{key}={value}" for key, value in carrier.items())
+    line = f"[celery] {what} {shown or '(none)'}"
+    if logging.getLogger().handlers:
+        log(line, logging.DEBUG)
+    else:
+        say(line)

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from otel_celery_launcher.variables import OWN, STANDARD, Variable
+from otel_celery_launcher.own_variables import OWN, Variable
+from otel_celery_launcher.variables import STANDARD
 
 
 def reference() -> str:

@@ -16,8 +16,9 @@ from urllib.parse import unquote
 
 from otel_celery_launcher import advice, checks
 from otel_celery_launcher.checks import BadValueError
+from otel_celery_launcher.own_variables import Variable
 from otel_celery_launcher.unhandled import unhandled_variables
-from otel_celery_launcher.variables import VARIABLES, Variable
+from otel_celery_launcher.variables import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
@@ -56,6 +57,8 @@ class Settings:
     pending_limit: int  # spans a BatchSpanProcessor can have on their way
     shutdown_seconds: float
     health_file: str  # empty for none
+    log_correlation: bool  # ids in the text of log lines
+    shows_contexts: bool  # a line for each inject and extract
     has_instance_id: bool
     notes: tuple[str, ...]  # one line each, for the start
     unhandled: tuple[str, ...]
@@ -105,6 +108,8 @@ class Settings:
             ),
             pending_limit=sum(_batch_sizes(environ)),
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
+            log_correlation=environ.get("OTEL_PYTHON_LOG_CORRELATION") == "true",
+            shows_contexts=environ.get("OTEL_LOG_LEVEL") == "debug",
             health_file=environ.get("OTEL_CELERY_HEALTH_FILE") or "",
             has_instance_id="service.instance.id" in _resource(environ),
             notes=(*name_notes, *exporter_notes, *otlp_notes, *pool_notes),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.re import parse_env_headers
 
-from otel_celery_launcher import _compat, messages
+from otel_celery_launcher import _compat, logs, messages
 from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
@@ -193,6 +193,11 @@ def start(
     foreign = ForeignProviders(export, _destination(settings))
     provider, provider_notes = provide(settings, foreign, resource)
     notes += provider_notes
+    logs.add_ids(settings.service_name)
+    if settings.log_correlation:
+        logs.write_ids(settings.service_name)
+    if settings.shows_contexts:
+        messages.show_contexts()
     instrumented, off = instrument(settings)
     notes += off
     return Telemetry(

@@ -22,7 +22,6 @@ NAMES = frozenset(
     {
         "OTEL_CONFIG_FILE",
         "OTEL_LOGS_EXPORTER",
-        "OTEL_LOG_LEVEL",
         "OTEL_PYTHON_TRACER_CONFIGURATOR",
         "OTEL_PYTHON_TRACER_PROVIDER",
     }

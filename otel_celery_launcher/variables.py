@@ -13,25 +13,10 @@ that every reader sees a value that works.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from otel_celery_launcher import checks, otlp_checks
-from otel_celery_launcher.checks import Check
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One row: a variable, its type, default, unit and help, and its check."""
-
-    name: str
-    kind: str
-    default: str
-    help: str
-    check: Check
-    fallback: str
-    unit: str = ""
-    secret: bool = False
-
+from otel_celery_launcher.own_variables import OWN, Variable
 
 _LIMITS = [
     "ATTRIBUTE_COUNT",
@@ -54,58 +39,6 @@ _BSP = (
         "Spans in one export; at most the queue.",
     ),
     ("EXPORT_TIMEOUT", "30000", "milliseconds", "Read and not used by the SDK."),
-)
-
-OWN = (
-    Variable(
-        "OTEL_CELERY_SERVICE_NAME",
-        "template",
-        "unset",
-        "Service name for a fleet that shares one environment; `{role}` is the role, `{name}` is `OTEL_SERVICE_NAME` or `service.name`. Example: `{name}-{role}`.",
-        checks.service_name_template,
-        "unset",
-    ),
-    Variable(
-        "OTEL_CELERY_EXPORT",
-        "auto, process, inline",
-        "auto",
-        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own. `auto` is process for prefork, gevent and eventlet workers, inline otherwise.",
-        checks.one_of("auto", "process", "inline"),
-        "auto",
-    ),
-    Variable(
-        "OTEL_CELERY_SHUTDOWN_SECONDS",
-        "number from 0 to 60",
-        "5",
-        "The longest time a stop may wait for spans to be delivered, over Celery's own. At most 0.5 where the collector was never reached.",
-        checks.number(0, 60),
-        "5",
-        unit="seconds",
-    ),
-    Variable(
-        "OTEL_CELERY_STRICT",
-        "boolean",
-        "false",
-        "A bad value of any variable here ends the start with status 78 instead of falling back.",
-        checks.boolean,
-        "false",
-    ),
-    Variable(
-        "OTEL_CELERY_HEALTH_FILE",
-        "path; `%n` is the node's name, `%h` its full one",
-        "unset",
-        "A file for probes: touched when the worker is ready and every 2 seconds while it works, removed at its end.",
-        checks.text,
-        "unset",
-    ),
-    Variable(
-        "OTEL_CELERY_ENV_FILE",
-        f"paths, separated by `{checks.PATH_SEPARATOR}`",
-        "unset",
-        "The same as `--env-file`: files loaded whole. A missing one ends the start with status 78.",
-        checks.text,
-        "unset",
-    ),
 )
 
 # OTEL_EXPORTER_OTLP_<name> and OTEL_EXPORTER_OTLP_TRACES_<name>; the SDK prefers the
@@ -251,6 +184,22 @@ STANDARD = (
         "Installed instrumentations to leave off. `celery` and `*` leave Celery's off, too.",
         checks.text,
         "unset",
+    ),
+    Variable(
+        "OTEL_PYTHON_LOG_CORRELATION",
+        "boolean",
+        "false",
+        "Write trace and span id into the lines of Celery's own log formats. As attributes (`otelTraceID`, `otelSpanID`) they are on every log record.",
+        checks.boolean,
+        "false",
+    ),
+    Variable(
+        "OTEL_LOG_LEVEL",
+        "none, error, warn, info, debug",
+        "info",
+        "`debug` shows each trace context that is injected and extracted; the others change nothing.",
+        checks.one_of("info", "debug", "warn", "error", "none"),
+        "info",
     ),
     Variable(
         "OTEL_TRACES_EXPORTER",

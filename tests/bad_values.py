@@ -38,6 +38,8 @@ BAD_VALUES: dict[str, tuple[str, str | None]] = {
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("-5", None),
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": ("many", None),
     "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("long", None),
+    "OTEL_PYTHON_LOG_CORRELATION": ("perhaps", "false"),
+    "OTEL_LOG_LEVEL": ("loud", "info"),
     "OTEL_SPAN_EVENT_COUNT_LIMIT": ("many", None),
     "OTEL_SPAN_LINK_COUNT_LIMIT": ("many", None),
     "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": ("many", None),

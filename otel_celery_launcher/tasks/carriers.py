@@ -16,6 +16,8 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.celery import celery_getter
 
+from otel_celery_launcher import messages
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,13 +29,17 @@ PAYLOAD = "_otel"
 def parent_of(request: Any) -> Context:
     """Return the context that a task's message carries; empty where it carries none."""
     found = propagate.extract(request, Context(), celery_getter)
-    if _has_span(found):
-        return found
-    for carrier in _carriers(request):
-        handed = propagate.extract(carrier, found)
-        if _has_span(handed):
-            return handed
-    return found  # baggage may come without a trace
+    if not _has_span(found):  # baggage may come without a trace
+        for carrier in _carriers(request):
+            handed = propagate.extract(carrier, found)
+            if _has_span(handed):
+                found = handed
+                break
+    if messages.shows_contexts():
+        carried: dict[str, str] = {}
+        propagate.inject(carried, found)
+        messages.show_context("Extracting trace context from headers", carried)
+    return found
 
 
 def _has_span(context: Context) -> bool:

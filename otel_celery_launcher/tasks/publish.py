@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 
+from otel_celery_launcher import messages
 from otel_celery_launcher.tasks.broker import destination_name, messaging_system
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
@@ -70,7 +71,10 @@ class Publisher:
         ) as span:
             for field in propagate.get_global_textmap().fields:
                 headers.pop(field, None)
-            propagate.inject(headers)
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier)
+            messages.show_context("Injecting trace context into headers", carrier)
+            headers.update(carrier)
             headers[PUBLISHED_HEADER] = time.time()
             try:
                 return send(producer, name, message, headers=headers, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import logging
 import threading
 from typing import Any
 
@@ -11,7 +12,9 @@ import billiard.spawn
 import pytest
 from billiard.context import get_spawning_popen, set_spawning_popen
 from celery import Celery
+from celery.app.log import TaskFormatter
 from celery.concurrency import get_implementation
+from celery.utils.log import ColorFormatter
 from celery.worker.consumer import Consumer
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
@@ -212,3 +215,17 @@ def test_a_span_that_has_ended_can_be_given_to_a_provider() -> None:
         pass
     _compat.end_span(provider, span)
     assert seen.names == ["one", "one"]
+
+
+def test_celerys_formatters_can_have_a_prefix() -> None:
+    for kind in (ColorFormatter, TaskFormatter):
+        formatter = _compat.with_prefix(
+            kind("%(levelname)s %(message)s"), "<%(name)s> "
+        )
+        assert type(formatter) is kind
+        record = logging.makeLogRecord(
+            {"levelname": "INFO", "msg": "text", "name": "n"}
+        )
+        assert formatter.format(record).endswith("INFO <n> text")
+        again = _compat.with_prefix(formatter, "<%(name)s> ")
+        assert again.format(record).count("<n>") == 1
