@@ -163,6 +163,13 @@ def watch_decode_errors(
     return undo
 
 
+def suppress_instrumentations() -> None:
+    """Tell instrumentations of clients to make no spans in this context from here on."""
+    context_api.attach(
+        context_api.set_value(context_api._SUPPRESS_INSTRUMENTATION_KEY, True)
+    )
+
+
 def with_prefix(formatter: Any, prefix: str) -> Any:
     """Return one of Celery's log formatters with a prefix before each message."""
     text = formatter._fmt
@@ -229,11 +236,7 @@ def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
 
 
 def keep_descriptors_open(descriptors: Callable[[], Sequence[int]]) -> None:
-    """Make Celery's ``close_open_fds`` spare our descriptors.
-
-    ``worker -B`` and detaching close everything but the standard ones
-    (celery ``platforms.py``).
-    """
+    """Make Celery's ``close_open_fds`` (``-B``, ``--detach``) spare our descriptors."""
     from celery import platforms
 
     close = platforms.close_open_fds

@@ -6,6 +6,7 @@ Connected to Celery's signals by the launcher, before the application is importe
 that our receivers run before the application's own.
 
 worker_init             main process: the pool is known, nothing has forked; its timer
+celeryd_after_setup     main process: its own calls to the broker are not traced
 worker_ready            main process: pool children and embedded beat have been forked
 worker_process_init     pool child, after its fork or spawn (and solo, in main)
 worker_process_shutdown pool child, before os._exit; prefork only
@@ -20,6 +21,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from opentelemetry.context import Context, attach
 
 from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.counters import BEAT_ROW, POOL_ROWS
@@ -44,6 +46,7 @@ class Lifecycle:
         """Connect all receivers (launcher, or spawned child)."""
         for signal_, receiver in (
             (signals.worker_init, self._worker_init),
+            (signals.celeryd_after_setup, self._set_up),
             (signals.worker_ready, self._worker_ready),
             (signals.worker_process_init, self._child_init),
             (signals.worker_process_shutdown, self._child_shutdown),
@@ -62,6 +65,14 @@ class Lifecycle:
         self._forks = not _compat.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
         _compat.add_timer(sender.app, POLL_SECONDS, self._poll)
+
+    def _set_up(self, **_: Any) -> None:
+        """Main process, before it connects: its polling of the broker makes no spans.
+
+        What instrumentations of clients see from here on in this thread is Celery's.
+        Tasks start in a context of their own, publishes make their span all the same.
+        """
+        _compat.suppress_instrumentations()
 
     def _worker_ready(self, **_: Any) -> None:
         """Main process: where tasks run in it, it forks no more."""
@@ -84,6 +95,7 @@ class Lifecycle:
         """Pool child: an exporter of its own."""
         if not self._is_child():
             return  # solo
+        attach(Context())  # not the main process's
         slot = _compat.pool_slot()
         row = POOL_ROWS[slot % len(POOL_ROWS)]
         self._telemetry.set_slot(str(slot))
@@ -110,6 +122,7 @@ class Lifecycle:
 
     def _beat_embedded_init(self, **_: Any) -> None:
         """``worker -B``: a forked process that SIGTERM ends at once."""
+        attach(Context())  # not the main process's
         self._telemetry.set_slot("beat")
         self._telemetry.export.child_started(BEAT_ROW)
 

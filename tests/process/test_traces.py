@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from datetime import datetime, timedelta, timezone
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +15,8 @@ from celery import Celery
 from tests.harness import Producer, runs, wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher
 
@@ -291,6 +296,45 @@ def test_other_propagators_go_there_and_back(
     assert tree(collector.spans) == [
         "run/shop.publish_noop", "  apply_async/shop.noop", "    run/shop.noop",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def redis_instrumentation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Apart from the other tests: the launcher turns on all that is installed."""
+    folder = tmp_path_factory.mktemp("instrumentation")
+    release = version("opentelemetry-instrumentation-celery")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target",
+         folder, f"opentelemetry-instrumentation-redis=={release}"],
+        check=True,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.mark.usefixtures("mode")
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_polling_the_broker_makes_no_spans_a_tasks_own_calls_do(
+    launcher: Launcher,
+    collector: Receiver,
+    broker: str,
+    pool: str,
+    redis_instrumentation: Path,
+) -> None:
+    worker = launcher.worker(
+        "-c2", "-P", pool, "-E", app="traces",
+        PYTHONPATH=f"{launcher.environ['PYTHONPATH']}:{redis_instrumentation}",
+    )  # fmt: skip
+    assert "instrumented: celery redis" in worker.output
+    producer = Producer(broker)
+    for _ in range(5):
+        producer.send("traces.asks_redis")
+    producer.wait_for_results()
+    worker.stop()
+    asked = [span for span in collector.spans if span.name == "GET"]
+    ids = {span.span_id for span in runs(collector.spans)}
+    assert len(ids) == 5
+    assert {span.parent_id for span in asked} == ids
+    assert {span.trace_id for span in collector.spans} == set(producer.parents)
 
 
 def test_a_retry_tells_its_own_waits(

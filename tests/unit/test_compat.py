@@ -20,6 +20,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -229,3 +230,12 @@ def test_celerys_formatters_can_have_a_prefix() -> None:
         assert formatter.format(record).endswith("INFO <n> text")
         again = _compat.with_prefix(formatter, "<%(name)s> ")
         assert again.format(record).count("<n>") == 1
+
+
+def test_instrumentations_of_clients_can_be_suppressed() -> None:
+    def is_enabled() -> tuple[bool, bool]:
+        before = is_instrumentation_enabled()
+        _compat.suppress_instrumentations()
+        return before, is_instrumentation_enabled()
+
+    assert contextvars.Context().run(is_enabled) == (True, False)

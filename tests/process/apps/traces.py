@@ -148,6 +148,11 @@ def again(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(name="traces.asks_redis")
+def asks_redis():
+    app.backend.client.get("what a task asks")
+
+
 @app.task(name="traces.rejects", acks_late=True)
 def rejects():
     raise Reject("no", requeue=False)
