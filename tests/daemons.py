@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,15 @@ def processes_of(launcher: Launcher) -> list[psutil.Process]:
 
 
 def assert_nothing_left(launcher: Launcher, *files: Path) -> None:
-    """No process runs on, and these files are gone."""
+    """No process runs on, these files are gone, and so is all in the temporary folder."""
     wait_until(
         lambda: not processes_of(launcher),
         10,
         f"all have ended: {processes_of(launcher)}",
     )
     assert not [file for file in files if file.exists()]
+    temporary = launcher.environ.get("TMPDIR")
+    assert temporary is None or not os.listdir(temporary)
 
 
 @dataclass

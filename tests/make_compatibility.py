@@ -5,6 +5,7 @@ make compatibility            # or: python -m tests.make_compatibility [RELEASE]
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def run(release: str, report: Path) -> str:
          # Older redis-py leaves sockets of the test process to the collector.
          "-W", "ignore::pytest.PytestUnraisableExceptionWarning",
          "tests/process/test_matrix.py", f"--junitxml={report}"],
-        cwd=ROOT, check=False,
+        cwd=ROOT, check=False, env={**os.environ, "WHOLE_MATRIX": "1"},
     )  # fmt: skip
     command = [str(python), "-c", "import celery; print(celery.__version__)"]
     return subprocess.check_output(command, text=True).strip()

@@ -55,9 +55,14 @@ def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
 
 @pytest.fixture(params=SETTINGS)
 def producer(
-    request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
+    request: pytest.FixtureRequest,
+    child_environ: dict[str, str],
+    broker: str,
+    tmp_path: Path,
 ) -> Producer:
     """Publishes on either broker; results come through Redis."""
+    (tmp_path / "tmp").mkdir()
+    child_environ["TMPDIR"] = str(tmp_path / "tmp")
     child_environ["OTEL_CELERY_EXPORT"] = request.param.partition(" ")[0]
     if request.param.endswith("redis"):
         return Producer(broker)
@@ -243,9 +248,12 @@ def test_hangup_loses_nothing(
         run_some(producer, 50)
         worker.popen.send_signal(signal.SIGHUP)
         worker.wait_for_output(" ready.", count=restart + 1)
+        children = psutil.Process(worker.popen.pid).children()
+        assert not [each for each in children if each.status() == psutil.STATUS_ZOMBIE]
     run_some(producer, 50)
     worker.stop()
     assert_each_run_once(collector, producer)
+    del launcher.environ["TMPDIR"]  # Celery itself leaves a folder at each hangup
     assert_nothing_left(launcher)
 
 
