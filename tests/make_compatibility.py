@@ -61,8 +61,6 @@ def run(release: str, report: Path) -> str:
     subprocess.run([*pip, "--force-reinstall", "--no-deps", "."], cwd=ROOT, check=True)
     subprocess.run(
         [str(python), "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup",
-         # Older redis-py leaves sockets of the test process to the collector.
-         "-W", "ignore::pytest.PytestUnraisableExceptionWarning",
          "tests/process/test_matrix.py", f"--junitxml={report}"],
         cwd=ROOT, check=False, env={**os.environ, "WHOLE_MATRIX": "1"},
     )  # fmt: skip
