@@ -15,6 +15,8 @@ from celery import Celery, Task, chain, group
 from opentelemetry import baggage, trace
 from opentelemetry.context import attach, detach
 
+from otel_celery_launcher.demo import broker
+
 tracer = trace.get_tracer(__name__)
 
 
@@ -24,6 +26,7 @@ def _folder(name: str) -> str:
     return str(folder)
 
 
+broker.use()
 app = Celery("shop", broker="filesystem://", backend=f"file://{_folder('results')}")
 app.conf.update(
     broker_transport_options={
