@@ -128,6 +128,7 @@ STOPS = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", STOPS)
 def test_signals_end_a_busy_worker_as_celery_does(
     launcher: Launcher, broker: str, kind: str
