@@ -25,7 +25,6 @@ from otel_celery_launcher.otlp_checks import split_endpoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-
 # A collector takes OTLP on both; the same host means the same collector.
 OTLP_PORTS = frozenset({4317, 4318})
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otel_celery_launcher.receiver import Receiver
-from tests.harness import Launcher, wait_until
+from tests.harness import Launcher, Producer, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -120,6 +120,26 @@ def child_environ(tmp_path: Path, collector: Receiver, broker: str) -> dict[str,
         "SHOP_BROKER": broker,
         "SHOP_BACKEND": broker,
     }
+
+
+RABBITMQ_GROUP = pytest.mark.xdist_group("rabbitmq")
+
+
+def producer_on(
+    transport: str,
+    request: pytest.FixtureRequest,
+    child_environ: dict[str, str],
+    broker: str,
+) -> Producer:
+    """Return a producer on ``redis`` or ``rabbitmq``; results come through Redis."""
+    if transport == "redis":
+        return Producer(broker)
+    url = f"{request.getfixturevalue('rabbitmq_server')}//"
+    child_environ["SHOP_BROKER"] = url
+    found = Producer(url)
+    found.app.conf.result_backend = broker
+    found.app.control.purge()
+    return found
 
 
 def base_environ(tmp_path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+import redis
 from celery import Celery
 from celery.bin.worker import worker as celery_worker
 
@@ -219,6 +220,14 @@ def run_tasks(
     worker.stop()
     assert worker.popen.returncode == 0
     return worker, producer
+
+
+def hanging_process(client: redis.Redis) -> int:
+    """Return the process of a task of ``traces.hangs``; waits for it."""
+    wait_until(lambda: client.llen("hangs"), 20, "the task runs")
+    found = client.lpop("hangs")
+    assert isinstance(found, bytes)
+    return int(found)
 
 
 def runs(spans: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:

@@ -16,8 +16,8 @@ import redis
 
 from otel_celery_launcher.receiver import ReceivedSpan, Receiver
 from otel_celery_launcher.waterfall import arrange, render
-from tests.conftest import APPS, free_port
-from tests.harness import Launcher, wait_until
+from tests.conftest import base_environ, free_port
+from tests.harness import Launcher, hanging_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,18 +98,12 @@ class Stage:
         assert len(spans) == count, (heading, [span.name for span in spans])
         return spans
 
-    def _pid(self) -> int:
-        wait_until(lambda: self._client.llen("hangs"), 20, "the task runs")
-        pid = self._client.lpop("hangs")
-        assert isinstance(pid, bytes)
-        return int(pid)
-
     def _kill(self, _: str) -> None:
-        os.kill(self._pid(), signal.SIGKILL)
+        os.kill(hanging_process(self._client), signal.SIGKILL)
 
     def _revoke(self, task_id: str, how: str) -> None:
         if how == "terminate":
-            self._pid()
+            hanging_process(self._client)
             self._launcher.run(
                 "-A", "traces", "control", "terminate", "SIGTERM", task_id
             )
@@ -139,9 +133,8 @@ def main() -> None:
     port = free_port()
     broker = f"redis://127.0.0.1:{port}/0"
     with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
-        environ = {
-            "PATH": os.environ["PATH"], "HOME": name, "PYTHONPATH": str(APPS),
-            "PYTHONWARNINGS": "ignore", "SHOP_BROKER": broker, "SHOP_BACKEND": broker,
+        environ = base_environ(Path(name)) | {
+            "SHOP_BROKER": broker, "SHOP_BACKEND": broker,
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_SERVICE_NAME": "shop",
             "OTEL_CELERY_SERVICE_NAME": "{name}-{role}",
         }  # fmt: skip

@@ -14,8 +14,9 @@ import mmap
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 
-from otel_celery_launcher.exporter.running import NOTE_BYTES, RunNotes
+from otel_celery_launcher.exporter.running import NOTE_BYTES, RunNote, RunNotes
 from otel_celery_launcher.handoff.channel import above_standard
 
 # Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
@@ -175,6 +176,13 @@ class Counters:
             RunNotes(memory[start : start + _NOTES_BYTES])
             for start in range(_NOTES_START, _PAGE_BYTES, _NOTES_BYTES)
         ]
+
+    def run_notes(self) -> Iterator[tuple[int, RunNote, bool]]:
+        """Yield pool slot, note of a run, and whether its process is surely gone."""
+        for slot, row in enumerate(POOL_ROWS):
+            notes = self.notes[row]
+            yield slot, notes.current, False
+            yield slot, notes.before, True
 
     def descriptors(self) -> list[int]:
         """Return the number that ``close_open_fds`` must leave open."""

@@ -24,7 +24,7 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 
 from otel_celery_launcher.errors import EXIT_BUG
-from otel_celery_launcher.exporter.counters import EXPORTER_ROW, POOL_ROWS, Counters
+from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
 from otel_celery_launcher.exporter.lost import lost_span
 from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
@@ -131,19 +131,15 @@ class Server:
     def _end_lost_runs(self) -> None:
         """End the runs of pool children that died with the worker's main process."""
         empty = Resource.get_empty()
-        for row in POOL_ROWS:
-            for note in (
-                self._counters.notes[row].before,
-                self._counters.notes[row].current,
-            ):
-                task = note.read()
-                if task is None:
-                    continue
-                note.clear()
-                reason = {"text": "the worker's main process is gone"}
-                data = encode_span(lost_span(task, empty, time.time_ns(), reason))
-                for pipeline in self._pipelines:
-                    pipeline.put(self._resource, 1, LENGTH.pack(len(data)) + data)
+        for _, note, _ in self._counters.run_notes():
+            task = note.read()
+            if task is None:
+                continue
+            note.clear()
+            reason = {"text": "the worker's main process is gone"}
+            data = encode_span(lost_span(task, empty, time.time_ns(), reason))
+            for pipeline in self._pipelines:
+                pipeline.put(self._resource, 1, LENGTH.pack(len(data)) + data)
 
     def _put_flush(self, row: int, token: int) -> None:
         waiting = len(self._pipelines)

@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from otel_celery_launcher.exporter.counters import POOL_ROWS
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from otel_celery_launcher.exporter.counters import Counters
     from otel_celery_launcher.exporter.lost import Reason
-    from otel_celery_launcher.exporter.running import RunningTask, RunNote
+    from otel_celery_launcher.exporter.running import RunningTask
 
 # How long a dead process's run waits for Celery's word on it.
 WITNESS_SECONDS = 1.0
@@ -69,7 +67,7 @@ class LostRuns:
         """Look at all notes; called by the main process's timer, and at its end."""
         if self._owner != os.getpid():
             return
-        for slot, note, is_gone in self._notes():
+        for slot, note, is_gone in self._counters.run_notes():
             task = note.read()
             if task is None or not (is_gone or is_end or not task.is_alive):
                 continue
@@ -80,13 +78,6 @@ class LostRuns:
                 del self._seen_dead[task.span_id]
                 note.clear()
                 self._end(slot, task, ended, self._reasons.pop(task.task_id, None))
-
-    def _notes(self) -> Iterator[tuple[int, RunNote, bool]]:
-        """Yield slot, note, and whether its process is surely gone."""
-        for slot, row in enumerate(POOL_ROWS):
-            notes = self._counters.notes[row]
-            yield slot, notes.current, False
-            yield slot, notes.before, True
 
     def _keep(self, task_id: str | None, reason: Reason) -> None:
         if task_id is None or self._owner != os.getpid():

@@ -79,15 +79,17 @@ class UnrunTasks:
     def _rejected(
         self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any
     ) -> None:
-        request = _request(message)
         error = "not a task's message" if exc is None else type(exc).__name__
-        name = str(getattr(request, "task", None) or "message")
-        self._tell("rejected", sender.app, request, name, error)
+        self._refused("rejected", sender, message, error)
 
     def _undecodable(self, consumer: Any, message: Any, exc: BaseException) -> None:
+        self._refused("undecodable", consumer, message, type(exc).__name__)
+
+    def _refused(self, what: str, consumer: Any, message: Any, error: str) -> None:
+        """A message that is no task's, or does not say whose."""
         request = _request(message)
         name = str(getattr(request, "task", None) or "message")
-        self._tell("undecodable", consumer.app, request, name, type(exc).__name__)
+        self._tell(what, consumer.app, request, name, error)
 
     def _failed(self, sender: Any = None, exception: Any = None, **_: Any) -> None:
         """A pool child could not decode the arguments: the task has not begun."""

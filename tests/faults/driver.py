@@ -9,7 +9,6 @@ has exactly one span at the collector, or stands in the worker's drop counters.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -31,7 +30,7 @@ from celery import Celery
 from otel_celery_launcher.exporter.counters import Counters
 from otel_celery_launcher.receiver import Receiver
 from tests.clock import Clock
-from tests.conftest import APPS, free_port
+from tests.conftest import base_environ, free_port
 from tests.harness import Launcher, Process, counters_of, wait_until
 
 if TYPE_CHECKING:
@@ -108,11 +107,7 @@ class Driver:
     def run(self) -> Account:
         """Load the worker, let faults happen, heal, stop, account."""
         self._start_broker()
-        environ = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self._folder),
-            "PYTHONPATH": str(APPS),
-            "PYTHONWARNINGS": "ignore",
+        environ = base_environ(self._folder) | {
             "SHOP_BROKER": self._broker,
             "SHOP_BACKEND": self._broker,
             "SHOP_ACKS_LATE": "1",

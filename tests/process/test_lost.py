@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from tests.harness import Producer, run_some, runs, wait_until
+from tests.harness import Producer, hanging_process, run_some, runs, wait_until
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
@@ -23,19 +23,8 @@ def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
     return str(request.param)
 
 
-def wait_until_it_hangs(broker: str) -> int:
-    """Return the process of the task."""
-    client = redis.Redis.from_url(broker)
-    wait_until(lambda: client.llen("hangs"), 20, "the task runs")
-    found = client.lpop("hangs")
-    assert isinstance(found, bytes)
-    return int(found)
-
-
-def lost_run(
-    collector: Receiver, producer: Producer, mode: str, inner: int = 1
-) -> ReceivedSpan:
-    """Return the one run span; in process mode its inner spans are below it."""
+def lost_run(collector: Receiver, producer: Producer, mode: str) -> ReceivedSpan:
+    """Return the one run span; in process mode its inner span is below it."""
     (trace_id, parent_id) = next(iter(producer.parents.items()))
     found = [span for span in runs(collector.spans) if span.trace_id == trace_id]
     assert len(found) == 1, found
@@ -43,7 +32,7 @@ def lost_run(
     assert (run.parent_id, run.is_error) == (parent_id, True)
     below = [span for span in collector.spans if span.parent_id == run.span_id]
     if mode == "process":
-        assert [span.name for span in below] == ["inner"] * inner
+        assert [span.name for span in below] == ["inner"]
     assert run.end >= run.start
     return run
 
@@ -55,7 +44,7 @@ def test_a_killed_child(
     worker = launcher.worker(app="traces")
     producer = Producer(broker)
     producer.send("traces.hangs")
-    pid = wait_until_it_hangs(broker)
+    pid = hanging_process(redis.Redis.from_url(broker))
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: runs(collector.spans), 15, "the lost run has a span")
     run = lost_run(collector, producer, mode)
@@ -68,16 +57,26 @@ def test_a_killed_child(
     assert len(runs(collector.spans)) == 21
 
 
-def test_the_hard_time_limit(
-    launcher: Launcher, collector: Receiver, broker: str, mode: str
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [("traces.limited", "TimeLimitExceeded"), ("traces.exits", "WorkerLostError")],
+    ids=["the hard time limit", "a task that exits"],
+)
+def test_a_task_that_takes_its_process_along(
+    launcher: Launcher,
+    collector: Receiver,
+    broker: str,
+    mode: str,
+    task: str,
+    error: str,
 ) -> None:
     worker = launcher.worker(app="traces")
     producer = Producer(broker)
-    producer.send("traces.limited")
+    producer.send(task)
     wait_until(lambda: runs(collector.spans), 20, "the run has a span")
     worker.stop()
     run = lost_run(collector, producer, mode)
-    assert run.attributes["error.type"].endswith("TimeLimitExceeded")
+    assert run.attributes["error.type"].endswith(error)
 
 
 def test_revoke_with_terminate(
@@ -87,25 +86,13 @@ def test_revoke_with_terminate(
     worker = launcher.worker(app="traces")
     producer = Producer(broker)
     result = producer.send("traces.hangs")
-    wait_until_it_hangs(broker)
+    hanging_process(redis.Redis.from_url(broker))
     producer.app.control.revoke(result.id, terminate=True)
     wait_until(lambda: runs(collector.spans), 20, "the run has a span")
     worker.stop()
     run = lost_run(collector, producer, mode)
     assert run.attributes["error.type"].endswith("Terminated")
     assert run.attributes["celery.terminated.signal"]
-
-
-def test_a_task_that_exits(
-    launcher: Launcher, collector: Receiver, broker: str, mode: str
-) -> None:
-    worker = launcher.worker(app="traces")
-    producer = Producer(broker)
-    producer.send("traces.exits")
-    wait_until(lambda: runs(collector.spans), 20, "the run has a span")
-    worker.stop()
-    run = lost_run(collector, producer, mode)
-    assert run.attributes["error.type"].endswith("WorkerLostError")
 
 
 def test_a_redelivered_task_has_two_runs_the_second_marked(
@@ -132,7 +119,7 @@ def test_a_cold_stop_while_a_task_runs(
     worker = launcher.worker(app="traces")
     producer = Producer(broker)
     producer.send("traces.hangs")
-    wait_until_it_hangs(broker)
+    hanging_process(redis.Redis.from_url(broker))
     worker.stop(signal.SIGQUIT)
     collector.wait_for(lambda spans: bool(runs(spans)), 5)
     lost_run(collector, producer, mode)
@@ -145,7 +132,7 @@ def test_death_of_the_main_process_where_the_exporter_outlives_it(
     worker = launcher.worker(app="traces")
     producer = Producer(broker)
     producer.send("traces.hangs")
-    wait_until_it_hangs(broker)
+    hanging_process(redis.Redis.from_url(broker))
     worker.popen.kill()
     worker.wait()
     collector.wait_for(lambda spans: bool(runs(spans)), 8)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.conftest import RABBITMQ_GROUP, producer_on
 from tests.daemons import (
     Daemon,
     assert_nothing_left,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 SETTINGS = [
     "process on redis",
     *(
-        pytest.param(f"{mode} on rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
+        pytest.param(f"{mode} on rabbitmq", marks=RABBITMQ_GROUP)
         for mode in ("process", "inline")
     ),
 ]
@@ -63,15 +64,9 @@ def producer(
     """Publishes on either broker; results come through Redis."""
     (tmp_path / "tmp").mkdir()
     child_environ["TMPDIR"] = str(tmp_path / "tmp")
-    child_environ["OTEL_CELERY_EXPORT"] = request.param.partition(" ")[0]
-    if request.param.endswith("redis"):
-        return Producer(broker)
-    url = request.getfixturevalue("rabbitmq_server")
-    child_environ["SHOP_BROKER"] = f"{url}//"
-    found = Producer(f"{url}//")
-    found.app.conf.result_backend = broker
-    found.app.control.purge()
-    return found
+    mode, _, transport = request.param.partition(" on ")
+    child_environ["OTEL_CELERY_EXPORT"] = mode
+    return producer_on(transport, request, child_environ, broker)
 
 
 def start_lines(daemon: Daemon) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
+from tests.conftest import RABBITMQ_GROUP, producer_on
 from tests.harness import Producer, runs, wait_until
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher
 
-RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
+RABBITMQ = pytest.param("rabbitmq", marks=RABBITMQ_GROUP)
 
 
 @pytest.fixture(params=["process", "inline"])
@@ -202,25 +203,17 @@ def test_what_a_task_leaks_ends_with_it(
 
 
 @pytest.fixture(params=["redis", RABBITMQ])
-def transport(
+def producer(
     request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
-) -> str:
-    """The broker's URL; results come through Redis."""
-    if request.param == "redis":
-        return broker
-    url = f"{request.getfixturevalue('rabbitmq_server')}//"
-    child_environ["SHOP_BROKER"] = url
-    return url
+) -> Producer:
+    return producer_on(request.param, request, child_environ, broker)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_waits_are_on_the_run_span(
-    launcher: Launcher, collector: Receiver, transport: str, broker: str, pool: str
+    launcher: Launcher, collector: Receiver, producer: Producer, pool: str
 ) -> None:
     """A task that waits in the broker, one that waits in the worker, one with a countdown."""
-    producer = Producer(transport)
-    producer.app.conf.result_backend = broker
-    producer.app.control.purge()
     options = ["--prefetch-multiplier", "8", "-c1", "-P", pool]
     worker = launcher.worker(*options, OTEL_CELERY_EXPORT="process")
     ago = {"otel_celery_published": time.time() - 5}

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import RABBITMQ_GROUP, producer_on
 from tests.harness import Producer, run_some, runs, wait_until
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher, Process
 
-RABBITMQ = pytest.param(
-    "process on rabbitmq", marks=pytest.mark.xdist_group("rabbitmq")
-)
+RABBITMQ = pytest.param("process on rabbitmq", marks=RABBITMQ_GROUP)
 REASONS = ("revoked", "expired", "unknown", "rejected", "undecodable")
 
 
@@ -28,15 +27,9 @@ def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
 def producer(
     request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
 ) -> Producer:
-    child_environ["OTEL_CELERY_EXPORT"] = request.param.partition(" ")[0]
-    if request.param.endswith("redis"):
-        return Producer(broker)
-    url = f"{request.getfixturevalue('rabbitmq_server')}//"
-    child_environ["SHOP_BROKER"] = url
-    found = Producer(url)
-    found.app.conf.result_backend = broker
-    found.app.control.purge()
-    return found
+    mode, _, transport = request.param.partition(" on ")
+    child_environ["OTEL_CELERY_EXPORT"] = mode
+    return producer_on(transport, request, child_environ, broker)
 
 
 def publish(producer: Producer, worker: Process, reason: str) -> None:
@@ -50,20 +43,18 @@ def publish(producer: Producer, worker: Process, reason: str) -> None:
     elif reason == "unknown":
         producer.send("nobody.knows")
     else:
+        trace_id, span_id = f"{1:032x}", f"{1:016x}"
+        producer.parents[trace_id] = span_id
+        headers = {"traceparent": f"00-{trace_id}-{span_id}-01"}
+        body: object = {"hello": 1}
+        options = {"serializer": "json"}
+        if reason == "undecodable":
+            headers |= {"task": "shop.noop", "id": "bad", "lang": "py"}
+            body = b"{not json"
+            options = {"content_type": "application/json", "content_encoding": "utf-8"}
         with producer.app.connection_for_write() as connection:
-            trace_id, span_id = f"{1:032x}", f"{1:016x}"
-            producer.parents[trace_id] = span_id
-            headers = {"traceparent": f"00-{trace_id}-{span_id}-01"}
-            if reason == "undecodable":
-                headers |= {"task": "shop.noop", "id": "bad", "lang": "py"}
-            kombu_producer = connection.Producer()
-            kombu_producer.publish(
-                b"{not json" if reason == "undecodable" else {"hello": 1},
-                routing_key="celery",
-                content_type="application/json" if reason == "undecodable" else None,
-                content_encoding="utf-8" if reason == "undecodable" else None,
-                serializer=None if reason == "undecodable" else "json",
-                headers=headers,
+            connection.Producer().publish(
+                body, routing_key="celery", headers=headers, **options
             )
 
 
