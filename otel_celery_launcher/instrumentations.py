@@ -41,7 +41,7 @@ def instrument(settings: Settings) -> tuple[list[str], list[str]]:
             continue
         try:
             if name == "celery":
-                instrument_celery()
+                instrument_celery(settings.tasks)
             elif not _instrument_one(entry_point):
                 continue
         except Exception as exc:  # noqa: BLE001 - a stranger's code, at start

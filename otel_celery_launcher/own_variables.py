@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from otel_celery_launcher import checks
+from otel_celery_launcher import checks, task_checks
 from otel_celery_launcher.checks import Check
+from otel_celery_launcher.task_settings import ARGUMENT_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,5 +74,53 @@ OWN = (
         "The same as `--env-file`: files loaded whole. A missing one ends the start with status 78.",
         checks.text,
         "unset",
+    ),
+    Variable(
+        "OTEL_CELERY_SAMPLE",
+        "`glob=ratio`, separated by commas",
+        "unset",
+        "The share of traces that is kept, by task, where a trace begins with that task: its publish outside any request, or the run of a message without a trace. The first glob that fits decides; all else is `OTEL_TRACES_SAMPLER`'s. Example: `emails.*=0.1,health.*=0`.",
+        task_checks.sample,
+        "0 for that task",
+    ),
+    Variable(
+        "OTEL_CELERY_TRACE",
+        "parent, link",
+        "parent",
+        "`parent`: a run belongs to the trace of its publish. `link`: each run begins a trace of its own, linked to its publish. The baggage arrives in both.",
+        checks.one_of("parent", "link"),
+        "parent",
+    ),
+    Variable(
+        "OTEL_CELERY_NEW_TRACE_TASKS",
+        "globs, separated by commas",
+        "unset",
+        "Tasks whose runs are linked, as with `OTEL_CELERY_TRACE=link`: for those that publish themselves for ever, or fan out by thousands.",
+        checks.text,
+        "unset",
+    ),
+    Variable(
+        "OTEL_CELERY_BAGGAGE_ATTRIBUTES",
+        "names, separated by commas",
+        "unset",
+        "Entries of the baggage that become attributes of the same name on publish and run spans. Example: `tenant_id`.",
+        task_checks.baggage_names,
+        "its well-formed names",
+    ),
+    Variable(
+        "OTEL_CELERY_CAPTURE_ARGS",
+        "`glob` or `glob=characters`, separated by commas",
+        "unset",
+        f"Tasks whose arguments are told, as `celery.args` and `celery.kwargs`: what Celery itself shows of them (`argsrepr`), cut to so many characters, {ARGUMENT_CHARACTERS} unless said. Without it no argument and no result is ever in a span.",
+        task_checks.capture,
+        "its well-formed items",
+    ),
+    Variable(
+        "OTEL_CELERY_EXCEPTION_MESSAGES",
+        "boolean",
+        "true",
+        "`false`: no message of an exception leaves, in any span: neither in the status, nor in an event, nor in its stack trace, which keeps files, lines and functions.",
+        checks.boolean,
+        "false",
     ),
 )

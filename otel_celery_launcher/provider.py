@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from otel_celery_launcher import __version__, _compat
 from otel_celery_launcher.checks import load_component
 from otel_celery_launcher.exporter.cleaning import clean
+from otel_celery_launcher.tasks.sampling import TaskSampler
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -69,6 +70,7 @@ def provide(
             ]
         foreign.guard(present)
         _complete_resource(present, settings)
+        present.sampler = _by_task(present.sampler, settings)
         return present, ["a tracer provider is in place and kept", *foreign.notes]
     provider = _compat.ForkableTracerProvider(
         sampler=_sampler(settings),
@@ -106,12 +108,17 @@ def _complete_resource(provider: TracerProvider, settings: Settings) -> None:
     )
 
 
+def _by_task(sampler: Sampler, settings: Settings) -> Sampler:
+    ratios = settings.tasks.sample
+    return TaskSampler(ratios, sampler) if ratios else sampler
+
+
 def _sampler(settings: Settings) -> Sampler:
     argument: float | str | None = settings.sampler_argument
     if settings.sampler.endswith("traceidratio"):
         argument = float(settings.sampler_argument or 1.0)
     make = load_component("opentelemetry_traces_sampler", settings.sampler)
-    return make(argument)  # type: ignore[no-any-return]
+    return _by_task(make(argument), settings)
 
 
 def _id_generator(settings: Settings) -> IdGenerator:

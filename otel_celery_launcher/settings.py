@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from otel_celery_launcher import advice, checks
 from otel_celery_launcher.checks import BadValueError
 from otel_celery_launcher.own_variables import Variable
+from otel_celery_launcher.task_settings import TaskSettings
 from otel_celery_launcher.unhandled import unhandled_variables
 from otel_celery_launcher.variables import VARIABLES
 
@@ -59,6 +60,8 @@ class Settings:
     health_file: str  # empty for none
     log_correlation: bool  # ids in the text of log lines
     shows_contexts: bool  # a line for each inject and extract
+    hides_exception_messages: bool
+    tasks: TaskSettings
     has_instance_id: bool
     notes: tuple[str, ...]  # one line each, for the start
     unhandled: tuple[str, ...]
@@ -110,6 +113,9 @@ class Settings:
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
             log_correlation=environ.get("OTEL_PYTHON_LOG_CORRELATION") == "true",
             shows_contexts=environ.get("OTEL_LOG_LEVEL") == "debug",
+            hides_exception_messages=environ.get("OTEL_CELERY_EXCEPTION_MESSAGES")
+            == "false",
+            tasks=TaskSettings.from_environ(environ),
             health_file=environ.get("OTEL_CELERY_HEALTH_FILE") or "",
             has_instance_id="service.instance.id" in _resource(environ),
             notes=(*name_notes, *exporter_notes, *otlp_notes, *pool_notes),

@@ -10,6 +10,7 @@ resource changes (``set_slot``).
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from otel_celery_launcher.exporter.reporter import Reporter
 from otel_celery_launcher.exporter.supervisor import Supervisor
 from otel_celery_launcher.foreign import Destination, ForeignProviders
 from otel_celery_launcher.handoff.channel import Channel
+from otel_celery_launcher.handoff.frames import FrameError
 from otel_celery_launcher.handoff.processor import ProcessExport
 from otel_celery_launcher.instrumentations import instrument
 from otel_celery_launcher.provider import instance_id, provide
@@ -85,8 +87,10 @@ class Telemetry:
         self, slot: int, task: RunningTask, ended: int, reason: Reason | None
     ) -> None:
         """End the span of a run whose process is dead (main process)."""
-        if self.provider is not None:
-            resource = self.slot_resource(str(slot), task.pid, os.getpid())
+        if self.provider is None:
+            return
+        resource = self.slot_resource(str(slot), task.pid, os.getpid())
+        with suppress(FrameError):  # of a child whose memory was damaged
             _compat.end_span(self.provider, lost_span(task, resource, ended, reason))
 
     def fall_back_to_inline(self, reason: str) -> None:
@@ -177,7 +181,11 @@ def start(
         is_main = channel is None
         channel = channel or Channel.make()
         supervisor = Supervisor(
-            channel, counters, settings.exporters, settings.service_name
+            channel,
+            counters,
+            settings.exporters,
+            settings.service_name,
+            hides_messages=settings.hides_exception_messages,
         )
         export = ProcessExport(
             channel,
@@ -226,7 +234,9 @@ def _destination(settings: Settings) -> Destination | None:
 def _inline_export(
     settings: Settings, counters: Counters, reporter: Reporter
 ) -> tuple[InlineExport, list[str]]:
-    classes, problems = load_exporter_classes(settings.exporters)
+    classes, problems = load_exporter_classes(
+        settings.exporters, hides_messages=settings.hides_exception_messages
+    )
     export = InlineExport(
         classes,
         counters,

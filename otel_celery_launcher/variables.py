@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from otel_celery_launcher import checks, otlp_checks
+from otel_celery_launcher import checks, otlp_checks, task_checks
 from otel_celery_launcher.own_variables import OWN, Variable
 
 _LIMITS = [
@@ -200,6 +200,14 @@ STANDARD = (
         "`debug` shows each trace context that is injected and extracted; the others change nothing.",
         checks.one_of("info", "debug", "warn", "error", "none"),
         "info",
+    ),
+    Variable(
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "names, separated by commas",
+        "unset",
+        "`messaging`: today's messaging conventions in place of the names the Celery instrumentation has always had; `messaging/dup`: both. Other names are for other instrumentations.",
+        task_checks.stability,
+        "the known names",
     ),
     Variable(
         "OTEL_TRACES_EXPORTER",

@@ -12,11 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import Event
-from opentelemetry.trace import Link
-from opentelemetry.trace.status import Status
-
-from otel_celery_launcher.exporter.rebuild import EndedSpan, bounded
+from otel_celery_launcher.exporter.rebuild import rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +24,10 @@ _INT64 = range(-(2**63), 2**63)
 
 def cleaned(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
     """Return the spans, those with such a value replaced by clean copies."""
-    return [span if _is_clean_span(span) else _clean_span(span) for span in spans]
+    return [
+        span if _is_clean_span(span) else rewritten(span, clean, clean, clean)
+        for span in spans
+    ]
 
 
 def clean(value: Any) -> Any:
@@ -71,24 +70,4 @@ def _is_clean_span(span: ReadableSpan) -> bool:
         and _is_clean(span.attributes)
         and all(_is_clean(e.name) and _is_clean(e.attributes) for e in span.events)
         and all(_is_clean(each.attributes) for each in span.links)
-    )
-
-
-def _clean_span(span: ReadableSpan) -> ReadableSpan:
-    return EndedSpan(
-        name=clean(span.name),
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=bounded(clean(span.attributes), span.dropped_attributes),
-        events=[
-            Event(clean(each.name), clean(each.attributes), each.timestamp)
-            for each in span.events
-        ],
-        links=[Link(each.context, clean(each.attributes)) for each in span.links],
-        kind=span.kind,
-        status=Status(span.status.status_code, clean(span.status.description)),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
     )

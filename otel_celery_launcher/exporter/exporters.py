@@ -11,12 +11,14 @@ import, and the exporters are made after it, which does not touch the network.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_celery_launcher.checks import load_component
 from otel_celery_launcher.exporter.cleaning import cleaned
+from otel_celery_launcher.exporter.privacy import WithoutMessages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,9 +29,13 @@ if TYPE_CHECKING:
 
 
 def load_exporter_classes(
-    names: Sequence[str],
+    names: Sequence[str], *, hides_messages: bool
 ) -> tuple[list[Callable[[], SpanExporter]], list[str]]:
     """Import the classes of exporters by their entry point names.
+
+    Args:
+        names: Of the entry points.
+        hides_messages: Whether messages of exceptions stay here.
 
     Returns:
         The classes, and a line for each that cannot be imported.
@@ -38,13 +44,19 @@ def load_exporter_classes(
     problems: list[str] = []
     for name in names:
         try:
-            classes.append(load_component("opentelemetry_traces_exporter", name))
+            make = load_component("opentelemetry_traces_exporter", name)
         except Exception as exc:  # noqa: BLE001, PERF203 - a stranger's module, at start
             problems.append(
                 f"the exporter {name} cannot be imported ({exc}): no spans leave"
                 " through it"
             )
+        else:
+            classes.append(partial(_make_private, make) if hides_messages else make)
     return classes, problems
+
+
+def _make_private(make: Callable[[], SpanExporter]) -> SpanExporter:
+    return WithoutMessages(make())
 
 
 _thread = threading.local()

@@ -7,16 +7,16 @@ Made by the worker's main process, or by the exporter process when that is dead,
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.sdk.trace import Event
 from opentelemetry.trace.status import Status, StatusCode
+
+from otel_celery_launcher.exporter.rebuild import EndedSpan, read_span
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
 
     from otel_celery_launcher.exporter.running import RunningTask
 
@@ -36,30 +36,23 @@ def lost_span(
         resource: Of the process.
         ended: When its process was seen to be dead; nanoseconds since the epoch.
         reason: What is known of its end.
+
+    Raises:
+        FrameError: The note cannot be read.
     """
     reason = dict(reason or {})
     text = reason.pop("text", "the process of the task is gone")
     error_type = reason.pop("error.type", WORKER_LOST)
-    end = max(ended, task.start)
-    flags = TraceFlags(task.flags)
-    parent = (
-        SpanContext(task.trace_id, task.parent_id, is_remote=True, trace_flags=flags)
-        if task.parent_id
-        else None
-    )
-    return ReadableSpan(
-        name=f"run/{task.name}",
-        context=SpanContext(
-            task.trace_id, task.span_id, is_remote=False, trace_flags=flags
-        ),
-        parent=parent,
+    begun = read_span(resource, task.frame)
+    end = max(ended, begun.start_time or ended)
+    return EndedSpan(
+        name=begun.name,
+        context=begun.context,
+        parent=begun.parent,
         resource=resource,
         attributes={
-            "celery.action": "run",
-            "celery.task_name": task.name,
+            **(begun.attributes or {}),
             "celery.lost": True,
-            "messaging.message.id": task.task_id,
-            "process.pid": task.pid,
             "error.type": error_type,
             **reason,
         },
@@ -70,13 +63,10 @@ def lost_span(
                 end,
             )
         ],
-        kind=SpanKind.CONSUMER,
+        links=begun.links,
+        kind=begun.kind,
         status=Status(StatusCode.ERROR, text),
-        start_time=task.start,
+        start_time=begun.start_time,
         end_time=end,
-        instrumentation_scope=InstrumentationScope(
-            "opentelemetry.instrumentation.celery",
-            version("opentelemetry-instrumentation-celery"),
-            "https://opentelemetry.io/schemas/1.11.0",
-        ),
+        instrumentation_scope=begun.instrumentation_scope,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import marshal
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -41,16 +41,27 @@ def read_spans(resource: Resource, body: bytes) -> list[ReadableSpan]:
     """
     spans = []
     position = 0
-    try:
-        while position < len(body):
+    while position < len(body):
+        try:
             (length,) = LENGTH.unpack_from(body, position)
-            position += LENGTH.size
-            record = marshal.loads(body[position : position + length])  # noqa: S302
-            spans.append(_span(resource, record))
-            position += length
+        except struct.error as exc:
+            raise FrameError(f"not a length: {exc!r}") from exc
+        position += LENGTH.size
+        spans.append(read_span(resource, body[position : position + length]))
+        position += length
+    return spans
+
+
+def read_span(resource: Resource, data: bytes) -> ReadableSpan:
+    """Return one span.
+
+    Raises:
+        FrameError: Not written by this version.
+    """
+    try:
+        return _span(resource, marshal.loads(data))  # noqa: S302 - ours
     except _READ_ERRORS as exc:
         raise FrameError(f"not a span: {exc!r}") from exc
-    return spans
 
 
 def read_resource(data: bytes) -> Resource:
@@ -100,6 +111,45 @@ def _span(resource: Resource, record: tuple[Any, ...]) -> ReadableSpan:
 def _scope(data: bytes) -> InstrumentationScope:
     name, version, schema_url, attributes = marshal.loads(data)  # noqa: S302 - ours
     return InstrumentationScope(name, version, schema_url, attributes)
+
+
+def rewritten(
+    span: ReadableSpan,
+    attributes: Callable[[Mapping[str, Any] | None], Mapping[str, Any]],
+    text: Callable[[str], str],
+    description: Callable[[str | None], str | None],
+) -> ReadableSpan:
+    """Return a copy of a span that has ended.
+
+    Args:
+        span: The span.
+        attributes: Gives the attributes of the span, its events and its links.
+        text: Gives the names of the span and its events.
+        description: Gives the text of the status.
+    """
+    return EndedSpan(
+        name=text(span.name),
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=bounded(attributes(span.attributes), span.dropped_attributes),
+        events=_list(
+            [
+                Event(text(each.name), attributes(each.attributes), each.timestamp)
+                for each in span.events
+            ],
+            span.dropped_events,
+        ),
+        links=_list(
+            [Link(each.context, attributes(each.attributes)) for each in span.links],
+            span.dropped_links,
+        ),
+        kind=span.kind,
+        status=Status(span.status.status_code, description(span.status.description)),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
 
 
 def _context(fields: tuple[Any, ...] | None) -> SpanContext | None:

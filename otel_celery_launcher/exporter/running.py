@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run that a pool child is in, in the memory that all processes of a worker share.
 
-A child that is killed ends no span. So it notes the identity of its run when it begins:
+A child that is killed ends no span. So it notes the span of its run when it begins:
 whoever outlives it ends the span in its stead, with the id under which the inner spans
-were sent. Written by the child, read by the main process (and, when that is killed, by
+were sent, and with all that was known at its start. Written by the child, read by the main process (and, when that is killed, by
 the exporter process). A successor in the same slot keeps the note of its predecessor.
 """
 
@@ -14,26 +14,24 @@ import os
 import struct
 from dataclasses import dataclass
 
-# state, pid, start, trace id, span id, parent's span id, flags, lengths of the texts
-_HEAD = struct.Struct("=BxxxIQ16s8s8sBBH")
-_TEXT_BYTES = 256  # the task's id and name; what is longer is cut
-NOTE_BYTES = _HEAD.size + _TEXT_BYTES
+from otel_celery_launcher.handoff.frames import START_BYTES
+
+# state, pid, lengths of the task's id and of the frame
+_HEAD = struct.Struct("=BxxxIHH")
+_ID_BYTES = 64  # Celery's own are 36 characters long; what is longer is cut
+NOTE_BYTES = 2048
+assert _HEAD.size + _ID_BYTES + START_BYTES <= NOTE_BYTES  # noqa: S101 - of constants
 
 _NONE, _RUNNING = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """A run as noted: ids as numbers, the start in nanoseconds since the epoch."""
+    """A run as noted."""
 
     pid: int
-    start: int
-    trace_id: int
-    span_id: int
-    parent_id: int  # 0 for none
-    flags: int
     task_id: str
-    name: str
+    frame: bytes  # the span at its start: handoff/frames.py
 
     @property
     def is_alive(self) -> bool:
@@ -59,18 +57,13 @@ class RunNote:
 
     def write(self, task: RunningTask) -> None:
         """Note a run; the state goes last, so that a reader sees all of it or nothing."""
-        task_id = task.task_id.encode("utf-8", "replace")[:64]
-        name = task.name.encode("utf-8", "replace")[: _TEXT_BYTES - len(task_id)]
+        task_id = task.task_id.encode("utf-8", "replace")[:_ID_BYTES]
         memory = self._memory
         memory[0] = _NONE
-        _HEAD.pack_into(
-            memory, 0, _NONE, task.pid, task.start,
-            task.trace_id.to_bytes(16, "big"), task.span_id.to_bytes(8, "big"),
-            task.parent_id.to_bytes(8, "big"), task.flags, len(task_id), len(name),
-        )  # fmt: skip
-        end = _HEAD.size + len(task_id)
-        memory[_HEAD.size : end] = task_id
-        memory[end : end + len(name)] = name
+        _HEAD.pack_into(memory, 0, _NONE, task.pid, len(task_id), len(task.frame))
+        middle = _HEAD.size + len(task_id)
+        memory[_HEAD.size : middle] = task_id
+        memory[middle : middle + len(task.frame)] = task.frame
         memory[0] = _RUNNING
 
     def clear(self) -> None:
@@ -82,19 +75,12 @@ class RunNote:
         memory = self._memory
         if memory[0] != _RUNNING:
             return None
-        _, pid, start, trace_id, span_id, parent_id, flags, id_length, length = (
-            _HEAD.unpack_from(memory)
-        )
-        end = _HEAD.size + id_length
+        _, pid, id_length, length = _HEAD.unpack_from(memory)
+        middle = _HEAD.size + id_length
         return RunningTask(
             pid,
-            start,
-            int.from_bytes(trace_id, "big"),
-            int.from_bytes(span_id, "big"),
-            int.from_bytes(parent_id, "big"),
-            flags,
-            bytes(memory[_HEAD.size : end]).decode("utf-8", "replace"),
-            bytes(memory[end : end + length]).decode("utf-8", "replace"),
+            bytes(memory[_HEAD.size : middle]).decode("utf-8", "replace"),
+            bytes(memory[middle : middle + length]),
         )
 
 

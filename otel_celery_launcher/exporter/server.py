@@ -70,7 +70,9 @@ class Server:
         self._resource = encode_resource(
             Resource({"service.name": config["service"], "celery.role": "worker"})
         )
-        classes, _ = load_exporter_classes(config["exporters"])
+        classes, _ = load_exporter_classes(
+            config["exporters"], hides_messages=config["hides_messages"]
+        )
         limit = queue_bytes() // max(1, len(classes))
         self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
         ExportLogHandler(self._note_error).install()
@@ -137,7 +139,10 @@ class Server:
                 continue
             note.clear()
             reason = {"text": "the worker's main process is gone"}
-            data = encode_span(lost_span(task, empty, time.time_ns(), reason))
+            try:
+                data = encode_span(lost_span(task, empty, time.time_ns(), reason))
+            except FrameError:  # of a child whose memory was damaged
+                continue
             for pipeline in self._pipelines:
                 pipeline.put(self._resource, 1, LENGTH.pack(len(data)) + data)
 

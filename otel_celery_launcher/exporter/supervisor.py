@@ -58,6 +58,7 @@ class Supervisor:
         counters: The shared page.
         exporters: Entry point names of the exporters.
         service_name: For a span of a worker that has sent none.
+        hides_messages: Whether messages of exceptions stay here.
         clock: Monotonic seconds.
     """
 
@@ -67,12 +68,15 @@ class Supervisor:
         counters: Counters,
         exporters: Sequence[str],
         service_name: str,
+        *,
+        hides_messages: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
         self._counters = counters
         self._exporters = tuple(exporters)
         self._service_name = service_name
+        self._hides_messages = hides_messages
         self._clock = clock
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
@@ -160,6 +164,7 @@ class Supervisor:
             "counters": self._counters.descriptor,
             "exporters": self._exporters,
             "service": self._service_name,
+            "hides_messages": self._hides_messages,
             "parent": os.getpid(),
             "path": _import_path(),
         }

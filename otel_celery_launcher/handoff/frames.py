@@ -45,6 +45,12 @@ FLUSH = struct.Struct("=HQ")
 MESSAGE_BYTES = 32 * 1024
 SPAN_BYTES = 128 * 1024
 
+# The span of a run that has begun, as it is noted: exporter/running.py.
+START_BYTES = 1900
+
+# A longer text is left out of a note that is too large.
+START_CHARACTERS = 64
+
 # What is left of a long text when a span is too large.
 CUT_CHARACTERS = 1024
 
@@ -69,6 +75,17 @@ def encode_span(span: ReadableSpan) -> bytes:
     data = _dump(_record(span))
     if len(data) > SPAN_BYTES:
         data = _dump(_cut(_record(span)))
+    return data
+
+
+def encode_start(span: ReadableSpan) -> bytes:
+    """Return a span that has begun as ``START_BYTES`` at most.
+
+    What is too large goes without its links, its state and its long attributes.
+    """
+    data = _dump(_record(span))
+    if len(data) > START_BYTES:
+        data = _dump(_brief(_record(span)))
     return data
 
 
@@ -207,6 +224,26 @@ def _cut(record: tuple[Any, ...]) -> tuple[Any, ...]:
     fields[10], fields[12] = [], fields[12][:16]
     fields[0], fields[7] = _cut_value(fields[0]), _cut_value(fields[7])
     return tuple(fields)
+
+
+def _brief(record: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Shorten a span to its identity, its name and its short attributes."""
+    name, context, parent, *middle, scope = _plain(record)
+    attributes = {
+        key: value
+        for key, value in (middle[5] or {}).items()
+        if len(key) + len(str(value)) <= START_CHARACTERS
+    }
+    middle[5:] = [dict(list(attributes.items())[:16]), 0, [], 0, [], 0]
+    if scope is not None:
+        scope = (*scope[:3], None)
+    return (
+        name[:START_CHARACTERS],
+        (*context[:4], ()),
+        None if parent is None else (*parent[:4], ()),
+        *middle,
+        scope,
+    )
 
 
 def _cut_value(value: Any) -> Any:

@@ -9,6 +9,7 @@ instrumentations call ``redis`` all the same
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,16 +27,35 @@ _SYSTEMS = {
     "azureservicebus": "servicebus",
 }
 
-_known: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+# Whose host name in a broker's URL is the name of a host.
+_HAVE_ADDRESS = frozenset({"rabbitmq", "redis", "kafka", "servicebus"})
 
 
-def messaging_system(app: Any) -> str:
-    """Return ``messaging.system`` of an application's broker; connects to nothing."""
-    system = _known.get(app)
-    if system is None:
-        transport = str(app.connection_for_write().transport_cls)
-        system = _known[app] = _SYSTEMS.get(transport, transport.rpartition(":")[2])
-    return system
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A broker: ``messaging.system``, and where it is if that is known."""
+
+    system: str
+    address: str | None
+    port: int | None
+
+
+_known: WeakKeyDictionary[Any, Broker] = WeakKeyDictionary()
+
+
+def broker_of(app: Any) -> Broker:
+    """Return an application's broker; connects to nothing."""
+    found = _known.get(app)
+    if found is None:
+        connection = app.connection_for_write()
+        transport = str(connection.transport_cls)
+        system = _SYSTEMS.get(transport, transport.rpartition(":")[2])
+        address, port = None, None
+        if system in _HAVE_ADDRESS and connection.hostname:
+            address = str(connection.hostname)
+            port = connection.port or connection.get_transport_cls().default_port
+        found = _known[app] = Broker(system, address, port)
+    return found
 
 
 def destination_name(exchange: str, routing_key: str) -> str:

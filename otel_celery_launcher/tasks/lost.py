@@ -51,7 +51,7 @@ class LostRuns:
         self._counters = counters
         self._end = end
         self._reasons: OrderedDict[str, Reason] = OrderedDict()
-        self._seen_dead: dict[int, tuple[float, int]] = {}  # span id: when
+        self._seen_dead: dict[bytes, tuple[float, int]] = {}  # frame: when
         self._owner = os.getpid()
 
     def connect(self) -> None:
@@ -72,10 +72,10 @@ class LostRuns:
             if task is None or not (is_gone or is_end or not task.is_alive):
                 continue
             first = (time.monotonic(), time.time_ns())
-            since, ended = self._seen_dead.setdefault(task.span_id, first)
+            since, ended = self._seen_dead.setdefault(task.frame, first)
             is_told = task.task_id in self._reasons
             if is_end or is_told or first[0] - since >= WITNESS_SECONDS:
-                del self._seen_dead[task.span_id]
+                del self._seen_dead[task.frame]
                 note.clear()
                 self._end(slot, task, ended, self._reasons.pop(task.task_id, None))
 

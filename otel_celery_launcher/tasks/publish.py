@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import propagate, trace
 
 from otel_celery_launcher import messages
-from otel_celery_launcher.tasks.broker import destination_name, messaging_system
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from otel_celery_launcher.tasks.attributes import Attributes
 
 
 class Publisher:
@@ -28,10 +29,12 @@ class Publisher:
 
     Args:
         tracer: Of the Celery instrumentation.
+        attributes: Makes their names and attributes.
     """
 
-    def __init__(self, tracer: trace.Tracer) -> None:
+    def __init__(self, tracer: trace.Tracer, attributes: Attributes) -> None:
         self._tracer = tracer
+        self._attributes = attributes
 
     def publish(
         self,
@@ -61,11 +64,13 @@ class Publisher:
         if not trace.get_current_span().get_span_context().is_valid:
             by_hand = {k: v for k, v in headers.items() if isinstance(v, str)}
             parent = propagate.extract(by_hand)
+        span_name, attributes = self._attributes.of_publish(app, name, message, options)
+        self._attributes.add_baggage(attributes, parent)
         with self._tracer.start_as_current_span(
-            f"apply_async/{name}",
+            span_name,
             context=parent,
             kind=trace.SpanKind.PRODUCER,
-            attributes=_attributes(app, name, message, options),
+            attributes=attributes,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -81,53 +86,3 @@ class Publisher:
             except Exception as exc:
                 record_error(span, exc)
                 raise
-
-
-def _attributes(
-    app: Any, name: str, message: Any, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what is known before the message is sent, for samplers, too."""
-    task_id = message.headers.get("id")
-    if task_id is None:  # protocol 1
-        task_id = message.body.get("id")
-    found = {
-        "celery.action": "apply_async",
-        "celery.task_name": name,
-        "messaging.message.id": task_id,
-        "messaging.system": messaging_system(app),
-    }
-    exchange, routing_key, kind = route(app.amqp, options)
-    if exchange:
-        found["celery.exchange"] = exchange
-    if routing_key:
-        found["messaging.destination"] = routing_key
-        found["messaging.destination.name"] = destination_name(exchange, routing_key)
-    if kind in ("direct", "topic"):
-        found["messaging.destination_kind"] = "queue" if kind == "direct" else kind
-    return found
-
-
-def route(amqp: Any, options: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return exchange, routing key and exchange type that Celery will use.
-
-    The rules of ``send_task_message`` (celery ``app/amqp.py``); a test compares them with
-    what is published.
-    """
-    queue, exchange = options.get("queue"), options.get("exchange")
-    routing_key = options.get("routing_key")
-    if queue is None and exchange is None:
-        queue = amqp.default_queue
-    if isinstance(queue, str):
-        queue = amqp.queues[queue]
-    own = getattr(queue, "exchange", None)
-    kind = options.get("exchange_type") or getattr(own, "type", None) or "direct"
-    if (not exchange or not routing_key) and kind == "direct":
-        exchange, routing_key = "", getattr(queue, "name", None)
-    elif exchange is None:
-        exchange = getattr(own, "name", None) or amqp.default_exchange
-        routing_key = (
-            routing_key
-            or getattr(queue, "routing_key", None)
-            or amqp.app.conf.task_default_routing_key
-        )
-    return str(getattr(exchange, "name", exchange) or ""), str(routing_key or ""), kind

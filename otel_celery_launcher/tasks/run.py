@@ -17,33 +17,24 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from opentelemetry import context as context_api
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Link
 
 from otel_celery_launcher.exporter.running import RunningTask
-from otel_celery_launcher.tasks.broker import destination_name, messaging_system
+from otel_celery_launcher.handoff.frames import encode_start
 from otel_celery_launcher.tasks.carriers import parent_of
 from otel_celery_launcher.tasks.errors import record_error
-from otel_celery_launcher.tasks.waits import waits
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from otel_celery_launcher.exporter.running import RunNote
+    from otel_celery_launcher.task_settings import TaskSettings
+    from otel_celery_launcher.tasks.attributes import Attributes
 
 # Where the run is kept: on the request, which lives as long as the run.
 _RUN = "_otel_celery_run"
-
-# Attributes of a request and their names on the span, those of the instrumentor.
-_COPIED = (
-    ("compression", "celery.compression"),
-    ("correlation_id", "messaging.conversation_id"),
-    ("eta", "celery.eta"),
-    ("expires", "celery.expires"),
-    ("hostname", "celery.hostname"),
-    ("id", "messaging.message.id"),
-    ("origin", "celery.origin"),
-    ("reply_to", "celery.reply_to"),
-    ("retries", "celery.retries"),
-)
 
 
 @dataclass(slots=True)
@@ -61,10 +52,16 @@ class Runs:
 
     Args:
         tracer: Of the Celery instrumentation.
+        attributes: Makes their names and attributes.
+        settings: Which of them begin a trace.
     """
 
-    def __init__(self, tracer: trace.Tracer) -> None:
+    def __init__(
+        self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
+    ) -> None:
         self._tracer = tracer
+        self._attributes = attributes
+        self._settings = settings
         self.note: RunNote | None = None  # in a pool child, which may be killed
 
     def begin(self, task: Any) -> None:
@@ -72,11 +69,17 @@ class Runs:
         request = task.request
         # An eager task belongs to the code that calls it.
         parent = None if request.is_eager else parent_of(request)
+        links: tuple[Link, ...] = ()
+        if parent is not None:
+            parent, links = self._place(task.name, parent)
+        name, attributes = self._attributes.of_run(task, request)
+        self._attributes.add_baggage(attributes, parent)
         span = self._tracer.start_span(
-            f"run/{task.name}",
+            name,
             context=parent,
             kind=trace.SpanKind.CONSUMER,
-            attributes=_attributes(task, request),
+            attributes=attributes,
+            links=links,
         )
         is_noted = self._note(span, task) if not request.is_eager else False
         token = context_api.attach(trace.set_span_in_context(span, parent))
@@ -102,23 +105,31 @@ class Runs:
         context_api.detach(run.token)
         return time.perf_counter() - run.began
 
+    def _place(
+        self, task_name: str, context: Context
+    ) -> tuple[Context, tuple[Link, ...]]:
+        """Return the context a run begins in, and its links to its publish.
+
+        A run that begins a trace keeps the baggage. The conventions want a link beside
+        the parent.
+        """
+        settings = self._settings
+        begins = settings.new_traces and settings.new_traces.get(task_name)
+        if not (begins or settings.has_messaging_names):
+            return context, ()
+        publish = trace.get_current_span(context).get_span_context()
+        if not publish.is_valid:
+            return context, ()
+        if begins:
+            context = trace.set_span_in_context(trace.INVALID_SPAN, context)
+        return context, (Link(publish),)
+
     def _note(self, span: Span, task: Any) -> bool:
         """Note a run; return whether that was done."""
-        if self.note is None or not span.is_recording():
+        if self.note is None or not isinstance(span, ReadableSpan):
             return False
-        context, parent = span.get_span_context(), getattr(span, "parent", None)
-        self.note.write(
-            RunningTask(
-                os.getpid(),
-                getattr(span, "start_time", None) or time.time_ns(),
-                context.trace_id,
-                context.span_id,
-                parent.span_id if parent is not None else 0,
-                int(context.trace_flags),
-                task.request.id or "",
-                task.name,
-            )
-        )
+        task_id = str(task.request.id or "")
+        self.note.write(RunningTask(os.getpid(), task_id, encode_start(span)))
         return True
 
     @staticmethod
@@ -134,35 +145,3 @@ def fail(span: Span, task: Any, einfo: Any) -> None:
     exc = getattr(exc, "exc", None) or exc  # billiard's ExceptionWithTraceback
     if isinstance(exc, BaseException) and not isinstance(exc, task.throws or ()):
         record_error(span, exc)
-
-
-def _attributes(task: Any, request: Any) -> dict[str, Any]:
-    """Return what is known at the start, for samplers, too."""
-    found = {
-        "celery.action": "run",
-        "celery.task_name": task.name,
-        "messaging.system": messaging_system(task.app),
-        "process.pid": os.getpid(),
-    }
-    for key, name in _COPIED:
-        if value := getattr(request, key, None):
-            found[name] = value
-    limits = request.timelimit
-    if limits and any(limits):
-        found["celery.timelimit"] = [
-            "" if each is None else str(each) for each in limits
-        ]
-    delivery = request.delivery_info
-    if delivery:
-        found["celery.delivery_info"] = str(delivery)
-        routing_key = delivery.get("routing_key")
-        if routing_key:
-            found["messaging.destination"] = routing_key
-            found["messaging.destination.name"] = destination_name(
-                delivery.get("exchange") or "", routing_key
-            )
-        if delivery.get("redelivered"):
-            found["celery.redelivered"] = True
-    if not request.is_eager:
-        found.update(waits(request, time.time()))
-    return found

@@ -15,7 +15,9 @@ from celery import signals
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
 from otel_celery_launcher import _compat
+from otel_celery_launcher.task_settings import TaskSettings
 from otel_celery_launcher.tasks import run
+from otel_celery_launcher.tasks.attributes import Attributes
 from otel_celery_launcher.tasks.publish import Publisher
 from otel_celery_launcher.tasks.run import Runs
 from otel_celery_launcher.tasks.unrun import UnrunTasks
@@ -32,6 +34,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     does nothing: each span comes once.
     """
 
+    settings = TaskSettings()
+
     def instrument(self, **kwargs: Any) -> None:
         """Connect to Celery's signals; a second call does nothing and says nothing."""
         if not self.is_instrumented_by_opentelemetry:
@@ -39,10 +43,13 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
 
     def _instrument(self, **kwargs: Any) -> None:
         super()._instrument(**kwargs)  # connects the methods below, makes the tracer
-        self.runs = Runs(self._tracer)
-        self._unrun = UnrunTasks(self._tracer)
+        settings = self.settings
+        attributes = Attributes(settings)
+        tracer = attributes.tracer(self._tracer, kwargs.get("tracer_provider"))
+        self.runs = Runs(tracer, attributes, settings)
+        self._unrun = UnrunTasks(tracer, attributes)
         self._unrun.connect()
-        self._unwrap = _compat.wrap_task_sender(Publisher(self._tracer).publish)
+        self._unwrap = _compat.wrap_task_sender(Publisher(tracer, attributes).publish)
         signals.before_task_publish.disconnect(self._trace_before_publish)
         signals.after_task_publish.disconnect(self._trace_after_publish)
         signals.task_received.connect(note_received, weak=False)
@@ -90,7 +97,7 @@ def note_runs(note: RunNote) -> None:
         instrumentor.runs.note = note
 
 
-def instrument_celery() -> None:
+def instrument_celery(settings: TaskSettings) -> None:
     """Instrument Celery, in the place of any instrumentor that is already there."""
     present = CeleryInstrumentor()
     if isinstance(present, LauncherCeleryInstrumentor):
@@ -99,5 +106,6 @@ def instrument_celery() -> None:
         present.uninstrument()
     LauncherCeleryInstrumentor._instance = None  # noqa: SLF001 - of our own class
     instrumentor = LauncherCeleryInstrumentor()
+    instrumentor.settings = settings
     _compat.take_over_celery_instrumentor(instrumentor)
     instrumentor.instrument(skip_dep_check=True)

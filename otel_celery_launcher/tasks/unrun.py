@@ -20,12 +20,13 @@ from opentelemetry import trace
 from opentelemetry.trace.status import Status, StatusCode
 
 from otel_celery_launcher import _compat
-from otel_celery_launcher.tasks.broker import messaging_system
 from otel_celery_launcher.tasks.carriers import parent_of
 from otel_celery_launcher.tasks.run import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from otel_celery_launcher.tasks.attributes import Attributes
 
 
 class UnrunTasks:
@@ -33,10 +34,12 @@ class UnrunTasks:
 
     Args:
         tracer: Of the Celery instrumentation.
+        attributes: Makes their attributes.
     """
 
-    def __init__(self, tracer: trace.Tracer) -> None:
+    def __init__(self, tracer: trace.Tracer, attributes: Attributes) -> None:
         self._tracer = tracer
+        self._attributes = attributes
         self._launcher = os.getpid()
         self._connected: list[Callable[[], object]] = []
 
@@ -103,18 +106,14 @@ class UnrunTasks:
     def _tell(
         self, what: str, app: Any, request: Any, name: str, error: str | None = None
     ) -> None:
-        attributes = {
-            "celery.action": what,
-            "celery.task_name": name,
-            "messaging.system": messaging_system(app),
-        }
-        if request.id:
-            attributes["messaging.message.id"] = str(request.id)
+        parent = parent_of(request)
+        attributes = self._attributes.of_unrun(what, app, name, request)
+        self._attributes.add_baggage(attributes, parent)
         if error:
             attributes["error.type"] = error
         span = self._tracer.start_span(
             f"{what}/{name}",
-            context=parent_of(request),
+            context=parent,
             kind=trace.SpanKind.CONSUMER,
             attributes=attributes,
         )

@@ -11,15 +11,20 @@ import pytest
 from celery import Celery, signals
 from celery.app.task import Context as Request
 from kombu import Exchange, Queue
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.exporter.counters import POOL_ROWS, Counters
 from otel_celery_launcher.exporter.lost import Reason, lost_span
+from otel_celery_launcher.exporter.rebuild import read_span
 from otel_celery_launcher.exporter.running import RunningTask
-from otel_celery_launcher.tasks.broker import messaging_system
+from otel_celery_launcher.handoff.frames import START_BYTES, encode_start
+from otel_celery_launcher.tasks.attributes import route
+from otel_celery_launcher.tasks.broker import broker_of
 from otel_celery_launcher.tasks.carriers import parent_of
 from otel_celery_launcher.tasks.lost import LostRuns
-from otel_celery_launcher.tasks.publish import route
 from otel_celery_launcher.tasks.waits import waits
 
 
@@ -81,7 +86,7 @@ def test_route_is_what_celery_publishes_to(
     ],
 )
 def test_messaging_system_is_the_broker(broker: str, system: str) -> None:
-    assert messaging_system(Celery(broker=broker, set_as_current=False)) == system
+    assert broker_of(Celery(broker=broker, set_as_current=False)).system == system
 
 
 @pytest.mark.parametrize(
@@ -124,8 +129,24 @@ def test_what_is_no_carrier_is_passed_over(carrier: Any) -> None:
     assert parent_of(request) == {}
 
 
-def a_run(pid: int = 0, name: str = "shop.pay", task_id: str = "id") -> RunningTask:
-    return RunningTask(pid or os.getpid(), 5, 1 << 127, 1 << 63, 7, 1, task_id, name)
+PROVIDER = TracerProvider()
+
+
+def a_span(name: str = "run/shop.pay", **attributes: str) -> ReadableSpan:
+    parent = SpanContext(1 << 127, 7, is_remote=True, trace_flags=TraceFlags(1))
+    span = PROVIDER.get_tracer("tests").start_span(
+        name,
+        trace.set_span_in_context(trace.NonRecordingSpan(parent)),
+        attributes=attributes,
+        links=[trace.Link(parent, attributes)],
+        start_time=5,
+    )
+    assert isinstance(span, ReadableSpan)
+    return span
+
+
+def a_run(pid: int = 0, task_id: str = "id") -> RunningTask:
+    return RunningTask(pid or os.getpid(), task_id, encode_start(a_span()))
 
 
 def a_dead_process() -> int:
@@ -134,17 +155,37 @@ def a_dead_process() -> int:
     return process.pid
 
 
-@pytest.mark.parametrize("name", ["shop.pay", "é" * 300, ""])
-def test_a_note_is_read_as_it_was_written(name: str) -> None:
+@pytest.mark.parametrize("task_id", ["id", "é" * 300, ""])
+def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
     note = Counters().notes[1].current
     assert note.read() is None
-    note.write(a_run(name=name))
+    run = a_run(task_id=task_id)
+    note.write(run)
     found = note.read()
     assert found is not None
-    assert name.startswith(found.name.rstrip("\ufffd"))
-    assert found.span_id == 1 << 63
+    assert task_id.startswith(found.task_id.rstrip("\ufffd"))
+    assert (found.pid, found.frame) == (run.pid, run.frame)
     note.clear()
     assert note.read() is None
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"long": "x" * 5000, "queue": "celery"},
+        {"k" * 5000: "x", "queue": "celery"},
+        {"queue": "celery", **{f"key {number}": "x" * 50 for number in range(100)}},
+    ],
+    ids=["a long value", "a long name", "many"],
+)
+def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> None:
+    span = a_span("run/" + "x" * 3000, **attributes)
+    frame = encode_start(span)
+    assert len(frame) <= START_BYTES
+    found = read_span(Resource.get_empty(), frame)
+    assert (found.context, found.parent) == (span.context, span.parent)
+    assert found.name.startswith("run/xxx")
+    assert (found.attributes or {})["queue"] == "celery"
 
 
 def test_a_successor_keeps_the_note_of_its_predecessor() -> None:
@@ -175,12 +216,13 @@ def test_only_the_runs_of_dead_processes_are_ended() -> None:
     assert len(ended) == 2, "at the end of the worker nothing runs any more"
 
 
-def test_a_lost_span_has_the_identity_that_was_noted() -> None:
-    from opentelemetry.sdk.resources import Resource
-
-    span = lost_span(a_run(), Resource({"service.name": "x"}), 9, None)
-    assert isinstance(span, ReadableSpan)
-    assert (span.context.trace_id, span.context.span_id) == (1 << 127, 1 << 63)
-    assert span.parent is not None
-    assert (span.parent.span_id, span.start_time, span.end_time) == (7, 5, 9)
+def test_a_lost_span_is_the_span_that_was_noted() -> None:
+    begun = a_span(queue="celery")
+    run = RunningTask(os.getpid(), "id", encode_start(begun))
+    span = lost_span(run, Resource({"service.name": "x"}), 9, {"signal": "9"})
+    assert (span.context, span.parent) == (begun.context, begun.parent)
+    assert [link.context for link in span.links] == [begun.parent]
+    assert (span.start_time, span.end_time) == (5, 9)
+    assert (span.attributes or {})["queue"] == "celery"
+    assert (span.attributes or {})["signal"] == "9"
     assert not span.status.is_ok

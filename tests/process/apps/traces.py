@@ -166,3 +166,20 @@ def ignores():
 @app.task(name="traces.expects", throws=(KeyError,))
 def expects():
     raise KeyError("expected")
+
+
+@app.task(name="traces.secret", bind=True, max_retries=1)
+def secret(self, canary, key=None):
+    """Let a secret into everything a task can say."""
+    error = ValueError(f"{canary}\n  {canary}\n  File {canary}")
+    if self.request.retries == 0:
+        raise self.retry(countdown=0, exc=error)
+    try:
+        with tracer.start_as_current_span("inner"):
+            raise error
+    except ValueError as exc:
+        try:
+            noop.apply_async(({canary: object()},))
+        except Exception:  # noqa: BLE001 - its span is what counts
+            raise RuntimeError(canary) from exc
+    return canary

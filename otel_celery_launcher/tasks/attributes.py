@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names and attributes of the spans of tasks, all of them known at the start.
+
+By default the names that the Celery instrumentation has always had, so that dashboards
+stay as they are; today's messaging conventions on request
+(https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/), in their place
+or beside them. What is Celery's own is under ``celery.*``.
+
+Runs wherever a task is published or run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import baggage, trace
+
+from otel_celery_launcher import __version__
+from otel_celery_launcher.tasks.broker import broker_of, destination_name
+from otel_celery_launcher.tasks.waits import waits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+    from otel_celery_launcher.task_settings import TaskSettings
+
+# The version of the conventions that ``messaging`` stands for.
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+# Attributes of a request and their names on the span.
+_COPIED = (
+    ("compression", "celery.compression"),
+    ("eta", "celery.eta"),
+    ("expires", "celery.expires"),
+    ("hostname", "celery.hostname"),
+    ("id", "messaging.message.id"),
+    ("origin", "celery.origin"),
+    ("reply_to", "celery.reply_to"),
+    ("retries", "celery.retries"),
+)
+_COPIED_OLDER = (("correlation_id", "messaging.conversation_id"),)
+_COPIED_MESSAGING = (
+    ("correlation_id", "messaging.message.conversation_id"),
+    ("hostname", "messaging.client.id"),
+)
+
+
+class Attributes:
+    """Makes names and attributes.
+
+    Args:
+        settings: What is told of tasks.
+    """
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self._settings = settings
+        self._older = settings.has_older_names
+        self._messaging = settings.has_messaging_names
+        self._copied = (
+            *_COPIED,
+            *(_COPIED_OLDER if self._older else ()),
+            *(_COPIED_MESSAGING if self._messaging else ()),
+        )
+
+    def tracer(self, present: trace.Tracer, provider: Any = None) -> trace.Tracer:
+        """Return the tracer of the conventions; other names are another scope's."""
+        if not self._messaging:
+            return present
+        return trace.get_tracer(
+            "otel_celery_launcher", __version__, provider, schema_url=SCHEMA_URL
+        )
+
+    def of_publish(
+        self, app: Any, name: str, message: Any, options: Mapping[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Return name and attributes of a publish, before anything is sent.
+
+        Args:
+            app: The publishing application.
+            name: Name of the task.
+            message: Celery's message: headers, properties, body.
+            options: The other arguments of Celery's sender.
+        """
+        task_id = message.headers.get("id")
+        if task_id is None:  # protocol 1
+            task_id = message.body.get("id")
+        broker = broker_of(app)
+        exchange, routing_key, kind = route(app.amqp, options)
+        found = {
+            "celery.action": "apply_async",
+            "celery.task_name": name,
+            "messaging.message.id": task_id,
+            "messaging.system": broker.system,
+        }
+        if exchange:
+            found["celery.exchange"] = exchange
+        self._add_destination(found, exchange, routing_key)
+        if self._older and kind in ("direct", "topic"):
+            found["messaging.destination_kind"] = "queue" if kind == "direct" else kind
+        self._add_arguments(found, name, message.headers.get)
+        if not self._messaging:
+            return f"apply_async/{name}", found
+        self._add_operation(found, broker, "publish", "send", routing_key)
+        if origin := message.headers.get("origin"):
+            found["messaging.client.id"] = origin
+        if correlation := message.properties.get("correlation_id"):
+            found["messaging.message.conversation_id"] = correlation
+        return _operation_name("publish", found), found
+
+    def of_run(self, task: Any, request: Any) -> tuple[str, dict[str, Any]]:
+        """Return name and attributes of a run, before the task begins."""
+        broker = broker_of(task.app)
+        found = {
+            "celery.action": "run",
+            "celery.task_name": task.name,
+            "messaging.system": broker.system,
+            "process.pid": os.getpid(),
+        }
+        for key, name in self._copied:
+            if value := getattr(request, key, None):
+                found[name] = value
+        limits = request.timelimit
+        if limits and any(limits):
+            found["celery.timelimit"] = [
+                "" if each is None else str(each) for each in limits
+            ]
+        delivery = request.delivery_info or {}
+        routing_key = delivery.get("routing_key") or ""
+        if delivery:
+            found["celery.delivery_info"] = str(delivery)
+            self._add_destination(found, delivery.get("exchange") or "", routing_key)
+            if delivery.get("redelivered"):
+                found["celery.redelivered"] = True
+        if not request.is_eager:
+            found.update(waits(request, time.time()))
+        self._add_arguments(found, task.name, request.get)
+        if not self._messaging:
+            return f"run/{task.name}", found
+        self._add_operation(found, broker, "process", "process", routing_key)
+        tag = (request.properties or {}).get("delivery_tag")
+        if broker.system == "rabbitmq" and isinstance(tag, int):
+            found["messaging.rabbitmq.message.delivery_tag"] = tag
+        return _operation_name("process", found), found
+
+    def of_unrun(self, what: str, app: Any, name: str, request: Any) -> dict[str, Any]:
+        """Return the attributes of a task that never runs.
+
+        Args:
+            what: What became of it: ``revoked``, ``expired`` …
+            app: The worker's application.
+            name: Name of the task.
+            request: Its request, as far as there is one.
+        """
+        broker = broker_of(app)
+        found = {
+            "celery.action": what,
+            "celery.task_name": name,
+            "messaging.system": broker.system,
+        }
+        if request.id:
+            found["messaging.message.id"] = str(request.id)
+        if self._messaging:
+            self._add_operation(found, broker, what, "process", "")
+        return found
+
+    def add_baggage(self, found: dict[str, Any], context: Context | None) -> None:
+        """Add the entries of the baggage that are asked for."""
+        for name in self._settings.baggage:
+            value = baggage.get_baggage(name, context)
+            if value is not None:
+                found[name] = str(value)
+
+    def _add_destination(
+        self, found: dict[str, Any], exchange: str, routing_key: str
+    ) -> None:
+        if not routing_key:
+            return
+        if self._older:
+            found["messaging.destination"] = routing_key
+        found["messaging.destination.name"] = destination_name(exchange, routing_key)
+
+    def _add_arguments(self, found: dict[str, Any], name: str, get: Any) -> None:
+        """Add what Celery shows of the arguments, where that is allowed."""
+        limit = self._settings.arguments.get(name) if self._settings.arguments else None
+        if not limit:
+            return
+        for key, attribute in (
+            ("argsrepr", "celery.args"),
+            ("kwargsrepr", "celery.kwargs"),
+        ):
+            if shown := get(key):
+                found[attribute] = str(shown)[:limit]
+
+    @staticmethod
+    def _add_operation(
+        found: dict[str, Any], broker: Any, name: str, kind: str, routing_key: str
+    ) -> None:
+        found["messaging.operation.name"] = name
+        found["messaging.operation.type"] = kind
+        if broker.address:
+            found["server.address"] = broker.address
+            if broker.port:
+                found["server.port"] = broker.port
+        if broker.system == "rabbitmq" and routing_key:
+            found["messaging.rabbitmq.destination.routing_key"] = routing_key
+
+
+def _operation_name(operation: str, found: Mapping[str, Any]) -> str:
+    destination = found.get("messaging.destination.name")
+    return f"{operation} {destination}" if destination else operation
+
+
+def route(amqp: Any, options: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return exchange, routing key and exchange type that Celery will use.
+
+    The rules of ``send_task_message`` (celery ``app/amqp.py``); a test compares them with
+    what is published.
+    """
+    queue, exchange = options.get("queue"), options.get("exchange")
+    routing_key = options.get("routing_key")
+    if queue is None and exchange is None:
+        queue = amqp.default_queue
+    if isinstance(queue, str):
+        queue = amqp.queues[queue]
+    own = getattr(queue, "exchange", None)
+    kind = options.get("exchange_type") or getattr(own, "type", None) or "direct"
+    if (not exchange or not routing_key) and kind == "direct":
+        exchange, routing_key = "", getattr(queue, "name", None)
+    elif exchange is None:
+        exchange = getattr(own, "name", None) or amqp.default_exchange
+        routing_key = (
+            routing_key
+            or getattr(queue, "routing_key", None)
+            or amqp.app.conf.task_default_routing_key
+        )
+    return str(getattr(exchange, "name", exchange) or ""), str(routing_key or ""), kind

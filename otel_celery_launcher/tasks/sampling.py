@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The share of traces kept by task, decided where a trace begins (OTEL_CELERY_SAMPLE).
+
+A sampler around the configured one: a span of a task that is a root goes by the task's
+ratio, all others by the configured sampler. Runs at the start of each span.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult, TraceIdRatioBased
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, SpanKind, TraceState
+    from opentelemetry.util.types import Attributes
+
+    from otel_celery_launcher.rules import Rules
+
+
+class TaskSampler(Sampler):
+    """Decides for traces that begin with a task.
+
+    Args:
+        ratios: From 0 to 1, by task.
+        other: Decides about all other spans.
+    """
+
+    def __init__(self, ratios: Rules[float], other: Sampler) -> None:
+        self._ratios = ratios
+        self._samplers: dict[float, Sampler] = {}
+        self._other = other
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Decide about one span."""
+        sampler = self._other
+        if not trace.get_current_span(parent_context).get_span_context().is_valid:
+            task_name = (attributes or {}).get("celery.task_name", "")
+            sampler = self._of(self._ratios.get(str(task_name)))
+        return sampler.should_sample(
+            parent_context, trace_id, name, kind, attributes, links, trace_state
+        )
+
+    def get_description(self) -> str:
+        """Describe the sampler, for the SDK."""
+        return f"TaskSampler{{{self._other.get_description()}}}"
+
+    def _of(self, ratio: float | None) -> Sampler:
+        if ratio is None:
+            return self._other
+        if ratio not in self._samplers:
+            self._samplers[ratio] = TraceIdRatioBased(ratio)
+        return self._samplers[ratio]
