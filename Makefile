@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons compatibility traces lint format docs bench faults outage servers build clean
+.PHONY: demo test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu faults outage servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -62,6 +62,10 @@ outage: $(VENV)/tested servers
 # Start, stop and memory beside plain Celery; a quarter of an hour.
 bench: $(VENV)/tested servers
 	$(BIN)/python bench/lifecycle.py
+
+# Worker CPU a task beside plain Celery and opentelemetry-instrument; five minutes.
+bench-cpu: $(VENV)/tested servers
+	$(BIN)/python bench/cpu.py $(ROUNDS) $(TASKS)
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

@@ -1,4 +1,4 @@
-"""CPU, start, stop, memory and recycling beside plain Celery, in one run, in turn.
+"""Start, stop, memory and recycling beside plain Celery, in one run, in turn.
 
     make bench            # or: python bench/lifecycle.py [ROUNDS]
 
@@ -17,11 +17,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from celery import Celery
 
 from otel_celery_launcher.receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 BIN = Path(sys.executable).parent
 APP = """
@@ -35,7 +39,6 @@ def noop():
 """
 CHILDREN = (1, 2, 4, 8, 16)
 RECYCLED = 20
-TASKS = 3000  # for the CPU of a no-op task, with two children
 
 VARIANTS = {
     "celery": ("celery", ""),
@@ -50,17 +53,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it listens."""
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    with socket.socket() as probe:
+        while probe.connect_ex(("127.0.0.1", port)):
+            time.sleep(0.02)
+    return server
+
+
 class Life:
     """One worker from start to stop."""
 
     def __init__(
-        self, program: str, folder: Path, environ: dict[str, str], *options: str
-    ):
+        self,
+        command: Sequence[str | Path],
+        folder: Path,
+        environ: Mapping[str, str],
+        *options: str,
+    ) -> None:
         self.log = folder / "log"
         with self.log.open("wb") as out:
             start = time.monotonic()
             self.process = subprocess.Popen(
-                [str(BIN / program), "-A", "bench_app", "worker", "-l", "INFO",
+                [*map(str, command), "-A", "bench_app", "worker", "-l", "INFO",
                  "--without-mingle", "--without-gossip", *options],
                 cwd=folder, env=environ, stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -116,23 +135,16 @@ def measure(program: str, folder: Path, environ: dict[str, str]) -> dict[str, fl
     app = Celery(broker=environ["BENCH_BROKER"], backend=environ["BENCH_BROKER"])
     figures: dict[str, float] = {}
     for children in CHILDREN:
-        life = Life(program, folder, environ, "-c", str(children))
+        life = Life([BIN / program], folder, environ, "-c", str(children))
         run_tasks(app, 50 * children)
         figures[f"memory, {children} children, MB"] = life.memory()
         stop = life.stop()
         if children == 2:
             figures["start to ready, s"] = life.ready
             figures["stop, s"] = stop
-    life = Life(program, folder, environ, "-c", "2")
-    run_tasks(app, 200)
-    before = life.cpu()
-    run_tasks(app, TASKS)
-    time.sleep(1)
-    after = life.cpu()
-    figures["worker CPU, no-op task, µs"] = (after[0] - before[0]) / TASKS * 1e6
-    figures["exporter CPU, span, µs"] = (after[1] - before[1]) / TASKS * 1e6
-    life.stop()
-    life = Life(program, folder, environ, "-c", "1", "--max-tasks-per-child", "1")
+    life = Life(
+        [BIN / program], folder, environ, "-c", "1", "--max-tasks-per-child", "1"
+    )
     figures["recycled child, s"] = run_tasks(app, RECYCLED) / RECYCLED
     life.stop()
     return figures
@@ -144,10 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
         folder, port = Path(name), free_port()
         (folder / "bench_app.py").write_text(APP)
-        redis = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--save", "", "--dir", name],
-            stdout=subprocess.DEVNULL,
-        )
+        server = start_redis(folder, port)
         environ = {
             "PATH": os.environ["PATH"],
             "PYTHONWARNINGS": "ignore",
@@ -155,14 +164,13 @@ def main() -> None:
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
             "OTEL_SERVICE_NAME": "bench-worker",
         }
-        time.sleep(0.5)
         for number in range(rounds):
             for variant, (program, mode) in VARIANTS.items():
                 print(f"round {number + 1}: {variant}", file=sys.stderr)
                 environ["OTEL_CELERY_EXPORT"] = mode
                 for key, value in measure(program, folder, environ).items():
                     found.setdefault(key, {}).setdefault(variant, []).append(value)
-        redis.terminate()
+        server.terminate()
     print("| figure | celery | process | inline | process/celery | inline/celery |")
     print("| --- | --- | --- | --- | --- | --- |")
     for key, by_variant in found.items():

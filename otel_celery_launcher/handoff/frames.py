@@ -179,8 +179,15 @@ def _context(context: SpanContext | None) -> tuple[Any, ...] | None:
     )
 
 
-def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return dict(attributes) if attributes else None
+def _attributes(attributes: Any) -> dict[str, Any] | None:
+    """Return attributes as a dictionary; the SDK's own kind copies itself at once."""
+    if not attributes:
+        return None
+    try:
+        found = attributes.copy()
+    except AttributeError:  # any other mapping
+        found = attributes
+    return found if type(found) is dict else dict(found)
 
 
 def _dropped(thing: Any) -> int:

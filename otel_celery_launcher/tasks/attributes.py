@@ -121,8 +121,9 @@ class Attributes:
             "messaging.system": broker.system,
             "process.pid": os.getpid(),
         }
+        told = request.__dict__  # what the message says; the class has the defaults
         for key, name in self._copied:
-            if value := getattr(request, key, None):
+            if value := told.get(key):
                 found[name] = value
         limits = request.timelimit
         if limits and any(limits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,3 +152,21 @@ def test_normal_tasks_have_one_span_whatever_happens_beside_them(
     worker.stop()
     assert len(runs(collector.spans)) == 60
     assert not [span for span in collector.spans if span.is_error]
+
+
+def test_celery_that_notices_ten_seconds_later(
+    launcher: Launcher, collector: Receiver, broker: str, tmp_path: Path
+) -> None:
+    """The filesystem transport: the span comes at once, and no second one after it."""
+    files = tmp_path / "files"
+    files.mkdir()
+    worker = launcher.worker("-c1", app="onfiles", SHOP_FILES=str(files))
+    launcher.run("-A", "onfiles", "call", "traces.hangs", SHOP_FILES=str(files))
+    pid = hanging_process(redis.Redis.from_url(broker))
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: runs(collector.spans), 5, "the lost run has a span")
+    worker.wait_for_output("WorkerLostError", 30)
+    worker.stop()
+    (run,) = runs(collector.spans)
+    assert (run.is_error, run.attributes["process.pid"]) == (True, pid)
+    assert run.parent_id in {span.span_id for span in collector.spans}
