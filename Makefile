@@ -63,9 +63,9 @@ outage: $(VENV)/tested servers
 bench: $(VENV)/tested servers
 	$(BIN)/python bench/lifecycle.py
 
-# Worker CPU a task beside plain Celery and opentelemetry-instrument; five minutes.
+# Worker CPU a task beside plain Celery and opentelemetry-instrument; six minutes.
 bench-cpu: $(VENV)/tested servers
-	$(BIN)/python bench/cpu.py $(ROUNDS) $(TASKS)
+	$(BIN)/python bench/cpu.py $(ROUNDS)
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

@@ -2,10 +2,11 @@
 
     make bench-cpu        # or: python bench/cpu.py [ROUNDS [TASKS]]
 
-Needs redis-server. A queue is filled with no-op tasks that carry a trace context, and
-drained by two pool children; user and system time of the worker's processes are taken
-over the middle 70 % of it. Timings are of this machine, so read the ratios: what is
-added to plain Celery's, beside what opentelemetry-instrument adds in the same run.
+Needs redis-server. A queue of no-op tasks that carry a trace context is drained by one
+pool child; user and system time of the worker's processes over the middle 70 % of it,
+divided by its tasks. Read the ratios: what is added to plain Celery's in the same round,
+beside what opentelemetry-instrument adds. One child, since a machine of two cores that
+has more to run than cores measures its caches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 from celery import Celery
@@ -58,37 +60,49 @@ def install_others() -> None:
         )  # fmt: skip
 
 
-def fill(broker: str, count: int) -> redis.Redis:
+def fill(broker: str, count: int) -> None:
     app = Celery(broker=broker)
     for number in range(1, count + 1):
         headers = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
         app.send_task("bench_app.noop", headers=headers, ignore_result=True)
-    return redis.Redis.from_url(broker)
 
 
-def measure(
-    variant: str, folder: Path, environ: dict[str, str], count: int
-) -> tuple[float, float]:
-    """Return microseconds a task: of the worker, and of the exporter process."""
-    client = fill(environ["BENCH_BROKER"], count)
+class Figures(NamedTuple):
+    """Microseconds a task."""
+
+    main: float
+    children: float
+    exporter: float
+
+    @property
+    def worker(self) -> float:
+        return self.main + self.children
+
+
+def measure(variant: str, folder: Path, environ: dict[str, str], count: int) -> Figures:
     command, more = VARIANTS[variant]
-    life = Life(command, folder, environ | more, "-c", "2")
-    figures = []
+    client = redis.Redis.from_url(environ["BENCH_BROKER"])
+    fill(environ["BENCH_BROKER"], count)
+    life = Life(command, folder, environ | more, "-c", "1")
+    looks = []
     for part in (FROM, TO):
         while client.llen("celery") > part * count:
             time.sleep(0.005)
-        figures.append((client.llen("celery"), *life.cpu()))
+        looks.append((client.llen("celery"), life.cpu()))
+    while client.llen("celery"):
+        time.sleep(0.05)
     life.stop()
-    (first, *before), (last, *after) = figures
+    (first, before), (last, after) = looks
     tasks = first - last
-    return tuple((b - a) / tasks * 1e6 for a, b in zip(before, after, strict=True))
+    return Figures(*((b - a) / tasks * 1e6 for a, b in zip(before, after, strict=True)))
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 4000
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 6000
     install_others()
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
+    found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
+    kept: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
         folder, port = Path(name), free_port()
         (folder / "bench_app.py").write_text(APP)
@@ -105,32 +119,32 @@ def main() -> None:
             for variant in VARIANTS:
                 figures = measure(variant, folder, environ, count)
                 found[variant].append(figures)
+                kept[variant].append(len(receiver.spans) / count)
+                receiver.clear()
                 shown = " ".join(f"{each:.0f}" for each in figures)
                 print(f"round {number + 1}: {variant} {shown}", file=sys.stderr)
-                receiver.clear()
         server.terminate()
-    print_table(found)
+    print_table(found, kept)
 
 
-def print_table(found: dict[str, list[tuple[float, float]]]) -> None:
-    """Medians of what is added in each round."""
-    print("| | worker, µs | exporter, µs | added, µs | added / upstream's |")
-    print("| --- | --- | --- | --- | --- |")
-    plain = [worker for worker, _ in found["celery"]]
+def print_table(found: dict[str, list[Figures]], kept: dict[str, list[float]]) -> None:
+    """Medians, and of what is added in each round."""
+    print(
+        "| | main, µs | child, µs | exporter, µs | added, µs | of upstream's | spans kept |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    plain = [each.worker for each in found["celery"]]
 
     def added(variant: str) -> float:
-        workers = [worker for worker, _ in found[variant]]
+        workers = [each.worker for each in found[variant]]
         return statistics.median(a - b for a, b in zip(workers, plain, strict=True))
 
     for variant, figures in found.items():
-        worker, exporter = (
-            statistics.median(column) for column in zip(*figures, strict=True)
-        )
+        medians = [statistics.median(column) for column in zip(*figures, strict=True)]
+        shown = " | ".join(f"{each:.0f}" for each in [*medians, added(variant)])
         ratio = added(variant) / added("opentelemetry-instrument")
-        print(
-            f"| {variant} | {worker:.0f} | {exporter:.0f} | {added(variant):.0f}"
-            f" | {ratio:.2f} |"
-        )
+        share = statistics.median(kept[variant])
+        print(f"| {variant} | {shown} | {ratio:.2f} | {share:.1%} |")
 
 
 if __name__ == "__main__":

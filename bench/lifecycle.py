@@ -89,17 +89,13 @@ class Life:
             time.sleep(0.005)
         self.ready = time.monotonic() - start
 
-    def processes(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
-        """Return the worker's processes, and the exporter process."""
+    def cpu(self) -> tuple[float, float, float]:
+        """Return CPU seconds of the main process, the children, the exporter process."""
         main = psutil.Process(self.process.pid)
-        found = [main, *main.children(recursive=True)]
-        exporters = [each for each in found if each.name() == "otel-exporter"]
-        return [each for each in found if each not in exporters], exporters
-
-    def cpu(self) -> tuple[float, float]:
-        """Return CPU seconds of the worker, and of the exporter process."""
-        worker, exporters = self.processes()
-        return seconds_of(worker), seconds_of(exporters)
+        below = main.children(recursive=True)
+        exporters = [each for each in below if each.name() == "otel-exporter"]
+        children = [each for each in below if each not in exporters]
+        return seconds_of([main]), seconds_of(children), seconds_of(exporters)
 
     def memory(self) -> float:
         """Return the PSS of all processes in MB."""

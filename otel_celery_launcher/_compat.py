@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of other libraries, here and nowhere else.
+"""Private names of OpenTelemetry, here and nowhere else; Celery's: ``_compat_celery.py``.
 
 Each function has a test in ``tests/unit/test_compat.py`` that fails when upstream
 changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3,
@@ -9,20 +9,24 @@ OpenTelemetry 1.30 to 1.45.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import (
+    ParentBased,
+    StaticSampler,
+    TraceIdRatioBased,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from opentelemetry.attributes import BoundedAttributes
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -87,6 +91,83 @@ def end_span(provider: TracerProvider, span: ReadableSpan) -> None:
     provider._active_span_processor.on_end(span)
 
 
+class SpanStarter:
+    """Starts spans with attributes of ours: text and numbers that need no cleaning.
+
+    The SDK cleans each value, which takes longer than all else at the start of a span.
+    Where nobody looks at attributes until the span has started, they are put in place
+    whole; an unsampled span needs none at all.
+
+    Args:
+        tracer: Of any provider.
+    """
+
+    def __init__(self, tracer: trace_api.Tracer) -> None:
+        self._tracer = tracer
+        self._sampler: object = None
+        self._is_blind = False
+
+    def start(
+        self,
+        name: str,
+        context: context_api.Context | None,
+        kind: trace_api.SpanKind,
+        attributes: Callable[[], dict[str, Any]],
+        links: Sequence[trace_api.Link] = (),
+    ) -> trace_api.Span:
+        """Start a span; ``attributes`` makes what it starts with."""
+        start = self._tracer.start_span
+        if self._is_watched():
+            return start(name, context, kind, attributes(), links)
+        span = start(name, context, kind, None, links)
+        if isinstance(span, Span):
+            found, bounded = attributes(), cast("BoundedAttributes", span._attributes)
+            is_limited = bounded.max_value_len is not None or (
+                bounded.maxlen is not None and bounded.maxlen < len(found)
+            )
+            if is_limited:
+                span.set_attributes(found)
+            else:
+                bounded._dict.update(found)
+        return span
+
+    def _is_watched(self) -> bool:
+        """Return whether a sampler or an application's processor sees the start."""
+        sampler = getattr(self._tracer, "sampler", None)
+        if sampler is not self._sampler:
+            self._sampler, self._is_blind = sampler, _is_blind(sampler)
+        processor = getattr(self._tracer, "span_processor", None)
+        processors = getattr(processor, "_span_processors", ())
+        return not self._is_blind or len(processors) != 1
+
+
+def _is_blind(sampler: object) -> bool:
+    """Return whether a sampler looks at no attributes: the SDK's own do not."""
+    if isinstance(sampler, ParentBased):
+        return all(
+            map(
+                _is_blind,
+                (
+                    sampler._root,
+                    sampler._remote_parent_sampled,
+                    sampler._remote_parent_not_sampled,
+                    sampler._local_parent_sampled,
+                    sampler._local_parent_not_sampled,
+                ),
+            )
+        )
+    return type(sampler) in (StaticSampler, TraceIdRatioBased)
+
+
+def contents(span: ReadableSpan) -> tuple[Any, Sequence[Any], Sequence[Any]]:
+    """Return attributes, events and links of a span that no thread changes any more.
+
+    The properties copy each of them, one by one and under a lock. What is dropped of
+    them is in their ``dropped``.
+    """
+    return span._attributes, span._events, span._links
+
+
 def exporter_of(processor: SpanProcessor) -> object | None:
     """Return the exporter behind a batch or simple processor."""
     exporter = getattr(processor, "span_exporter", None)
@@ -121,61 +202,11 @@ def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
     CeleryInstrumentor._instance = instance
 
 
-def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
-    """Call ``around(app, send, producer, name, message, **options)`` for each publish.
-
-    Every way of publishing ends in the function that ``AMQP._create_task_sender`` makes,
-    once for each application (celery ``app/amqp.py``). Returns the undoing.
-    """
-    from celery.app.amqp import AMQP
-
-    create = AMQP._create_task_sender
-
-    def create_task_sender(amqp: Any) -> Callable[..., Any]:
-        return partial(around, amqp.app, create(amqp))
-
-    def unwrap() -> None:
-        AMQP._create_task_sender = create
-
-    AMQP._create_task_sender = create_task_sender
-    return unwrap
-
-
-def watch_decode_errors(
-    told: Callable[[Any, Any, BaseException], None],
-) -> Callable[[], None]:
-    """Call ``told(consumer, message, exc)`` for messages a worker cannot decode.
-
-    Celery has no signal for them (``worker/consumer/consumer.py``). Returns the undoing.
-    """
-    from celery.worker.consumer import Consumer
-
-    decode_error = Consumer.on_decode_error
-
-    def on_decode_error(consumer: Any, message: Any, exc: BaseException) -> None:
-        decode_error(consumer, message, exc)
-        told(consumer, message, exc)
-
-    def undo() -> None:
-        Consumer.on_decode_error = decode_error
-
-    Consumer.on_decode_error = on_decode_error
-    return undo
-
-
 def suppress_instrumentations() -> None:
     """Tell instrumentations of clients to make no spans in this context from here on."""
     context_api.attach(
         context_api.set_value(context_api._SUPPRESS_INSTRUMENTATION_KEY, True)
     )
-
-
-def with_prefix(formatter: Any, prefix: str) -> Any:
-    """Return one of Celery's log formatters with a prefix before each message."""
-    text = formatter._fmt
-    if prefix not in text:
-        text = text.replace("%(message)s", f"{prefix}%(message)s", 1)
-    return type(formatter)(text, use_color=formatter.use_color)
 
 
 def let_exceptions_through_detach() -> None:
@@ -196,98 +227,6 @@ def let_exceptions_through_detach() -> None:
             log.exception("Failed to detach context")
 
     context_api.detach = detach
-
-
-class _InheritedDescriptor:
-    """Pickled into billiard's preparation data: keeps a descriptor open in the child."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        from billiard.context import get_spawning_popen
-
-        popen = get_spawning_popen()
-        if popen is not None:
-            popen.duplicate_for_child(self._descriptor)
-        return int, (self._descriptor,)
-
-
-def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
-    """Make billiard's spawned children run ``module`` first and inherit descriptors.
-
-    A spawned child runs the main module named in the preparation data before it
-    unpickles the application (billiard ``spawn.py``); that module sets up telemetry.
-    ``multiprocessing`` of the standard library is left alone: its children are the
-    application's, and run the application's main module.
-    """
-    from billiard import spawn
-
-    prepare = spawn.get_preparation_data
-
-    def get_preparation_data(name: str) -> dict[str, Any]:
-        data: dict[str, Any] = prepare(name)
-        data.pop("init_main_from_path", None)
-        data["init_main_from_name"] = module
-        data["otel_celery"] = [_InheritedDescriptor(each) for each in descriptors]
-        return data
-
-    spawn.get_preparation_data = get_preparation_data
-
-
-def keep_descriptors_open(descriptors: Callable[[], Sequence[int]]) -> None:
-    """Make Celery's ``close_open_fds`` (``-B``, ``--detach``) spare our descriptors."""
-    from celery import platforms
-
-    close = platforms.close_open_fds
-
-    def close_open_fds(keep: Sequence[Any] | None = None) -> None:
-        close([*(keep or ()), *descriptors()])
-
-    platforms.close_open_fds = close_open_fds
-
-
-def pool_slot() -> int:
-    """Return the slot of this pool child: a recycled child keeps its predecessor's."""
-    from billiard.process import current_process
-
-    index = getattr(current_process(), "index", None)
-    return index if isinstance(index, int) else os.getpid()
-
-
-def add_timer(app: Any, seconds: float, call: Callable[[], None]) -> None:
-    """Call something every so many seconds in a worker's main process.
-
-    A step of the consumer: Celery 5.3 clears the consumer's timer at each lost
-    connection, and starts the steps anew after it.
-    """
-    from celery.bootsteps import StartStopStep
-
-    class OtelCeleryTimer(StartStopStep):  # type: ignore[misc]
-        entry: Any = None
-
-        def start(self, parent: Any) -> None:
-            self.entry = parent.timer.call_repeatedly(seconds, call)
-
-        def stop(self, parent: Any) -> None:
-            if self.entry is not None:
-                self.entry.cancel()
-
-    app.steps["consumer"].add(OtelCeleryTimer)
-
-
-# Modules of the pools that run tasks in the main process.
-_POOLS_WITHOUT_FORK = {
-    "celery.concurrency.solo",
-    "celery.concurrency.thread",
-    "celery.concurrency.gevent",
-    "celery.concurrency.eventlet",
-}
-
-
-def never_forks(pool: type) -> bool:
-    """Return whether a pool class, or what it derives from, runs tasks in main."""
-    return any(each.__module__ in _POOLS_WITHOUT_FORK for each in pool.__mro__)
 
 
 def has_other_threads() -> bool:

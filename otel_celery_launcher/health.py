@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.utils.nodenames import node_format
 
-from otel_celery_launcher import _compat, messages
+from otel_celery_launcher import _compat_celery, messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ class HealthFile:
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
         self._owner = os.getpid()
         self._path = node_format(self._template, sender.hostname)
-        _compat.add_timer(sender.app, TOUCH_SECONDS, self.touch)
+        _compat_celery.add_timer(sender.app, TOUCH_SECONDS, self.touch)
 
     def _worker_ready(self, **_: Any) -> None:
         self._is_ready = True

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from otel_celery_launcher import __version__, _compat, messages
+from otel_celery_launcher import __version__, _compat_celery, messages
 from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.handoff.channel import Channel
 from otel_celery_launcher.health import HealthFile
@@ -114,12 +114,12 @@ def _prepare_spawned_children(telemetry: Telemetry) -> None:
     if telemetry.channel is not None:
         inherited.append(telemetry.channel.write)
         numbers += [telemetry.channel.write, telemetry.channel.inode]
-    _compat.keep_descriptors_open(telemetry.descriptors)
+    _compat_celery.keep_descriptors_open(telemetry.descriptors)
     if telemetry.provider is not None:
         attributes = dict(telemetry.provider.resource.attributes)
         os.environ[RESOURCE_VARIABLE] = json.dumps(attributes, default=str)
     os.environ[INHERITED_VARIABLE] = ":".join(map(str, numbers))
-    _compat.set_up_spawned_children("otel_celery_launcher.spawned", inherited)
+    _compat_celery.set_up_spawned_children("otel_celery_launcher.spawned", inherited)
 
 
 def _announce(telemetry: Telemetry, problems: Sequence[str]) -> None:

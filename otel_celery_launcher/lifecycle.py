@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from opentelemetry.context import Context, attach
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat, _compat_celery
 from otel_celery_launcher.exporter.counters import BEAT_ROW, POOL_ROWS
 from otel_celery_launcher.tasks.spans import note_runs
 
@@ -62,9 +62,9 @@ class Lifecycle:
         self._main = os.getpid()
         self._telemetry.reporter.own()
         self._telemetry.lost_runs.own()
-        self._forks = not _compat.never_forks(sender.pool_cls)
+        self._forks = not _compat_celery.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
-        _compat.add_timer(sender.app, POLL_SECONDS, self._poll)
+        _compat_celery.add_timer(sender.app, POLL_SECONDS, self._poll)
 
     def _set_up(self, **_: Any) -> None:
         """Main process, before it connects: its polling of the broker makes no spans.
@@ -96,7 +96,7 @@ class Lifecycle:
         if not self._is_child():
             return  # solo
         attach(Context())  # not the main process's
-        slot = _compat.pool_slot()
+        slot = _compat_celery.pool_slot()
         row = POOL_ROWS[slot % len(POOL_ROWS)]
         self._telemetry.set_slot(str(slot))
         self._telemetry.export.child_started(row)

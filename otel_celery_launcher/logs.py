@@ -19,7 +19,7 @@ from celery import signals
 from celery.utils.log import ColorFormatter
 from opentelemetry import trace
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat_celery
 
 IDS = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s] "
 
@@ -50,7 +50,7 @@ def write_ids(service_name: str) -> None:
         for handler in logger.handlers:
             formatter = handler.formatter
             if isinstance(formatter, ColorFormatter):  # Celery's, not an application's
-                handler.setFormatter(_compat.with_prefix(formatter, IDS))
+                handler.setFormatter(_compat_celery.with_prefix(formatter, IDS))
                 handler.addFilter(fill)
 
     signals.after_setup_logger.connect(change, weak=False)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main module of spawned pool children: billiard runs it before the application.
 
-Named in billiard's preparation data by ``_compat.set_up_spawned_children``; billiard
+Named in billiard's preparation data by ``_compat_celery.set_up_spawned_children``; billiard
 runs it under the name ``__mp_main__`` (billiard ``spawn.py``, ``_fixup_main_from_name``).
 """
 

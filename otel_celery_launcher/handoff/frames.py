@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_celery_launcher import _compat
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext
 
 MAGIC = b"oc"
@@ -56,6 +59,10 @@ CUT_CHARACTERS = 1024
 
 MAX_COUNT = 1000
 
+# Records of scopes, by identity; one for each tracer, as a rule.
+SCOPES_KEPT = 1000
+_scopes: dict[int, tuple[InstrumentationScope, tuple[Any, ...]]] = {}
+
 
 class FrameError(Exception):
     """A message that is not one of ours; counted by the exporter process."""
@@ -83,9 +90,10 @@ def encode_start(span: ReadableSpan) -> bytes:
 
     What is too large goes without its links, its state and its long attributes.
     """
-    data = _dump(_record(span))
+    record = _start_record(span)
+    data = _dump(record)
     if len(data) > START_BYTES:
-        data = _dump(_brief(_record(span)))
+        data = _dump(_brief(record))
     return data
 
 
@@ -133,7 +141,8 @@ def _seal(kind: int, count: int, resource_length: int, body: bytes) -> bytes:
 
 
 def _record(span: ReadableSpan) -> tuple[Any, ...]:
-    scope = span.instrumentation_scope
+    scope, status = span.instrumentation_scope, span.status
+    attributes, events, links = _compat.contents(span)
     return (
         span.name,
         _context(span.context),
@@ -141,29 +150,56 @@ def _record(span: ReadableSpan) -> tuple[Any, ...]:
         span.kind.value,
         span.start_time,
         span.end_time,
-        span.status.status_code.value,
-        span.status.description,
-        _attributes(span.attributes),
-        span.dropped_attributes,
+        status.status_code.value,
+        status.description,
+        _attributes(attributes),
+        getattr(attributes, "dropped", 0),
         [
             (each.name, each.timestamp, _attributes(each.attributes), _dropped(each))
-            for each in span.events
-        ],
-        span.dropped_events,
+            for each in events
+        ]
+        if events
+        else [],
+        getattr(events, "dropped", 0),
         [
             (_context(each.context), _attributes(each.attributes), _dropped(each))
-            for each in span.links
-        ],
-        span.dropped_links,
-        None
-        if scope is None
-        else (
-            scope.name,
-            scope.version,
-            scope.schema_url,
-            _attributes(scope.attributes),
-        ),
+            for each in links
+        ]
+        if links
+        else [],
+        getattr(links, "dropped", 0),
+        None if scope is None else _scope(scope),
     )
+
+
+def _start_record(span: ReadableSpan) -> tuple[Any, ...]:
+    """Return what ``_record`` does, for a span that has just begun."""
+    scope = span.instrumentation_scope
+    attributes, _, links = _compat.contents(span)
+    return (
+        span.name,
+        _context(span.context),
+        _context(span.parent),
+        span.kind.value,
+        span.start_time,
+        *(None, 0, None),  # end, status
+        _attributes(attributes),
+        *(0, [], 0),  # dropped attributes, events
+        [(_context(each.context), None, 0) for each in links] if links else [],
+        0,
+        None if scope is None else _scope(scope),
+    )
+
+
+def _scope(scope: InstrumentationScope) -> tuple[Any, ...]:
+    known = _scopes.get(id(scope))
+    if known is None or known[0] is not scope:
+        if len(_scopes) >= SCOPES_KEPT:
+            _scopes.clear()
+        attributes = _attributes(scope.attributes)
+        record = (scope.name, scope.version, scope.schema_url, attributes)
+        known = _scopes[id(scope)] = (scope, record)
+    return known[1]
 
 
 def _context(context: SpanContext | None) -> tuple[Any, ...] | None:

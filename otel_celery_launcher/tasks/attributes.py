@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # The version of the conventions that ``messaging`` stands for.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
+# Types of values that go as they are; a message may hold any other.
+_PLAIN = frozenset({str, int, float, bool})
+
 # Attributes of a request and their names on the span.
 _COPIED = (
     ("compression", "celery.compression"),
@@ -61,6 +64,7 @@ class Attributes:
         self._settings = settings
         self._older = settings.has_older_names
         self._messaging = settings.has_messaging_names
+        self._same: dict[str, dict[str, Any]] = {}  # by task
         self._copied = (
             *_COPIED,
             *(_COPIED_OLDER if self._older else ()),
@@ -75,10 +79,17 @@ class Attributes:
             "otel_celery_launcher", __version__, provider, schema_url=SCHEMA_URL
         )
 
+    def publish_name(self, app: Any, name: str, options: Mapping[str, Any]) -> str:
+        """Return the name of a publish's span; arguments as of ``of_publish``."""
+        if not self._messaging:
+            return f"apply_async/{name}"
+        exchange, routing_key, _ = route(app.amqp, options)
+        return _operation_name("publish", exchange, routing_key)
+
     def of_publish(
         self, app: Any, name: str, message: Any, options: Mapping[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
-        """Return name and attributes of a publish, before anything is sent.
+    ) -> dict[str, Any]:
+        """Return the attributes of a publish, before anything is sent.
 
         Args:
             app: The publishing application.
@@ -86,7 +97,8 @@ class Attributes:
             message: Celery's message: headers, properties, body.
             options: The other arguments of Celery's sender.
         """
-        task_id = message.headers.get("id")
+        headers = message.headers
+        task_id = headers.get("id")
         if task_id is None:  # protocol 1
             task_id = message.body.get("id")
         broker = broker_of(app)
@@ -94,59 +106,81 @@ class Attributes:
         found = {
             "celery.action": "apply_async",
             "celery.task_name": name,
-            "messaging.message.id": task_id,
             "messaging.system": broker.system,
         }
+        if task_id:
+            found["messaging.message.id"] = str(task_id)
         if exchange:
             found["celery.exchange"] = exchange
         self._add_destination(found, exchange, routing_key)
         if self._older and kind in ("direct", "topic"):
             found["messaging.destination_kind"] = "queue" if kind == "direct" else kind
-        self._add_arguments(found, name, message.headers.get)
-        if not self._messaging:
-            return f"apply_async/{name}", found
-        self._add_operation(found, broker, "publish", "send", routing_key)
-        if origin := message.headers.get("origin"):
-            found["messaging.client.id"] = origin
-        if correlation := message.properties.get("correlation_id"):
-            found["messaging.message.conversation_id"] = correlation
-        return _operation_name("publish", found), found
+        if self._settings.arguments:
+            self._add_arguments(found, name, headers)
+        if self._messaging:
+            self._add_operation(found, broker, "publish", "send", routing_key)
+            correlation = message.properties.get("correlation_id")
+            for key, value in (
+                ("messaging.client.id", headers.get("origin")),
+                ("messaging.message.conversation_id", correlation),
+            ):
+                if value:
+                    found[key] = str(value)
+        return found
 
-    def of_run(self, task: Any, request: Any) -> tuple[str, dict[str, Any]]:
-        """Return name and attributes of a run, before the task begins."""
-        broker = broker_of(task.app)
-        found = {
-            "celery.action": "run",
-            "celery.task_name": task.name,
-            "messaging.system": broker.system,
-            "process.pid": os.getpid(),
-        }
+    def run_name(self, task: Any, request: Any) -> str:
+        """Return the name of a run's span."""
+        if not self._messaging:
+            return f"run/{task.name}"
+        delivery = request.delivery_info or {}
+        return _operation_name(
+            "process", delivery.get("exchange") or "", delivery.get("routing_key") or ""
+        )
+
+    def of_run(self, task: Any, request: Any) -> dict[str, Any]:
+        """Return the attributes of a run, before the task begins."""
+        found = self._of_any_run(task).copy()
         told = request.__dict__  # what the message says; the class has the defaults
         for key, name in self._copied:
             if value := told.get(key):
-                found[name] = value
-        limits = request.timelimit
+                found[name] = value if type(value) in _PLAIN else str(value)
+        limits = told.get("timelimit")
         if limits and any(limits):
-            found["celery.timelimit"] = [
+            found["celery.timelimit"] = tuple(
                 "" if each is None else str(each) for each in limits
-            ]
-        delivery = request.delivery_info or {}
-        routing_key = delivery.get("routing_key") or ""
+            )
+        delivery = told.get("delivery_info") or {}
+        routing_key = str(delivery.get("routing_key") or "")
         if delivery:
             found["celery.delivery_info"] = str(delivery)
-            self._add_destination(found, delivery.get("exchange") or "", routing_key)
+            exchange = str(delivery.get("exchange") or "")
+            self._add_destination(found, exchange, routing_key)
             if delivery.get("redelivered"):
                 found["celery.redelivered"] = True
-        if not request.is_eager:
+        if not told.get("is_eager"):
             found.update(waits(request, time.time()))
-        self._add_arguments(found, task.name, request.get)
-        if not self._messaging:
-            return f"run/{task.name}", found
-        self._add_operation(found, broker, "process", "process", routing_key)
-        tag = (request.properties or {}).get("delivery_tag")
-        if broker.system == "rabbitmq" and isinstance(tag, int):
-            found["messaging.rabbitmq.message.delivery_tag"] = tag
-        return _operation_name("process", found), found
+        if self._settings.arguments:
+            self._add_arguments(found, task.name, told)
+        if self._messaging:
+            broker = broker_of(task.app)
+            self._add_operation(found, broker, "process", "process", routing_key)
+            tag = (told.get("properties") or {}).get("delivery_tag")
+            if broker.system == "rabbitmq" and isinstance(tag, int):
+                found["messaging.rabbitmq.message.delivery_tag"] = tag
+        return found
+
+    def _of_any_run(self, task: Any) -> dict[str, Any]:
+        """Return what is the same for all runs of a task in this process."""
+        pid = os.getpid()
+        found = self._same.get(task.name)
+        if found is None or found["process.pid"] != pid:
+            found = self._same[task.name] = {
+                "celery.action": "run",
+                "celery.task_name": task.name,
+                "messaging.system": broker_of(task.app).system,
+                "process.pid": pid,
+            }
+        return found
 
     def of_unrun(self, what: str, app: Any, name: str, request: Any) -> dict[str, Any]:
         """Return the attributes of a task that never runs.
@@ -185,16 +219,18 @@ class Attributes:
             found["messaging.destination"] = routing_key
         found["messaging.destination.name"] = destination_name(exchange, routing_key)
 
-    def _add_arguments(self, found: dict[str, Any], name: str, get: Any) -> None:
+    def _add_arguments(
+        self, found: dict[str, Any], name: str, told: Mapping[str, Any]
+    ) -> None:
         """Add what Celery shows of the arguments, where that is allowed."""
-        limit = self._settings.arguments.get(name) if self._settings.arguments else None
+        limit = self._settings.arguments.get(name)
         if not limit:
             return
         for key, attribute in (
             ("argsrepr", "celery.args"),
             ("kwargsrepr", "celery.kwargs"),
         ):
-            if shown := get(key):
+            if shown := told.get(key):
                 found[attribute] = str(shown)[:limit]
 
     @staticmethod
@@ -211,8 +247,8 @@ class Attributes:
             found["messaging.rabbitmq.destination.routing_key"] = routing_key
 
 
-def _operation_name(operation: str, found: Mapping[str, Any]) -> str:
-    destination = found.get("messaging.destination.name")
+def _operation_name(operation: str, exchange: str, routing_key: str) -> str:
+    destination = destination_name(exchange, routing_key)
     return f"{operation} {destination}" if destination else operation
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 
-from otel_celery_launcher import messages
+from otel_celery_launcher import _compat, messages
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
@@ -33,7 +33,7 @@ class Publisher:
     """
 
     def __init__(self, tracer: trace.Tracer, attributes: Attributes) -> None:
-        self._tracer = tracer
+        self._spans = _compat.SpanStarter(tracer)
         self._attributes = attributes
 
     def publish(
@@ -64,13 +64,17 @@ class Publisher:
         if not trace.get_current_span().get_span_context().is_valid:
             by_hand = {k: v for k, v in headers.items() if isinstance(v, str)}
             parent = propagate.extract(by_hand)
-        span_name, attributes = self._attributes.of_publish(app, name, message, options)
-        self._attributes.add_baggage(attributes, parent)
-        with self._tracer.start_as_current_span(
-            span_name,
-            context=parent,
-            kind=trace.SpanKind.PRODUCER,
-            attributes=attributes,
+
+        def attributes() -> dict[str, Any]:
+            found = self._attributes.of_publish(app, name, message, options)
+            self._attributes.add_baggage(found, parent)
+            return found
+
+        span_name = self._attributes.publish_name(app, name, options)
+        kind = trace.SpanKind.PRODUCER
+        with trace.use_span(
+            self._spans.start(span_name, parent, kind, attributes),
+            end_on_exit=True,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:

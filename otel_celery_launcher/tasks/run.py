@@ -20,6 +20,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
+from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.running import RunningTask
 from otel_celery_launcher.handoff.frames import encode_start
 from otel_celery_launcher.tasks.carriers import parent_of
@@ -59,7 +60,7 @@ class Runs:
     def __init__(
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
-        self._tracer = tracer
+        self._spans = _compat.SpanStarter(tracer)
         self._attributes = attributes
         self._settings = settings
         self.note: RunNote | None = None  # in a pool child, which may be killed
@@ -72,22 +73,22 @@ class Runs:
         links: tuple[Link, ...] = ()
         if parent is not None:
             parent, links = self._place(task.name, parent)
-        name, attributes = self._attributes.of_run(task, request)
-        self._attributes.add_baggage(attributes, parent)
-        span = self._tracer.start_span(
-            name,
-            context=parent,
-            kind=trace.SpanKind.CONSUMER,
-            attributes=attributes,
-            links=links,
-        )
-        is_noted = self._note(span, task) if not request.is_eager else False
+
+        def attributes() -> dict[str, Any]:
+            found = self._attributes.of_run(task, request)
+            self._attributes.add_baggage(found, parent)
+            return found
+
+        name = self._attributes.run_name(task, request)
+        kind = trace.SpanKind.CONSUMER
+        span = self._spans.start(name, parent, kind, attributes, links)
+        is_noted = parent is not None and self._note(span, request.id)
         token = context_api.attach(trace.set_span_in_context(span, parent))
         setattr(request, _RUN, Run(span, token, time.perf_counter(), is_noted))
 
-    def end(self, task: Any, state: str | None) -> float | None:
-        """End the run of a task; return the seconds it took."""
-        run: Run | None = task.request.__dict__.pop(_RUN, None)
+    def end(self, request: Any, state: str | None) -> float | None:
+        """End the run that a request belongs to; return the seconds it took."""
+        run: Run | None = request.__dict__.pop(_RUN, None)
         if run is None:
             return None
         exc = sys.exc_info()[1] if state is None else None
@@ -124,12 +125,12 @@ class Runs:
             context = trace.set_span_in_context(trace.INVALID_SPAN, context)
         return context, (Link(publish),)
 
-    def _note(self, span: Span, task: Any) -> bool:
+    def _note(self, span: Span, task_id: object) -> bool:
         """Note a run; return whether that was done."""
         if self.note is None or not isinstance(span, ReadableSpan):
             return False
-        task_id = str(task.request.id or "")
-        self.note.write(RunningTask(os.getpid(), task_id, encode_start(span)))
+        run = RunningTask(os.getpid(), str(task_id or ""), encode_start(span))
+        self.note.write(run)
         return True
 
     @staticmethod

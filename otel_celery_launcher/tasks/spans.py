@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat, _compat_celery
 from otel_celery_launcher.task_settings import TaskSettings
 from otel_celery_launcher.tasks import run
 from otel_celery_launcher.tasks.attributes import Attributes
@@ -49,7 +49,9 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         self.runs = Runs(tracer, attributes, settings)
         self._unrun = UnrunTasks(tracer, attributes)
         self._unrun.connect()
-        self._unwrap = _compat.wrap_task_sender(Publisher(tracer, attributes).publish)
+        self._unwrap = _compat_celery.wrap_task_sender(
+            Publisher(tracer, attributes).publish
+        )
         signals.before_task_publish.disconnect(self._trace_before_publish)
         signals.after_task_publish.disconnect(self._trace_after_publish)
         signals.task_received.connect(note_received, weak=False)
@@ -67,10 +69,13 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     def _trace_postrun(
         self, *_: Any, task: Any = None, state: str | None = None, **__: Any
     ) -> None:
-        seconds = None if task is None else self.runs.end(task, state)
+        if task is None:
+            return
+        request = task.request
+        seconds = self.runs.end(request, state)
         if seconds is not None and self.metrics:
             self.metrics["flower.task.runtime.seconds"].record(
-                seconds, {"task": task.name, "worker": task.request.hostname or ""}
+                seconds, {"task": task.name, "worker": request.hostname or ""}
             )
 
     @staticmethod

@@ -19,7 +19,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from opentelemetry import trace
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat_celery
 from otel_celery_launcher.tasks.carriers import parent_of
 from otel_celery_launcher.tasks.run import Runs
 
@@ -53,7 +53,7 @@ class UnrunTasks:
         ):
             signal.connect(receiver, weak=False)
             self._connected.append(partial(signal.disconnect, receiver))
-        self._connected.append(_compat.watch_decode_errors(self._undecodable))
+        self._connected.append(_compat_celery.watch_decode_errors(self._undecodable))
 
     def disconnect(self) -> None:
         """Undo ``connect``."""

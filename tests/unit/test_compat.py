@@ -22,14 +22,21 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
     ConsoleSpanExporter,
     SimpleSpanProcessor,
 )
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+)
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher import _compat, _compat_celery
 
 
 class Seen(SpanProcessor):
@@ -143,7 +150,7 @@ def test_spawned_children_inherit_a_descriptor() -> None:
     assert get_spawning_popen() is None
     set_spawning_popen(Popen())
     try:
-        make, arguments = _compat._InheritedDescriptor(7).__reduce__()
+        make, arguments = _compat_celery._InheritedDescriptor(7).__reduce__()
     finally:
         set_spawning_popen(None)
     assert (make(*arguments), kept) == (7, [7])
@@ -158,7 +165,7 @@ def test_spawned_children_inherit_a_descriptor() -> None:
     [("prefork", False), ("solo", True), ("threads", True), ("gevent", True)],
 )
 def test_pools_that_never_fork(pool: str, never: bool) -> None:
-    assert _compat.never_forks(get_implementation(pool)) is never
+    assert _compat_celery.never_forks(get_implementation(pool)) is never
 
 
 def test_other_threads_are_seen() -> None:
@@ -182,7 +189,7 @@ def test_the_task_sender_can_be_wrapped() -> None:
         calls.append(name)
         return send(producer, name, message)
 
-    undo = _compat.wrap_task_sender(around)
+    undo = _compat_celery.wrap_task_sender(around)
     try:
         Celery(broker="memory://", set_as_current=False).send_task("there")
     finally:
@@ -197,7 +204,7 @@ def test_decode_errors_of_a_consumer_can_be_watched(
     told: list[tuple[Any, ...]] = []
     monkeypatch.setattr(Consumer, "on_decode_error", lambda *_: None)
     before = Consumer.on_decode_error
-    undo = _compat.watch_decode_errors(lambda *what: told.append(what))
+    undo = _compat_celery.watch_decode_errors(lambda *what: told.append(what))
     error = ValueError()
     Consumer.on_decode_error("consumer", "message", error)
     undo()
@@ -220,7 +227,7 @@ def test_a_span_that_has_ended_can_be_given_to_a_provider() -> None:
 
 def test_celerys_formatters_can_have_a_prefix() -> None:
     for kind in (ColorFormatter, TaskFormatter):
-        formatter = _compat.with_prefix(
+        formatter = _compat_celery.with_prefix(
             kind("%(levelname)s %(message)s"), "<%(name)s> "
         )
         assert type(formatter) is kind
@@ -228,7 +235,7 @@ def test_celerys_formatters_can_have_a_prefix() -> None:
             {"levelname": "INFO", "msg": "text", "name": "n"}
         )
         assert formatter.format(record).endswith("INFO <n> text")
-        again = _compat.with_prefix(formatter, "<%(name)s> ")
+        again = _compat_celery.with_prefix(formatter, "<%(name)s> ")
         assert again.format(record).count("<n>") == 1
 
 
@@ -239,3 +246,76 @@ def test_instrumentations_of_clients_can_be_suppressed() -> None:
         return before, is_instrumentation_enabled()
 
     assert contextvars.Context().run(is_enabled) == (True, False)
+
+
+class Watching(SpanProcessor):
+    def __init__(self) -> None:
+        self.attributes: list[dict[str, object]] = []
+
+    def on_start(self, span: Span, parent_context: object = None) -> None:
+        self.attributes.append(dict(span.attributes or {}))
+
+
+class Curious(Sampler):
+    """Hands on what it was asked about."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def should_sample(self, *arguments: Any, **named: Any) -> SamplingResult:
+        attributes = named.get("attributes") or arguments[4]
+        self.seen.append(attributes)
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
+
+    def get_description(self) -> str:
+        return "curious"
+
+
+def start(provider: TracerProvider) -> Span:
+    starter = _compat.SpanStarter(provider.get_tracer("t"))
+    kind = trace_api.SpanKind.INTERNAL
+    span = starter.start("a", context_api.Context(), kind, lambda: {"a": 1, "b": "x"})
+    assert isinstance(span, Span)
+    return span
+
+
+@pytest.mark.parametrize("limits", [None, SpanLimits(max_span_attributes=1)])
+def test_attributes_are_there_from_the_start(limits: SpanLimits | None) -> None:
+    provider = TracerProvider(shutdown_on_exit=False, span_limits=limits)
+    provider.add_span_processor(Seen())
+    span = start(provider)
+    assert dict(span.attributes or {}) == ({"b": "x"} if limits else {"a": 1, "b": "x"})
+    span.set_attribute("b", "y")
+    assert (span.attributes or {})["b"] == "y"
+
+
+def test_who_looks_at_the_start_sees_the_attributes() -> None:
+    """A sampler that is not the SDK's own, and an application's processor."""
+    sampler, processor = Curious(), Watching()
+    start(TracerProvider(shutdown_on_exit=False, sampler=ParentBased(sampler)))
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Seen())
+    provider.add_span_processor(processor)
+    start(provider)
+    assert sampler.seen == processor.attributes == [{"a": 1, "b": "x"}]
+
+
+def test_an_unsampled_span_needs_no_attributes() -> None:
+    provider = TracerProvider(shutdown_on_exit=False, sampler=ALWAYS_OFF)
+    provider.add_span_processor(Seen())
+    starter = _compat.SpanStarter(provider.get_tracer("t"))
+    span = starter.start("a", None, trace_api.SpanKind.INTERNAL, lambda: 1 / 0)  # type: ignore[return-value]
+    assert not span.is_recording()
+
+
+def test_contents_are_those_of_the_properties() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    link = trace_api.Link(trace_api.SpanContext(1, 2, is_remote=True))
+    span = provider.get_tracer("t").start_span("a", attributes={"k": 1}, links=[link])
+    span.add_event("e")
+    assert isinstance(span, Span)
+    attributes, events, links = _compat.contents(span)
+    assert attributes.copy() == dict(span.attributes or {})
+    assert (tuple(events), tuple(links)) == (span.events, span.links)
+    dropped = [getattr(each, "dropped", None) for each in (attributes, events, links)]
+    assert dropped == [0, 0, 0]
