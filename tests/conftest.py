@@ -122,9 +122,6 @@ def child_environ(tmp_path: Path, collector: Receiver, broker: str) -> dict[str,
     }
 
 
-RABBITMQ_GROUP = pytest.mark.xdist_group("rabbitmq")
-
-
 def producer_on(
     transport: str,
     request: pytest.FixtureRequest,

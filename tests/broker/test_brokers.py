@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver import Receiver
     from tests.harness import Launcher
 
-# One server and one queue for all of them.
-pytestmark = pytest.mark.xdist_group("rabbitmq")
-
 POOLS = {
     "prefork": (200, []),
     "spawn": (100, SPAWN),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.conftest import RABBITMQ_GROUP, producer_on
+from tests.conftest import producer_on
 from tests.daemons import (
     Daemon,
     assert_nothing_left,
@@ -39,13 +39,7 @@ if TYPE_CHECKING:
     from tests.harness import Launcher
 
 # Broker and mode; test_matrix.py has both modes on Redis.
-SETTINGS = [
-    "process on redis",
-    *(
-        pytest.param(f"{mode} on rabbitmq", marks=RABBITMQ_GROUP)
-        for mode in ("process", "inline")
-    ),
-]
+SETTINGS = ["process on redis", "process on rabbitmq", "inline on rabbitmq"]
 
 
 @pytest.fixture(params=["process", "inline"])

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from otel_celery_launcher.receiver import read_request
-from tests.conftest import RABBITMQ_GROUP, producer_on
+from tests.conftest import producer_on
 from tests.harness import Producer, hanging_process, runs, wait_until
 from tests.wire import wire
 
@@ -130,9 +130,7 @@ OLDER = {
 }
 
 
-@pytest.mark.parametrize(
-    "transport", ["redis", pytest.param("rabbitmq", marks=RABBITMQ_GROUP)]
-)
+@pytest.mark.parametrize("transport", ["redis", "rabbitmq"])
 @pytest.mark.parametrize("opt_in", ["messaging", "http,messaging/dup"])
 def test_todays_messaging_conventions(
     launcher: Launcher,

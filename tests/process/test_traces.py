@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from tests.conftest import RABBITMQ_GROUP, producer_on
+from tests.conftest import producer_on
 from tests.harness import Producer, runs, wait_until
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher
-
-RABBITMQ = pytest.param("rabbitmq", marks=RABBITMQ_GROUP)
 
 
 @pytest.fixture(params=["process", "inline"])
@@ -210,7 +208,7 @@ def test_what_a_task_leaks_ends_with_it(
     assert not root.parent_id
 
 
-@pytest.fixture(params=["redis", RABBITMQ])
+@pytest.fixture(params=["redis", "rabbitmq"])
 def producer(
     request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
 ) -> Producer:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import RABBITMQ_GROUP, producer_on
+from tests.conftest import producer_on
 from tests.harness import Producer, run_some, runs, wait_until
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver import ReceivedSpan, Receiver
     from tests.harness import Launcher, Process
 
-RABBITMQ = pytest.param("process on rabbitmq", marks=RABBITMQ_GROUP)
 REASONS = ("revoked", "expired", "unknown", "rejected", "undecodable")
 
 
@@ -23,7 +22,7 @@ def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["process on redis", "inline on redis", RABBITMQ])
+@pytest.fixture(params=["process on redis", "inline on redis", "process on rabbitmq"])
 def producer(
     request: pytest.FixtureRequest, child_environ: dict[str, str], broker: str
 ) -> Producer:
