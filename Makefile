@@ -15,11 +15,11 @@ PYTEST_ARGS ?=
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
 
-test: $(VENV)/tested servers
+test: $(VENV)/tested .venv-web/installed servers
 	tests/run $(BIN)/python $(PYTEST_ARGS)
 
 # The lowest versions of every range in pyproject.toml.
-test-lowest: servers
+test-lowest: .venv-web/installed servers
 	tests/make_lowest .venv-lowest $(PYTHON)
 	tests/run .venv-lowest/bin/python $(PYTEST_ARGS)
 
@@ -76,6 +76,13 @@ $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) '.[dev]'
 	$(PIP) --force-reinstall --no-deps .
+	touch $@
+
+# Web programs: the launcher turns on what is installed, so not beside the other tests.
+.venv-web/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
+	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
+	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet '.[web]'
+	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 
 .venv-demo/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py')

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.roles import CommandLine
 
+OWN_COMMANDS = {
+    "demo": "Trace a small workflow here.",
+    "exec": "Run any Python program, traced.",
+}
+
 OWN_HELP = """\
 Usage: otel-celery [--env-file FILE]... CELERY-ARGUMENTS
 
@@ -36,6 +41,7 @@ Options, before Celery's:
 
 Commands of its own:
   demo             Trace a small workflow here and now; needs nothing installed.
+  exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
 
 Celery's help:
 """
@@ -51,8 +57,8 @@ def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """Run one command line; returns the exit status unless Celery exits itself."""
     try:
         command_line = read_command_line(arguments, environ)
-        if command_line.command == "demo":
-            return _run_own_command(command_line)
+        if command_line.command in OWN_COMMANDS:
+            return _run_own_command(command_line, environ)
         problems = _load_env_files(command_line, environ)
         sys.argv[1:] = _celery_arguments(command_line)
         if "_OTEL_CELERY_COMPLETE" in environ:  # the shell asks (click's protocol)
@@ -101,18 +107,9 @@ def _run_traced_celery(
 
     maybe_patch_concurrency()
 
-    from otel_celery_launcher.settings import (
-        Settings,
-        correct_environment,
-        is_strict,
-    )
+    from otel_celery_launcher.settings import Settings, prepare_environment
 
-    problems += correct_environment(environ)
-    if problems and is_strict(environ):
-        raise LauncherError(
-            "; ".join(problems),
-            "correct it, or unset OTEL_CELERY_STRICT to start without",
-        )
+    problems += prepare_environment(environ)
     if environ.get("OTEL_SDK_DISABLED") == "true":
         for problem in problems:
             say(problem)
@@ -155,14 +152,22 @@ def _complete() -> int:
     from celery.bin.celery import celery
 
     celery.params.append(click.Option(["--env-file"], type=click.Path()))
-    celery.add_command(click.Command("demo", help="Trace a small workflow here."))
+    for name, text in OWN_COMMANDS.items():
+        celery.add_command(click.Command(name, help=text))
     return _celery_main()
 
 
-def _run_own_command(command_line: CommandLine) -> int:
+def _run_own_command(
+    command_line: CommandLine, environ: MutableMapping[str, str]
+) -> int:
+    words = command_line.celery_arguments[1:]
+    if command_line.command == "exec":
+        from otel_celery_launcher.execute import main as execute
+
+        return execute(words, command_line.env_files, environ)
     from otel_celery_launcher.demo.command import main as demo
 
-    return demo(command_line.celery_arguments[1:])
+    return demo(words)
 
 
 def _name_program() -> None:

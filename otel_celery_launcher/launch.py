@@ -24,7 +24,7 @@ from otel_celery_launcher.lifecycle import Lifecycle
 from otel_celery_launcher.roles import read_command_line
 from otel_celery_launcher.settings import Settings
 from otel_celery_launcher.status import answer_with
-from otel_celery_launcher.telemetry import start
+from otel_celery_launcher.telemetry import HOLDING_ROLES, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,39 +55,58 @@ def run_with_telemetry(
     Returns:
         Celery's exit status, where it returns.
     """
-    # gRPC's core writes to descriptor 2 past all logging, a line for each failed
-    # handshake. Its failures come back as errors of the call, too.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        telemetry = start(settings)
-        _prepare_spawned_children(telemetry)
-        Lifecycle(telemetry).connect()
-        if settings.role == "worker":
-            answer_with(telemetry.status)
-        if settings.health_file and settings.role == "worker":
-            HealthFile(settings.health_file).connect()
+        telemetry = set_up(settings)
     except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker
-        _report_bug("tracing could not be set up: Celery runs without")
+        report_bug("tracing could not be set up: Celery runs without")
         return celery()
-    _announce(telemetry, problems)
+    announce(telemetry, problems)
     launcher = os.getpid()
     try:
         return celery()
     finally:
         # Not in a process that Celery forked (a detached beat is the one that stays).
         if os.getpid() == launcher or settings.role == "beat":
-            _wind_up(telemetry)
+            wind_up(telemetry)
 
 
-def _wind_up(telemetry: Telemetry) -> None:
-    """Deliver what is left; Celery's exit status stays Celery's."""
+class _Present:
+    """What was set up in this interpreter, and in what it was forked from."""
+
+    telemetry: Telemetry | None = None
+
+
+def is_set_up() -> bool:
+    """Return whether telemetry was set up in this interpreter."""
+    return _Present.telemetry is not None
+
+
+def set_up(settings: Settings) -> Telemetry:
+    """Set up telemetry and connect it to Celery, before the application is imported."""
+    # gRPC's core writes to descriptor 2 past all logging, a line for each failed
+    # handshake. Its failures come back as errors of the call, too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    telemetry = _Present.telemetry = start(settings)
+    if settings.role in HOLDING_ROLES:
+        _prepare_spawned_children(telemetry)
+    Lifecycle(telemetry).connect()
+    if settings.role == "worker":
+        answer_with(telemetry.status)
+        if settings.health_file:
+            HealthFile(settings.health_file).connect()
+    return telemetry
+
+
+def wind_up(telemetry: Telemetry) -> None:
+    """Deliver what is left; the exit status stays the program's."""
     try:
         telemetry.close_main()
     except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker
-        _report_bug("some spans may not have been sent")
+        report_bug("some spans may not have been sent")
 
 
-def _report_bug(consequence: str) -> None:
+def report_bug(consequence: str) -> None:
+    """Say where a bug of ours is; called while its exception is handled."""
     where = traceback.format_exc().strip().splitlines()
     messages.say(
         f"a bug in otel-celery {__version__}: {consequence}. Please report it:"
@@ -105,6 +124,7 @@ def run_in_spawned_child() -> None:
     resource = json.loads(os.environ.get(RESOURCE_VARIABLE, "{}"))
     telemetry = start(settings, counters, channel, resource)
     telemetry.is_spawned = True
+    _Present.telemetry = telemetry
     Lifecycle(telemetry).connect()
 
 
@@ -122,14 +142,24 @@ def _prepare_spawned_children(telemetry: Telemetry) -> None:
     _compat_celery.set_up_spawned_children("otel_celery_launcher.spawned", inherited)
 
 
-def _announce(telemetry: Telemetry, problems: Sequence[str]) -> None:
-    """Print the start line, and one line for everything that is not as wished."""
+def announce(
+    telemetry: Telemetry, problems: Sequence[str], *, has_start_line: bool | None = None
+) -> None:
+    """Print the start line, and one line for everything that is not as wished.
+
+    Args:
+        telemetry: What was set up.
+        problems: Lines about bad values.
+        has_start_line: None leaves it to the role.
+    """
     settings = telemetry.settings
     lines = [*problems, *settings.notes, *telemetry.notes]
     if settings.unhandled:
         lines.append(f"set but not handled: {', '.join(settings.unhandled)}")
     start_line = _start_line(telemetry)
-    if settings.role in ANNOUNCED_ROLES:
+    if has_start_line is None:
+        has_start_line = settings.role in ANNOUNCED_ROLES
+    if has_start_line:
         messages.say(start_line)
     for line in lines:
         messages.say(line)
@@ -153,7 +183,8 @@ def _start_line(telemetry: Telemetry) -> str:
     if settings.sends_otlp:
         where += f" to {shown_endpoint(settings.endpoint)}"
     on = " ".join(telemetry.instrumented) or "nothing"
+    off = f"; off: {', '.join(telemetry.off)}" if telemetry.off else ""
     return (
         f"{__version__}, {settings.role}, service {settings.service_name!r}, {where},"
-        f" sampler {settings.sampler}, {settings.mode} export; instrumented: {on}"
+        f" sampler {settings.sampler}, {settings.mode} export; instrumented: {on}{off}"
     )

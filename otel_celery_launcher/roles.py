@@ -83,6 +83,7 @@ class CommandLine:
     starts_workers: bool  # by executing Python anew: multi, --detach
     shows_version: bool
     shows_help: bool
+    is_hosted: bool = False  # a program that is not Celery's; it may fork or not
 
 
 def read_command_line(
@@ -116,6 +117,24 @@ def read_command_line(
         starts_workers=starts_workers(command, command_words),
         shows_version="--version" in global_words,
         shows_help="--help" in global_words or not rest,
+    )
+
+
+def hosted_program(role: str, app_name: str) -> CommandLine:
+    """Return what there is to know of a program that is not Celery's command line."""
+    return CommandLine(
+        command=None,
+        role=role,
+        app_name=app_name,
+        workdir=None,
+        pool=None,
+        node=None,
+        env_files=(),
+        celery_arguments=(),
+        starts_workers=False,
+        shows_version=False,
+        shows_help=False,
+        is_hosted=True,
     )
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from otel_celery_launcher import advice, checks
 from otel_celery_launcher.checks import BadValueError
+from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.own_variables import Variable
 from otel_celery_launcher.task_settings import TaskSettings
 from otel_celery_launcher.unhandled import unhandled_variables
@@ -46,7 +47,7 @@ class Settings:
     role: str
     service_name: str
     node: str
-    mode: str  # process or inline: how spans leave
+    mode: str  # how spans leave: process, inline, adaptive (inline until a fork)
     exporters: tuple[str, ...]  # entry point names
     endpoint: str
     has_traces_endpoint: bool  # the traces' own endpoint is taken as it is
@@ -144,9 +145,19 @@ def correct_environment(environ: MutableMapping[str, str]) -> list[str]:
     return problems
 
 
-def is_strict(environ: Mapping[str, str]) -> bool:
-    """Return whether bad values end the start (OTEL_CELERY_STRICT)."""
-    return environ.get("OTEL_CELERY_STRICT") == "true"
+def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
+    """Correct the environment; return a line for each bad value.
+
+    Raises:
+        LauncherError: There is one, with OTEL_CELERY_STRICT=true.
+    """
+    problems = correct_environment(environ)
+    if problems and environ.get("OTEL_CELERY_STRICT") == "true":
+        raise LauncherError(
+            "; ".join(problems),
+            "correct it, or unset OTEL_CELERY_STRICT to start without",
+        )
+    return problems
 
 
 def _correct_together(environ: MutableMapping[str, str]) -> list[str]:
@@ -260,6 +271,8 @@ def _mode(
     mode = environ.get("OTEL_CELERY_EXPORT", "auto")
     if not exporters or "console" in exporters:
         return "inline"
+    if mode == "auto" and command_line.is_hosted and command_line.role != "worker":
+        return "adaptive"
     if mode == "auto":
         forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
         return "process" if forks else "inline"

@@ -20,6 +20,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from otel_celery_launcher import _compat, logs, messages
 from otel_celery_launcher.advice import shown_endpoint
+from otel_celery_launcher.exporter.adaptive import AdaptiveExport
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.exporter.exporters import load_exporter_classes
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from otel_celery_launcher.exporter.running import RunningTask
     from otel_celery_launcher.settings import Settings
 
+Export = InlineExport | ProcessExport | AdaptiveExport
+
 # Roles whose process forks or detaches before it is the one that stays.
 HOLDING_ROLES = frozenset({"worker", "beat"})
 
@@ -50,13 +53,14 @@ class Telemetry:
     """What ``start`` made; lifecycle.py moves it through a process's life."""
 
     settings: Settings
-    export: InlineExport | ProcessExport
+    export: Export
     channel: Channel | None
     reporter: Reporter
     counters: Counters
     foreign: ForeignProviders
     provider: TracerProvider | None
     instrumented: list[str]
+    off: list[str]  # found instrumentations that are not on, with the reason
     notes: list[str]
     lost_runs: LostRuns = field(init=False)
     is_spawned: bool = False  # a pool child in an interpreter of its own
@@ -176,28 +180,21 @@ def start(
     reporter = Reporter(counters, shown_endpoint(settings.endpoint))
     if counters_descriptor is not None:
         reporter.disown()
-    export: InlineExport | ProcessExport
+    notes: list[str] = []
+    export: Export
     if settings.mode == "process":
         is_main = channel is None
         channel = channel or Channel.make()
-        supervisor = Supervisor(
-            channel,
-            counters,
-            settings.exporters,
-            settings.service_name,
-            hides_messages=settings.hides_exception_messages,
-        )
-        export = ProcessExport(
-            channel,
-            counters,
-            reporter,
-            supervisor if is_main else None,
-            is_started=settings.role not in HOLDING_ROLES,
-            has_timer=settings.role == "worker",
-        )
-        notes: list[str] = []
+        export = _process_export(settings, counters, reporter, channel, is_main=is_main)
     else:
         export, notes = _inline_export(settings, counters, reporter)
+    if settings.mode == "adaptive":
+        export = AdaptiveExport(
+            export,  # type: ignore[arg-type]
+            lambda: _process_export(
+                settings, counters, reporter, Channel.make(), is_main=True
+            ),
+        )
     foreign = ForeignProviders(export, _destination(settings))
     provider, provider_notes = provide(settings, foreign, resource)
     notes += provider_notes
@@ -206,8 +203,8 @@ def start(
         logs.write_ids(settings.service_name)
     if settings.shows_contexts:
         messages.show_contexts()
-    instrumented, off = instrument(settings)
-    notes += off
+    instrumented, off, failed = instrument(settings)
+    notes += failed
     return Telemetry(
         settings=settings,
         export=export,
@@ -217,6 +214,7 @@ def start(
         foreign=foreign,
         provider=provider,
         instrumented=instrumented,
+        off=off,
         notes=notes,
     )
 
@@ -229,6 +227,31 @@ def _destination(settings: Settings) -> Destination | None:
     if "otlp_proto_http" in settings.exporters and not settings.has_traces_endpoint:
         endpoint = f"{endpoint.rstrip('/')}/v1/traces"
     return Destination.read(endpoint, parse_env_headers(settings.headers, liberal=True))
+
+
+def _process_export(
+    settings: Settings,
+    counters: Counters,
+    reporter: Reporter,
+    channel: Channel,
+    *,
+    is_main: bool,
+) -> ProcessExport:
+    supervisor = Supervisor(
+        channel,
+        counters,
+        settings.exporters,
+        settings.service_name,
+        hides_messages=settings.hides_exception_messages,
+    )
+    return ProcessExport(
+        channel,
+        counters,
+        reporter,
+        supervisor if is_main else None,
+        is_started=settings.role not in HOLDING_ROLES,
+        has_timer=settings.role == "worker",
+    )
 
 
 def _inline_export(

@@ -10,6 +10,7 @@ reader of a half-written row reports a slightly old figure, nothing worse.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
@@ -183,6 +184,14 @@ class Counters:
             notes = self.notes[row]
             yield slot, notes.current, False
             yield slot, notes.before, True
+
+    def claim(self) -> bool:
+        """Claim what one process at a time may do; it is free again when that ends."""
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def descriptors(self) -> list[int]:
         """Return the number that ``close_open_fds`` must leave open."""

@@ -98,6 +98,30 @@ class Supervisor:
         """Return whether this process started, or may start, the exporter process."""
         return self._owner == os.getpid()
 
+    def adopt(self) -> None:
+        """Start an exporter process in the place of one that nobody watches any more.
+
+        In processes forked from a program that is not Celery's: its main process may
+        have no spans, and so no occasion to look, or be gone. One of them does it.
+        """
+        if self.is_owner() or not (self._is_silent() or self._is_owner_gone()):
+            return
+        self._started = self._clock()  # the others: look again later
+        if self._counters.claim():
+            self.own()
+            self._start()
+
+    def _is_owner_gone(self) -> bool:
+        try:
+            os.kill(self._owner, 0)
+        except ProcessLookupError:
+            return True
+        except (
+            PermissionError
+        ):  # the number is somebody else's by now, or privileges fell
+            pass
+        return False
+
     def start_once(self) -> None:
         """Start the exporter process unless it was started before."""
         if self._process is None and self.is_owner():

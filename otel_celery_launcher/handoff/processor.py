@@ -158,6 +158,7 @@ class ProcessExport(SpanProcessor):
             self._polled = now
             if self._supervisor is not None:
                 self._supervisor.start_once()
+                self._supervisor.adopt()
             self.poll()
 
     def _ask_to_flush(self, token: int) -> bool:
@@ -207,6 +208,8 @@ class ProcessExport(SpanProcessor):
 
     def close(self, seconds: float) -> bool:
         """Hand over what is left; in the main process, until all of it is sent."""
+        if self._pid != os.getpid():
+            self._forget_parent()
         supervisor = self._supervisor
         if supervisor is None or not supervisor.is_owner():
             done = self._empty(seconds)

@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run by Python at the start of each process below ``otel-celery exec``.
+
+On ``PYTHONPATH``, so before the program's first import. Decides whether the process is
+the program, then gets out of the way: the folder leaves ``sys.path``, and the
+``sitecustomize`` that it hid is run. Any Python may find itself here, of any version, so
+nothing but the standard library is imported until that is decided.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+
+def _start() -> None:
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [each for each in sys.path if os.path.abspath(each) != folder]
+    try:
+        from otel_celery_launcher.hosted import start_program
+    except ImportError as exc:
+        if "_OTEL_CELERY_PROGRAM" not in os.environ:
+            os.environ["_OTEL_CELERY_PROGRAM"] = ":" + str(os.getpid())
+            sys.stderr.write(
+                f"otel-celery: {sys.executable} cannot import otel_celery_launcher ({exc}): the program"
+                " runs untraced; install otel-celery-launcher there\n"
+            )
+    else:
+        start_program(folder)
+    own = sys.modules.pop("sitecustomize")
+    try:
+        importlib.import_module("sitecustomize")
+    except ModuleNotFoundError as exc:
+        if exc.name != "sitecustomize":
+            raise
+    finally:
+        sys.modules.setdefault("sitecustomize", own)  # the import system looks for it
+
+
+_start()
