@@ -10,10 +10,14 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu faults outage servers build clean
+.PHONY: demo example test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu faults outage servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
+
+# FastAPI, a worker and beat for real, and the trace of one order.
+example: .venv-web/installed servers
+	.venv-web/bin/python examples/fastapi/run.py
 
 test: $(VENV)/tested .venv-web/installed servers
 	tests/run $(BIN)/python $(PYTEST_ARGS)

@@ -11,17 +11,18 @@ process is to be traced.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from otel_celery_launcher.roles import DEFAULT_ROLE, hosted_program
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
 
     from otel_celery_launcher.telemetry import Telemetry
 
@@ -141,6 +142,28 @@ def _set_up(role: str, name: str, problems: Sequence[str], *, announces: bool) -
         launch.announce(telemetry, problems, has_start_line=True)
     atexit.register(launch.wind_up, telemetry)
     _send_before_termination(telemetry)
+    _send_before_exec(telemetry)
+
+
+def _send_before_exec(telemetry: Telemetry) -> None:
+    """Send what is there before this process becomes another program.
+
+    All of ``os.exec*`` end in these two (CPython ``os.py``).
+    """
+
+    def sending_first(execute: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
+        @functools.wraps(execute)
+        def wrapper(*arguments: Any) -> NoReturn:
+            if os.getpid() == launcher:
+                telemetry.export.force_flush(milliseconds)
+            execute(*arguments)
+
+        return wrapper
+
+    launcher = os.getpid()
+    milliseconds = int(telemetry.settings.shutdown_seconds * 1000)
+    os.execv = sending_first(os.execv)
+    os.execve = sending_first(os.execve)
 
 
 def _send_before_termination(telemetry: Telemetry) -> None:

@@ -19,6 +19,8 @@ from otel_celery_launcher.tasks.spans import instrument_celery
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from opentelemetry.instrumentation.dependencies import DependencyConflict
+
     from otel_celery_launcher.settings import Settings
 
 # Where nothing handles web requests.
@@ -43,6 +45,8 @@ def instrument(settings: Settings) -> tuple[list[str], list[str], list[str]]:
             continue
         try:
             reason = _instrument_one(entry_point, settings)
+        except ModuleNotFoundError as exc:  # its library, which it only looks for now
+            reason = f"no {exc.name}" if exc.name else str(exc)
         except Exception as exc:  # noqa: BLE001 - a stranger's code, at start
             failed.append(
                 f"the instrumentation {name} is off: {type(exc).__name__}: {exc}"
@@ -62,8 +66,8 @@ def _instrument_one(entry_point: EntryPoint, settings: Settings) -> str:
         return ""
     distribution = entry_point.dist
     conflict = distribution and get_dist_dependency_conflicts(distribution)
-    if conflict:  # its library is not installed, or another version
-        return f"{conflict.found or 'nothing'} for {conflict.required}"
+    if conflict:
+        return _reason(conflict)
     if entry_point.name == "django":
         if settings.role in ROLES_WITHOUT_REQUESTS:
             return "no requests here"
@@ -71,6 +75,14 @@ def _instrument_one(entry_point: EntryPoint, settings: Settings) -> str:
     else:
         _turn_on(entry_point)
     return ""
+
+
+def _reason(conflict: DependencyConflict) -> str:
+    """Return why an instrumentation does not fit what is installed."""
+    if not conflict.found:
+        return "not installed"
+    wanted = str(conflict.required).partition(";")[0]
+    return f"{conflict.found} is installed, it wants {wanted}"
 
 
 def _turn_on(entry_point: EntryPoint) -> None:

@@ -222,6 +222,21 @@ def run_tasks(
     return worker, producer
 
 
+def exporter_of(worker: Process) -> psutil.Process:
+    """Return the exporter process; waits for it."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        for each in psutil.Process(worker.popen.pid).children():
+            with suppress(psutil.NoSuchProcess):  # one that has just ended
+                if each.name() == "otel-exporter":
+                    found.append(each)
+        return bool(found)
+
+    wait_until(look, 10, "the exporter process is there")
+    return found[0]
+
+
 def hanging_process(client: redis.Redis) -> int:
     """Return the process of a task of ``traces.hangs``; waits for it."""
     wait_until(lambda: client.llen("hangs"), 20, "the task runs")

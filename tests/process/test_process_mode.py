@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from tests.harness import (
     Producer,
     assert_each_run_once,
     counters_of,
+    exporter_of,
     runs,
     wait_until,
 )
@@ -37,21 +37,6 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def process_mode(child_environ: dict[str, str]) -> None:
     child_environ["OTEL_CELERY_EXPORT"] = "process"
-
-
-def exporter_of(worker: Process) -> psutil.Process:
-    """Return the exporter process; waits for it."""
-    found: list[psutil.Process] = []
-
-    def look() -> bool:
-        for each in psutil.Process(worker.popen.pid).children():
-            with suppress(psutil.NoSuchProcess):  # one that has just ended
-                if each.name() == "otel-exporter":
-                    found.append(each)
-        return bool(found)
-
-    wait_until(look, 10, "the exporter process is there")
-    return found[0]
 
 
 def children_of(worker: Process) -> list[psutil.Process]:
