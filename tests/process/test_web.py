@@ -1,0 +1,215 @@
+"""Web programs under ``exec``, and what is below a task: one trace."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import APPS, free_port, is_open, producer_on
+from tests.harness import Producer, exporter_of, runs, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+    from tests.harness import Launcher, Process
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = ROOT / ".venv-web" / "bin"  # `make test` makes it
+OTEL_CELERY = BIN / "otel-celery"
+EXAMPLE = str(ROOT / "examples" / "fastapi")
+
+
+@pytest.fixture(autouse=True)
+def often(child_environ: dict[str, str]) -> None:
+    assert OTEL_CELERY.exists(), "run `make .venv-web/installed`"
+    child_environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"
+
+
+def serve(launcher: Launcher, *command: object, **environ: str) -> tuple[Process, str]:
+    """Start a web program; ``{port}`` becomes a free one. Return it and its address."""
+    port = free_port()
+    words = [str(word).replace("{port}", str(port)) for word in command]
+    process = launcher.start(
+        "exec", "--role", "web", "--", *words, program=OTEL_CELERY, **environ
+    )
+    wait_until(lambda: is_open(port), 30, f"{words[0]} listens:\n{process.output}")
+    return process, f"http://127.0.0.1:{port}"
+
+
+def ask(url: str, data: bytes | None = None, **headers: str) -> str:
+    request = urllib.request.Request(url, data, headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def ancestors(spans: list[ReceivedSpan], span: ReceivedSpan) -> list[str]:
+    by_id = {each.span_id: each for each in spans}
+    found = [span.name]
+    while span.parent_id in by_id:
+        span = by_id[span.parent_id]
+        found.append(span.name)
+    return found
+
+
+@pytest.mark.parametrize("transport", ["redis", "rabbitmq"])
+def test_request_wait_run_retry_and_database_are_one_trace(
+    launcher: Launcher,
+    collector: Receiver,
+    broker: str,
+    child_environ: dict[str, str],
+    request: pytest.FixtureRequest,
+    transport: str,
+) -> None:
+    """The example, with baggage from the request; published from a thread."""
+    producer_on(transport, request, child_environ, broker)
+    database = launcher.folder / "shop.db"
+    environ = {
+        "PYTHONPATH": EXAMPLE,
+        "SHOP_DATABASE": f"sqlite:///{database}",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis,sqlite3",
+    }
+    worker = launcher.worker(app="shop.tasks", program=OTEL_CELERY, **environ)
+    uvicorn = [BIN / "uvicorn", "shop.web:app", "--port", "{port}"]
+    web, address = serve(launcher, *uvicorn, **environ)
+    ask(f"{address}/orders/book", b"", **{"X-Tenant": "acme"})
+    wait_until(
+        lambda: any("INSERT" in span.name for span in collector.spans), 30, "it ran"
+    )
+    web.popen.send_signal(signal.SIGTERM)
+    assert web.wait() in (0, -signal.SIGTERM)
+    worker.stop()
+    spans = collector.spans
+    (insert,) = [span for span in spans if span.name.startswith("INSERT")]
+    assert ancestors(spans, insert)[1:] == [
+        "run/shop.tasks.charge",
+        "apply_async/shop.tasks.charge",
+        "run/shop.tasks.charge",
+        "apply_async/shop.tasks.charge",
+        "POST /orders/{item}",
+    ]
+    (server,) = [span for span in spans if span.kind == "SERVER"]
+    assert (server.service, insert.service) == ("shop-web", "shop-worker")
+    assert len(runs(spans)) == 2
+    assert b"acme" in database.read_bytes()
+
+
+def published(collector: Receiver, count: int) -> None:
+    """Wait until so many publishes have come, each under its request."""
+
+    def all_are_there() -> bool:
+        spans = list(collector.spans)
+        found = [span for span in spans if span.kind == "PRODUCER"]
+        servers = {span.span_id for span in spans if span.kind == "SERVER"}
+        return len(found) == count and {span.parent_id for span in found} <= servers
+
+    wait_until(all_are_there, 15, f"{count} publishes are under their requests")
+
+
+GUNICORN = [BIN / "gunicorn", "-w", "2", "-b", "127.0.0.1:{port}", "flask_site:app"]
+WSGI = {
+    "gunicorn": GUNICORN,
+    "gunicorn --preload": [*GUNICORN, "--preload"],
+    "flask": [BIN / "flask", "--app", "flask_site", "run", "--port", "{port}"],
+    "flask --debug": [
+        BIN / "flask", "--app", "flask_site", "run", "--debug", "--port", "{port}",
+    ],
+    "django": [
+        BIN / "python", APPS / "django_manage.py", "runserver", "{port}",
+    ],
+    "django --noreload": [
+        BIN / "python", APPS / "django_manage.py", "runserver", "--noreload", "{port}",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WSGI)
+def test_wsgi_servers_and_their_reloaders(
+    launcher: Launcher, collector: Receiver, kind: str
+) -> None:
+    """Each request's publishes are in its trace, also from a thread pool; then SIGTERM."""
+    disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis,sqlite3"}
+    web, address = serve(launcher, *WSGI[kind], **disabled)
+    for _ in range(10):
+        assert ask(f"{address}/publish")
+    published(collector, 10 if "django" in kind else 20)
+    web.popen.send_signal(signal.SIGTERM)
+    assert web.wait() in (0, -signal.SIGTERM)
+    assert len(web.own_lines) == 1
+
+
+def test_gunicorn_workers_share_one_exporter_process_which_is_replaced(
+    launcher: Launcher, collector: Receiver
+) -> None:
+    """Nobody watches it in the first process, which has no spans: the workers do."""
+    disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis,sqlite3"}
+    _, address = serve(launcher, *GUNICORN, **disabled)
+    web = launcher._started[-1]
+    ask(f"{address}/publish")
+    published(collector, 2)
+    exporter_of(web).kill()
+    end = time.monotonic() + 40
+    collector.clear()
+    while not collector.spans and time.monotonic() < end:
+        ask(f"{address}/publish")
+        collector.wait_for(bool, 0.5)
+    assert collector.spans, "spans come again"
+
+
+def test_uvicorn_workers_are_covered(launcher: Launcher, collector: Receiver) -> None:
+    environ = {"PYTHONPATH": f"{EXAMPLE}", "SHOP_DATABASE": "sqlite://"}
+    web, address = serve(
+        launcher, BIN / "uvicorn", "shop.web:app", "--port", "{port}", "--workers", "2",
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="redis,sqlite3", **environ,
+    )  # fmt: skip
+    for _ in range(10):
+        ask(f"{address}/orders/book", b"")
+    published(collector, 10)
+    web.popen.send_signal(signal.SIGTERM)
+    web.wait()
+
+
+@contextmanager
+def page() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_a_task_asks_is_below_its_run(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """sqlite3, SQLAlchemy, Redis, requests, httpx, spans made by hand; the start line."""
+    with page() as url:
+        worker = launcher.worker(app="downstream", program=OTEL_CELERY, SHOP_PAGE=url)
+        producer = Producer(broker)
+        producer.send("downstream.ask")
+        producer.wait_for_results()
+        worker.stop()
+    (run,) = runs(collector.spans)
+    below = [span.name for span in collector.spans if span.parent_id == run.span_id]
+    for name, count in (("numeric work", 1), ("GET", 3), ("select", 1), ("connect", 1)):
+        assert below.count(name) >= count, below
+    (start,) = worker.own_lines
+    on, _, off = start.partition("instrumented: ")[2].partition("; off: ")
+    assert {"httpx", "redis", "requests", "sqlalchemy", "sqlite3"} <= set(on.split())
+    assert "psycopg (not installed)" in off
+    assert "django (no requests here)" in off
