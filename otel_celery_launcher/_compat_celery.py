@@ -123,15 +123,22 @@ def pool_slot() -> int:
     return index if isinstance(index, int) else os.getpid()
 
 
-def add_timer(app: Any, seconds: float, call: Callable[[], None]) -> None:
+def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> None:
     """Call something every so many seconds in a worker's main process.
 
     A step of the consumer: Celery 5.3 clears the consumer's timer at each lost
     connection, and starts the steps anew after it.
+
+    Args:
+        app: The worker's application.
+        what: Names the step; of two with one name Celery keeps one.
+        seconds: Between two calls.
+        call: What is called.
     """
     from celery.bootsteps import StartStopStep
 
     class OtelCeleryTimer(StartStopStep):  # type: ignore[misc]
+        name = f"otel_celery.{what}"
         entry: Any = None
 
         def start(self, parent: Any) -> None:

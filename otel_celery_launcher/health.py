@@ -83,7 +83,7 @@ class HealthFile:
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
         self._owner = os.getpid()
         self._path = node_format(self._template, sender.hostname)
-        _compat_celery.add_timer(sender.app, TOUCH_SECONDS, self.touch)
+        _compat_celery.add_timer(sender.app, "health", TOUCH_SECONDS, self.touch)
 
     def _worker_ready(self, **_: Any) -> None:
         self._is_ready = True

@@ -64,7 +64,7 @@ class Lifecycle:
         self._telemetry.lost_runs.own()
         self._forks = not _compat_celery.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
-        _compat_celery.add_timer(sender.app, POLL_SECONDS, self._poll)
+        _compat_celery.add_timer(sender.app, "export", POLL_SECONDS, self._poll)
 
     def _set_up(self, **_: Any) -> None:
         """Main process, before it connects: its polling of the broker makes no spans.

@@ -420,12 +420,12 @@ def test_health_file_is_new_while_the_worker_works(
     health = HealthFile(launcher.folder / "w1.health")
     wait_until(health.path.exists, 5, "the file is there")
     first = health.path.stat().st_mtime
-    wait_until(lambda: health.path.stat().st_mtime > first, 15, "it is touched again")
+    wait_until(lambda: health.path.stat().st_mtime > first, 5, "it is touched again")
     main = psutil.Process(worker.popen.pid)
     main.suspend()
     wait_until(lambda: health.age > 4, 10, "it grows old")
     main.resume()
-    wait_until(lambda: health.age < 2, 15, "it is new again")
+    wait_until(lambda: health.age < 2, 5, "it is new again")
     worker.stop()
     assert not health.path.exists()
 

@@ -53,10 +53,10 @@ def tree(spans: list[ReceivedSpan]) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "mode", "times"),
     [
-        ("broker down", "process", 10_000),
+        ("broker down", "process", 2_000),  # each tries to connect
         ("serialisation", "inline", 10_000),
-        ("serialisation", "process", 500),
-        ("broker down", "inline", 500),
+        ("serialisation", "process", 2_000),
+        ("broker down", "inline", 200),
     ],
 )
 @pytest.mark.timeout(200)
@@ -64,7 +64,7 @@ def test_failed_publishes_are_errors_and_leave_nothing_behind(
     launcher: Launcher, collector: Receiver, broker: str,
     kind: str, mode: str, times: int,
 ) -> None:  # fmt: skip
-    """10,000 times: the context is as before, nothing grows."""
+    """Thousands of times: the context is as before, nothing grows."""
     queue = {"OTEL_BSP_MAX_QUEUE_SIZE": "20000"}
     worker = launcher.worker("-c1", app="traces", OTEL_CELERY_EXPORT=mode, **queue)
     producer = Producer(broker)

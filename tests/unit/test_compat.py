@@ -319,3 +319,14 @@ def test_contents_are_those_of_the_properties() -> None:
     assert (tuple(events), tuple(links)) == (span.events, span.links)
     dropped = [getattr(each, "dropped", None) for each in (attributes, events, links)]
     assert dropped == [0, 0, 0]
+
+
+def test_each_timer_is_a_step_of_its_own() -> None:
+    """A worker keeps its steps by name: of two with one name one is lost."""
+    app = Celery(set_as_current=False)
+    for what in ("export", "health"):
+        _compat_celery.add_timer(app, what, 1.0, lambda: None)
+    assert {step.name for step in app.steps["consumer"]} == {
+        "otel_celery.export",
+        "otel_celery.health",
+    }
