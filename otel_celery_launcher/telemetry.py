@@ -29,6 +29,7 @@ from otel_celery_launcher.exporter.lost import Reason, lost_span
 from otel_celery_launcher.exporter.reporter import Reporter
 from otel_celery_launcher.exporter.supervisor import Supervisor
 from otel_celery_launcher.foreign import Destination, ForeignProviders
+from otel_celery_launcher.gone import advise_on_imports
 from otel_celery_launcher.handoff.channel import Channel
 from otel_celery_launcher.handoff.frames import FrameError
 from otel_celery_launcher.handoff.processor import ProcessExport
@@ -176,6 +177,7 @@ def start(
         resource: The main process's resource, in a spawned child.
     """
     _compat.let_exceptions_through_detach()
+    advise_on_imports()
     counters = Counters(counters_descriptor)
     reporter = Reporter(counters, shown_endpoint(settings.endpoint))
     if counters_descriptor is not None:

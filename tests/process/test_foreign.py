@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from otel_celery_launcher.receiver import Receiver
-from tests.harness import Producer, assert_each_run_once, run_tasks, runs
+from tests.harness import (
+    CELERY,
+    Producer,
+    assert_each_run_once,
+    run_tasks,
+    runs,
+    wait_until,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.harness import Launcher, Process
 
 
@@ -41,6 +54,8 @@ def test_each_span_comes_once(
     per_process = 0 if own == "instruments" else 1
     processes = 2 if own == "provider in each child" and pool == "prefork" else 1
     assert len(said) == per_process * processes
+    services = {span.service for span in collector.spans}
+    assert services == {"shop-worker"}, "the environment's name wins over the code's"
 
 
 def test_provider_to_another_destination_runs_beside_ours(
@@ -152,9 +167,80 @@ def test_under_ddtrace_its_provider_is_kept(launcher: Launcher, broker: str) -> 
     )
 
 
-def test_beside_sentry_each_span_comes_once(
+def test_carriers_of_hand_written_code_are_read_by_both(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """`headers={"otel_context": …}`: two tasks in one child, one fails, both are clean."""
+    worker = launcher.worker("-c1", app="own_otel", OWN="consumer span")
+    producer = Producer(broker)
+    for number, task in enumerate(("shop.fail", "shop.noop"), 1):
+        carrier = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
+        result = producer.app.send_task(task, headers={"otel_context": carrier})
+        result.get(timeout=20, propagate=False)
+    worker.stop()
+    spans = collector.spans
+    for number, task in enumerate(("shop.fail", "shop.noop"), 1):
+        found = [span for span in spans if int(span.trace_id, 16) == number]
+        assert sorted(span.name for span in found) == ["own run", f"run/{task}"]
+        assert {int(span.parent_id, 16) for span in found} == {number}
+    assert len(spans) == 4
+
+
+def test_a_carrier_in_the_payload_is_read_by_both(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """Its own `extract` of `_otel` makes its span our sibling, in the same trace."""
+    worker = launcher.worker("-c1", app="own_otel", OWN="payload")
+    payload = {"_otel": {"traceparent": f"00-{5:032x}-{7:016x}-01"}}
+    Producer(broker).app.send_task("own.reads", (payload,)).get(timeout=20)
+    worker.stop()
+    found = {span.name: (span.trace_id, span.parent_id) for span in collector.spans}
+    expected = (f"{5:032x}", f"{7:016x}")
+    assert found == {"run/own.reads": expected, "own run": expected}
+
+
+def test_an_import_of_the_jaeger_exporter_is_one_line_of_advice(
+    launcher: Launcher,
+) -> None:
+    """It fails as under plain Celery; the line says what to do."""
+    done = launcher.run("-A", "own_otel", "worker", OWN="jaeger")
+    plain = launcher.run("-A", "own_otel", "worker", OWN="jaeger", program=CELERY)
+    assert done.returncode == plain.returncode != 0
+    advice = [line for line in done.stderr.splitlines() if "Jaeger takes" in line]
+    assert len(advice) == 1
+    assert "No module named 'opentelemetry.exporter.jaeger'" in done.stderr
+
+
+@contextmanager
+def sentry_server() -> Iterator[tuple[str, list[bytes]]]:
+    """What a DSN of sentry-sdk points to; yields the DSN and what was sent."""
+    sent: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            is_packed = self.headers.get("Content-Encoding") == "gzip"
+            sent.append(gzip.decompress(body) if is_packed else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://key@127.0.0.1:{server.server_address[1]}/1", sent
+    server.shutdown()
+    server.server_close()
+
+
+def test_beside_sentry_each_span_comes_once_and_sentry_gets_its_own(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """sentry-sdk with its Celery and OpenTelemetry parts on loses us nothing."""
-    _, producer = run_own(launcher, broker, "sentry")
-    assert_each_run_once(collector, producer)
+    with sentry_server() as (dsn, sent):
+        _, producer = run_own(launcher, broker, "sentry", SENTRY=dsn)
+        assert_each_run_once(collector, producer)
+        wait_until(
+            lambda: any(b'"type":"transaction"' in each for each in sent), 10, "sent"
+        )

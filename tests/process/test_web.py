@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -175,6 +176,41 @@ def test_uvicorn_workers_are_covered(launcher: Launcher, collector: Receiver) ->
     published(collector, 10)
     web.popen.send_signal(signal.SIGTERM)
     web.wait()
+
+
+@pytest.mark.parametrize("how", ["directly", "in_thread", "in_executor"])
+def test_asynchronous_handlers_keep_the_requests_context(
+    launcher: Launcher, collector: Receiver, how: str
+) -> None:
+    """Two requests at a time: each publish is under its own."""
+    disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis,sqlite3"}
+    uvicorn = [BIN / "uvicorn", "async_site:app", "--port", "{port}"]
+    _, address = serve(launcher, *uvicorn, **disabled)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ask(f"{address}/{how}"), range(8)))
+    published(collector, 8)
+    parents = [span.parent_id for span in collector.spans if span.kind == "PRODUCER"]
+    assert len(set(parents)) == 8
+
+
+def test_under_opentelemetry_instrument_a_web_process_is_as_it_was(
+    launcher: Launcher, collector: Receiver
+) -> None:
+    """Our package is installed beside it and takes nothing over."""
+    port = free_port()
+    flask = [BIN / "flask", "--app", "flask_site", "run", "--port", str(port)]
+    web = launcher.start(
+        *map(str, flask), program=BIN / "opentelemetry-instrument",
+        OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none",
+    )  # fmt: skip
+    wait_until(lambda: is_open(port), 30, f"it listens:\n{web.output}")
+    ask(f"http://127.0.0.1:{port}/publish")
+    spans = collector.wait_for(
+        lambda spans: any(span.kind == "SERVER" for span in spans), 10
+    )
+    assert {span.service for span in spans} == {"shop"}
+    assert not any("celery.role" in span.resource for span in spans)
+    assert not web.own_lines
 
 
 @contextmanager

@@ -6,11 +6,14 @@ import os
 
 from celery import signals
 from opentelemetry import context, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from shop import app, noop  # noqa: F401
 
 own = os.environ["OWN"]
@@ -31,6 +34,9 @@ if own == "instruments":
     )
 elif own == "provider to the same endpoint":
     own_provider()
+    propagate.set_global_textmap(
+        CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    )
     CeleryInstrumentor().instrument()
 elif own == "provider in each child":
 
@@ -76,13 +82,26 @@ elif own == "consumer span":
         spans[task_id] = span
 
     @signals.task_postrun.connect(weak=False)
+    @signals.task_failure.connect(weak=False)
     def end(task_id=None, **_):
-        spans.pop(task_id).end()
+        if task_id in spans:
+            spans.pop(task_id).end()
+elif own == "payload":
+
+    @app.task(name="own.reads", bind=True)
+    def reads(self, payload):
+        carrier = payload["_otel"]
+        with trace.get_tracer("own").start_as_current_span(
+            "own run", propagate.extract(carrier), kind=trace.SpanKind.CONSUMER
+        ):
+            pass
+elif own == "jaeger":
+    from opentelemetry.exporter.jaeger.thrift import JaegerExporter  # noqa: F401
 elif own == "sentry":
     import sentry_sdk
 
     sentry_sdk.init(
-        dsn="http://key@127.0.0.1:9/1",
+        dsn=os.environ["SENTRY"],
         traces_sample_rate=1.0,
         instrumenter="otel",
         auto_enabling_integrations=True,
