@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import APPS, free_port, is_open, producer_on
+from tests.conftest import APPS, free_port, is_open, producer_on, server_command
 from tests.harness import Producer, exporter_of, runs, wait_until
 
 if TYPE_CHECKING:
@@ -230,22 +234,65 @@ def page() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of our own; it refuses to run as root."""
+    port = free_port()
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
+    initdb = server_command("initdb", str(programs / "initdb"))
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if user:
+            shutil.chown(folder, user)
+        data = str(folder / "data")
+        subprocess.run(
+            [initdb, "-D", data, "-A", "trust", "-U", "shop", "--no-sync"],
+            user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        with subprocess.Popen(
+            [Path(initdb).with_name("postgres"), "-D", data, "-p", str(port),
+             "-c", "unix_socket_directories="],
+            user=user, cwd=folder, stderr=subprocess.DEVNULL,
+        ) as server:  # fmt: skip
+            wait_until(lambda: is_open(port), 30, "PostgreSQL listens")
+            yield f"host=127.0.0.1 port={port} user=shop dbname=postgres"
+            server.terminate()
+
+
 def test_what_a_task_asks_is_below_its_run(
-    launcher: Launcher, collector: Receiver, broker: str
+    launcher: Launcher, collector: Receiver, broker: str, postgres: str
 ) -> None:
-    """sqlite3, SQLAlchemy, Redis, requests, httpx, spans made by hand; the start line."""
+    """Databases, web pages, spans made by hand; what is on and off in the start line."""
     with page() as url:
-        worker = launcher.worker(app="downstream", program=OTEL_CELERY, SHOP_PAGE=url)
+        worker = launcher.worker(
+            app="downstream", program=OTEL_CELERY, SHOP_PAGE=url, SHOP_POSTGRES=postgres
+        )
         producer = Producer(broker)
         producer.send("downstream.ask")
         producer.wait_for_results()
         worker.stop()
     (run,) = runs(collector.spans)
     below = [span.name for span in collector.spans if span.parent_id == run.span_id]
-    for name, count in (("numeric work", 1), ("GET", 3), ("select", 1), ("connect", 1)):
+    systems = {span.attributes.get("db.system") for span in collector.spans}
+    assert {"sqlite", "postgresql", "redis"} <= systems
+    for name, count in (("numeric work", 1), ("GET", 3), ("select", 2), ("connect", 1)):
         assert below.count(name) >= count, below
     (start,) = worker.own_lines
     on, _, off = start.partition("instrumented: ")[2].partition("; off: ")
-    assert {"httpx", "redis", "requests", "sqlalchemy", "sqlite3"} <= set(on.split())
-    assert "psycopg (not installed)" in off
+    named = {"httpx", "psycopg", "redis", "requests", "sqlalchemy", "sqlite3"}
+    assert named <= set(on.split())
+    assert "psycopg2 (not installed)" in off
     assert "django (no requests here)" in off
+
+
+def test_the_example_shows_its_trace(tmp_path: Path) -> None:
+    """`make example`."""
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [BIN / "python", EXAMPLE + "/run.py"], env=environ, capture_output=True,
+        text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("POST /orders", "run/shop.tasks.charge", "INSERT"):
+        assert name in done.stdout

@@ -7,6 +7,7 @@ from sqlite3 import connect
 
 import httpx
 import requests
+from psycopg import connect as connect_to_postgres
 from redis import Redis
 from shop import app, tracer
 from sqlalchemy import create_engine, text
@@ -19,6 +20,8 @@ def ask():
     with tracer.start_as_current_span("numeric work"):
         sum(range(1000))
     connect(":memory:").cursor().execute("select 1")
+    with connect_to_postgres(os.environ["SHOP_POSTGRES"]) as connection:
+        connection.execute("select 3")
     with engine.connect() as connection:
         connection.execute(text("select 2"))
     Redis.from_url(os.environ["SHOP_BROKER"]).get("key")
