@@ -120,7 +120,7 @@ def published(collector: Receiver, count: int) -> None:
 
 
 GUNICORN = [BIN / "gunicorn", "-w", "2", "-b", "127.0.0.1:{port}", "flask_site:app"]
-WSGI = {
+SERVERS = {
     "gunicorn": GUNICORN,
     "gunicorn --preload": [*GUNICORN, "--preload"],
     "flask": [BIN / "flask", "--app", "flask_site", "run", "--port", "{port}"],
@@ -133,22 +133,37 @@ WSGI = {
     "django --noreload": [
         BIN / "python", APPS / "django_manage.py", "runserver", "--noreload", "{port}",
     ],
+    "uvicorn --reload": [
+        BIN / "uvicorn", "async_site:app", "--reload", "--port", "{port}",
+    ],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", WSGI)
-def test_wsgi_servers_and_their_reloaders(
+@pytest.mark.parametrize("kind", SERVERS)
+def test_servers_and_their_reloaders(
     launcher: Launcher, collector: Receiver, kind: str
 ) -> None:
     """Each request's publishes are in its trace, also from a thread pool; then SIGTERM."""
     disabled = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis,sqlite3"}
-    web, address = serve(launcher, *WSGI[kind], **disabled)
+    web, address = serve(launcher, *SERVERS[kind], **disabled)
     for _ in range(10):
         assert ask(f"{address}/publish")
-    published(collector, 10 if "django" in kind else 20)
+    published(collector, 20 if "flask_site" in str(SERVERS[kind]) else 10)
     web.popen.send_signal(signal.SIGTERM)
     assert web.wait() in (0, -signal.SIGTERM)
     assert len(web.own_lines) == 1
+
+
+def test_a_management_command_says_what_it_says_without_us(launcher: Launcher) -> None:
+    migrate = [str(APPS / "django_manage.py"), "migrate", "--no-color"]
+    database = launcher.folder / "db.sqlite3"
+    plain = launcher.run(*migrate, program=BIN / "python")
+    database.unlink()
+    ours = launcher.run(
+        "exec", "--", str(BIN / "python"), *migrate, program=OTEL_CELERY
+    )
+    assert (ours.returncode, ours.stdout) == (0, plain.stdout)
+    assert "Applying auth.0001_initial... OK" in ours.stdout
 
 
 def test_gunicorn_workers_share_one_exporter_process_which_is_replaced(

@@ -10,6 +10,7 @@ from shop import noop
 app = FastAPI()
 
 
+@app.get("/publish")
 @app.get("/directly")
 async def directly():
     return noop.delay().id
