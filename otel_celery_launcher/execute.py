@@ -47,8 +47,20 @@ _GENERIC_PROGRAMS = GENERIC_MODULE_NAMES | {
     name="exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.option("--role", default=DEFAULT_ROLE, show_default=True, metavar="ROLE")
-@click.option("--env-file", "env_files", multiple=True, type=str, metavar="FILE")
+@click.option(
+    "--role",
+    default=DEFAULT_ROLE,
+    show_default=True,
+    metavar="ROLE",
+    help="What the program is, such as web; worker and beat only where it runs Celery's.",
+)
+@click.option(
+    "--env-file",
+    "env_files",
+    multiple=True,
+    metavar="FILE",
+    help="Load a file of variables whole; may be repeated.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def execute(

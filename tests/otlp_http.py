@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver, for exporters that do not speak gRPC."""
+"""HTTP servers of the tests; one is an OTLP receiver."""
 
 from __future__ import annotations
 
@@ -17,11 +17,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """Answers 200 to a GET, and logs nothing."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serve_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on loopback; yields ``http://127.0.0.1:<port>``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
 @contextmanager
 def http_receiver(store: Receiver) -> Iterator[str]:
     """An OTLP/HTTP receiver that stores into ``store``; yields its URL."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             encoding = self.headers.get("Content-Encoding")
@@ -38,11 +59,5 @@ def http_receiver(store: Receiver) -> Iterator[str]:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serve_http(Handler) as url:
+        yield url

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from tests.harness import (
     runs,
     wait_until,
 )
+from tests.otlp_http import QuietHandler, serve_http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,22 +215,15 @@ def sentry_server() -> Iterator[tuple[str, list[bytes]]]:
     """What a DSN of sentry-sdk points to; yields the DSN and what was sent."""
     sent: list[bytes] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             is_packed = self.headers.get("Content-Encoding") == "gzip"
             sent.append(gzip.decompress(body) if is_packed else body)
-            self.send_response(200)
-            self.end_headers()
+            self.do_GET()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://key@127.0.0.1:{server.server_address[1]}/1", sent
-    server.shutdown()
-    server.server_close()
+    with serve_http(Handler) as url:
+        yield url.replace("//", "//key@") + "/1", sent
 
 
 def test_beside_sentry_each_span_comes_once_and_sentry_gets_its_own(

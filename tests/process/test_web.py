@@ -7,12 +7,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,7 @@ import pytest
 
 from tests.conftest import APPS, free_port, is_open, producer_on, server_command
 from tests.harness import Producer, exporter_of, runs, wait_until
+from tests.otlp_http import QuietHandler, serve_http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,23 +230,6 @@ def test_under_opentelemetry_instrument_a_web_process_is_as_it_was(
     assert not web.own_lines
 
 
-@contextmanager
-def page() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture
 def postgres() -> Iterator[str]:
     """A PostgreSQL server of our own; it refuses to run as root."""
@@ -279,7 +260,7 @@ def test_what_a_task_asks_is_below_its_run(
     launcher: Launcher, collector: Receiver, broker: str, postgres: str
 ) -> None:
     """Databases, web pages, spans made by hand; what is on and off in the start line."""
-    with page() as url:
+    with serve_http(QuietHandler) as url:
         worker = launcher.worker(
             app="downstream", program=OTEL_CELERY, SHOP_PAGE=url, SHOP_POSTGRES=postgres
         )
