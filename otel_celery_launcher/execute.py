@@ -72,14 +72,16 @@ def execute(
     """Run a Python program, traced: otel-celery exec -- uvicorn shop.web:app."""
     problems = load_env_files(environ, role=role, workdir=None, env_files=env_files)
     problems += prepare_environment(environ)
-    if Path(command[0]).name == "celery":
+    name = Path(command[0]).name
+    if name == "celery":
         problems.append(
             "exec runs programs that are not Celery's: write otel-celery in the place of"
             " celery, without exec"
         )
     for problem in problems:
         say(problem)
-    _prepare(environ, role, service_of(command))
+    if name != "otel-celery":  # which does all of it itself
+        _prepare(environ, role, service_of(command))
     _replace_process(command, environ)
 
 
