@@ -75,7 +75,8 @@ class AdaptiveExport(SpanProcessor):
         return self._export.child_share
 
     def main_started(self, *, forks: bool) -> None:
-        """Go on as before; the first fork decides."""
+        """Export from here; whether this forks, the first fork decides."""
+        self._export.main_started(forks=forks)
 
     def child_started(self, row: int) -> None:
         """Count into a row of this process's own."""
