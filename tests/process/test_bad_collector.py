@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timed
 
+WHOLE = bool(os.environ.get("WHOLE_MATRIX"))
+
 
 @pytest.fixture(autouse=True, params=["process", "inline"])
 def mode(request: pytest.FixtureRequest, child_environ: dict[str, str]) -> str:
@@ -127,8 +129,17 @@ def assert_unhurt(found: Figures, plain: Figures) -> None:
     assert len(found.own_lines) <= 1, found.own_lines
 
 
-@pytest.mark.parametrize("kind", COLLECTORS)
-@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+# In process mode nothing in a pool's process knows the collector.
+COMBINATIONS = [
+    (mode, pool, kind)
+    for mode in ("process", "inline")
+    for pool in ("prefork", "solo", "threads")
+    for kind in COLLECTORS
+    if WHOLE or mode == "inline" or pool == "prefork" or kind == "refused"
+]
+
+
+@pytest.mark.parametrize(("mode", "pool", "kind"), COMBINATIONS, indirect=["mode"])
 def test_bad_collector_leaves_tasks_and_stop_alone(
     launcher: Launcher, broker: str, plain: Figures, kind: str, pool: str
 ) -> None:

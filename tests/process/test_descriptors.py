@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.harness import Launcher
 
 # `DECOY_CHILDREN=1000 make test PYTEST_ARGS="-k recycled_children_write"` takes two minutes.
-CHILDREN = int(os.environ.get("DECOY_CHILDREN", "300"))
+CHILDREN = int(os.environ.get("DECOY_CHILDREN", "150"))
 
 
 @pytest.fixture

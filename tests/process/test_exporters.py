@@ -152,7 +152,8 @@ def test_disabled_instrumentations_are_off(
     producer.wait_for_results()
     worker.stop()
     assert [span.name for span in collector.spans] == ["run/shop.query"]
-    assert "broken" not in worker.output
+    assert "broken (disabled), " in worker.output
+    assert "is off" not in worker.output
 
 
 def test_ids_do_not_repeat_where_a_task_seeds_random(
