@@ -6,17 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from tests.conftest import APPS
-from tests.harness import SCRIPT, exporter_of, wait_until
+from tests.harness import (
+    CELERY,
+    SCRIPT,
+    SPAWN,
+    Producer,
+    assert_each_run_once,
+    exporter_of,
+    wait_until,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from otel_celery_launcher.receiver import Receiver
     from tests.harness import Launcher, Process
 
@@ -169,3 +176,54 @@ def test_setup_is_the_same_from_inside(launcher: Launcher, collector: Receiver) 
     wait_for_names(collector, "work")
     assert collector.spans[0].service == "shop-producer"
     assert len(process.own_lines) == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "spawn", "threads"])
+def test_setup_in_a_worker_of_plain_celery_has_the_same_guarantees(
+    launcher: Launcher, collector: Receiver, broker: str, pool: str
+) -> None:
+    """`celery worker` as it is: each run once, through recycled children."""
+    options = SPAWN if pool == "spawn" else ["-P", pool]
+    worker = launcher.worker(
+        *options, "--max-tasks-per-child", "5", app="sets_up", program=CELERY
+    )
+    producer = Producer(broker)
+    producer.send_many("shop.noop", 20)
+    producer.wait_for_results()
+    worker.stop()
+    assert worker.popen.returncode == 0
+    assert_each_run_once(collector, producer)
+    assert len(worker.own_lines) == 1
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_scripts_and_modules(launcher: Launcher, collector: Receiver, how: str) -> None:
+    words = [PROGRAM] if how == "script" else ["-m", "program"]
+    process = launcher.start("exec", "--", sys.executable, *words, "last")
+    assert process.wait() == 0
+    wait_for_names(collector, "last")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_as_the_first_process_of_a_container(launcher: Launcher, ours: bool) -> None:
+    """Number 1: the kernel ignores SIGTERM for it, as without us; SIGINT ends it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a namespace of processes")
+    before = [str(SCRIPT), "exec", "--"] if ours else []
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    process = launcher.start(
+        *unshare[1:],
+        *before,
+        sys.executable,
+        PROGRAM,
+        "waits",
+        program=Path("/usr/bin/unshare"),
+    )
+    process.wait_for_output("\n1\n" if ours else "1\n")
+    (first,) = psutil.Process(process.popen.pid).children()
+    first.send_signal(signal.SIGTERM)
+    with pytest.raises(psutil.TimeoutExpired):
+        first.wait(1)
+    first.send_signal(signal.SIGINT)
+    assert process.wait() != 0
+    assert "KeyboardInterrupt" in process.output
