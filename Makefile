@@ -83,9 +83,9 @@ $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
 	touch $@
 
 # Web programs: the launcher turns on what is installed, so not beside the other tests.
-.venv-web/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
+.venv-web/installed: pyproject.toml tests/web-constraints.txt $(shell find otel_celery_launcher -name '*.py')
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
-	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet '.[web]'
+	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tests/web-constraints.txt '.[web]'
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 
