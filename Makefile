@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu faults outage servers build clean
+.PHONY: demo example test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu bench-wire faults outage servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -67,29 +67,33 @@ outage: $(VENV)/tested servers
 bench: $(VENV)/tested servers
 	$(BIN)/python bench/lifecycle.py
 
-# Worker CPU a task beside plain Celery and opentelemetry-instrument; six minutes.
+# Worker CPU a task beside plain Celery and opentelemetry-instrument; four minutes.
 bench-cpu: $(VENV)/tested servers
 	$(BIN)/python bench/cpu.py $(ROUNDS)
+
+# Bytes on the wire a span.
+bench-wire: $(VENV)/tested servers
+	$(BIN)/python bench/wire.py
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:
 	@tests/install_servers
 
 # The wheel is what is tested, away from the source folder's package.
-$(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
+$(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) '.[dev]'
 	$(PIP) --force-reinstall --no-deps .
 	touch $@
 
 # Web programs: the launcher turns on what is installed, so not beside the other tests.
-.venv-web/installed: pyproject.toml tests/web-constraints.txt $(shell find otel_celery_launcher -name '*.py')
+.venv-web/installed: pyproject.toml tests/web-constraints.txt $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tests/web-constraints.txt '.[web]'
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 
-.venv-demo/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py')
+.venv-demo/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet '.[demo]'
 	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .

@@ -2,27 +2,28 @@
 
     make bench-cpu        # or: python bench/cpu.py [ROUNDS [TASKS]]
 
-Needs redis-server. A queue of no-op tasks that carry a trace context is drained by one
-pool child; user and system time of the worker's processes over the middle 70 % of it,
-divided by its tasks. Read the ratios: what is added to plain Celery's in the same round,
-beside what opentelemetry-instrument adds. One child, since a machine of two cores that
-has more to run than cores measures its caches.
+Needs redis-server. All workers live side by side, one pool child each; one after the other
+gets a burst of no-op tasks that carry a trace context, published beforehand. User and system
+time of its processes from one of its bursts to the next, divided by the tasks of one: spans
+are exported after a burst, too. The next worker's burst follows within a second, so that a
+machine that is slow for a while is slow for all of them. Read the ratios: what is added to plain Celery's of the same round, beside what
+opentelemetry-instrument adds.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import redis
 from celery import Celery
-from lifecycle import APP, BIN, Life, free_port, start_redis
+from lifecycle import APP, BIN, Life, environ_of, free_port, start_redis
 
 from otel_celery_launcher.receiver import Receiver
 
@@ -46,8 +47,7 @@ VARIANTS: dict[str, tuple[list[Path], dict[str, str]]] = {
     ),
 }
 
-# The part of the queue that is measured, by what is left in it.
-FROM, TO = 0.85, 0.15
+WARM_ROUNDS = 2  # not counted
 
 
 def install_others() -> None:
@@ -60,11 +60,14 @@ def install_others() -> None:
         )  # fmt: skip
 
 
-def fill(broker: str, count: int) -> None:
+def fill(broker: str, count: int, queue: str = "celery") -> None:
+    """Publish tasks, each in a trace of its own."""
     app = Celery(broker=broker)
     for number in range(1, count + 1):
         headers = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
-        app.send_task("bench_app.noop", headers=headers, ignore_result=True)
+        app.send_task(
+            "bench_app.noop", headers=headers, queue=queue, ignore_result=True
+        )
 
 
 class Figures(NamedTuple):
@@ -79,55 +82,74 @@ class Figures(NamedTuple):
         return self.main + self.children
 
 
-def measure(variant: str, folder: Path, environ: dict[str, str], count: int) -> Figures:
-    command, more = VARIANTS[variant]
-    client = redis.Redis.from_url(environ["BENCH_BROKER"])
-    fill(environ["BENCH_BROKER"], count)
-    life = Life(command, folder, environ | more, "-c", "1")
-    looks = []
-    for part in (FROM, TO):
-        while client.llen("celery") > part * count:
+class Bench:
+    """A worker that waits, and its bursts."""
+
+    def __init__(
+        self,
+        variant: str,
+        folder: Path,
+        environ: dict[str, str],
+        rounds: int,
+        count: int,
+    ) -> None:
+        command, more = VARIANTS[variant]
+        self._count = count
+        self._client = redis.Redis.from_url(environ["BENCH_BROKER"])
+        for number in range(rounds):
+            fill(environ["BENCH_BROKER"], count, f"burst{number}")
+        folder.mkdir()
+        (folder / "bench_app.py").write_text(APP)
+        self.life = Life(command, folder, environ | more, "-c", "1")
+        self._cpu = self.life.cpu()
+
+    def burst(self, number: int) -> None:
+        """Hand a burst over at once, and wait until the last task is acknowledged."""
+        self._client.rename(f"burst{number}", "celery")
+        while self._client.llen("celery") or self._client.hlen("unacked"):
             time.sleep(0.005)
-        looks.append((client.llen("celery"), life.cpu()))
-    while client.llen("celery"):
-        time.sleep(0.05)
-    life.stop()
-    (first, before), (last, after) = looks
-    tasks = first - last
-    return Figures(*((b - a) / tasks * 1e6 for a, b in zip(before, after, strict=True)))
+
+    def since_last(self) -> Figures:
+        """Return what a burst has cost since the last call: exports come later."""
+        before, self._cpu = self._cpu, self.life.cpu()
+        parts = (b - a for a, b in zip(before, self._cpu, strict=True))
+        return Figures(*(part / self._count * 1e6 for part in parts))
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 6
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 6000
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 600
     install_others()
     found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
-    kept: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
-        folder, port = Path(name), free_port()
-        (folder / "bench_app.py").write_text(APP)
-        server = start_redis(folder, port)
-        environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONWARNINGS": "ignore",
-            "BENCH_BROKER": f"redis://127.0.0.1:{port}/0",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-            "OTEL_SERVICE_NAME": "bench-worker",
-            **{k: v for k, v in os.environ.items() if k.startswith("OTEL_")},
-        }
-        for number in range(rounds):
-            for variant in VARIANTS:
-                figures = measure(variant, folder, environ, count)
-                found[variant].append(figures)
-                kept[variant].append(len(receiver.spans) / count)
-                receiver.clear()
+    kept: dict[str, float] = {}
+    total = rounds + WARM_ROUNDS
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port = free_port()
+        stack.callback(start_redis(folder, port).terminate)
+        receivers, benches = {}, {}
+        for database, variant in enumerate(VARIANTS):
+            receivers[variant] = stack.enter_context(Receiver())
+            environ = environ_of(receivers[variant], port) | {
+                "BENCH_BROKER": f"redis://127.0.0.1:{port}/{database}"
+            }
+            place = folder / variant
+            benches[variant] = Bench(variant, place, environ, total, count)
+        for number in range(total):
+            for variant, bench in benches.items():
+                figures = bench.since_last()
+                bench.burst(number)
+                if number > WARM_ROUNDS:  # what the round before has cost
+                    found[variant].append(figures)
                 shown = " ".join(f"{each:.0f}" for each in figures)
-                print(f"round {number + 1}: {variant} {shown}", file=sys.stderr)
-        server.terminate()
+                print(f"round {number}: {variant} {shown}", file=sys.stderr)
+        for variant, bench in benches.items():
+            bench.life.stop()
+            kept[variant] = len(receivers[variant].spans) / (total * count)
     print_table(found, kept)
 
 
-def print_table(found: dict[str, list[Figures]], kept: dict[str, list[float]]) -> None:
+def print_table(found: dict[str, list[Figures]], kept: dict[str, float]) -> None:
     """Medians, and of what is added in each round."""
     print(
         "| | main, µs | child, µs | exporter, µs | added, µs | of upstream's | spans kept |"
@@ -143,8 +165,7 @@ def print_table(found: dict[str, list[Figures]], kept: dict[str, list[float]]) -
         medians = [statistics.median(column) for column in zip(*figures, strict=True)]
         shown = " | ".join(f"{each:.0f}" for each in [*medians, added(variant)])
         ratio = added(variant) / added("opentelemetry-instrument")
-        share = statistics.median(kept[variant])
-        print(f"| {variant} | {shown} | {ratio:.2f} | {share:.1%} |")
+        print(f"| {variant} | {shown} | {ratio:.2f} | {kept[variant]:.1%} |")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,17 @@ def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return server
 
 
+def environ_of(receiver: Receiver, port: int) -> dict[str, str]:
+    """Return the environment of every worker."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONWARNINGS": "ignore",
+        "BENCH_BROKER": f"redis://127.0.0.1:{port}/0",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_SERVICE_NAME": "bench-worker",
+    }
+
+
 class Life:
     """One worker from start to stop."""
 
@@ -114,8 +125,12 @@ class Life:
 
 
 def seconds_of(processes: list[psutil.Process]) -> float:
-    times = [each.cpu_times() for each in processes]
-    return sum(each.user + each.system for each in times)
+    """Return CPU seconds, of all threads, by the scheduler's own count (proc(5))."""
+    total = 0
+    for process in processes:
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 def run_tasks(app: Celery, count: int) -> float:
@@ -153,13 +168,7 @@ def main() -> None:
         folder, port = Path(name), free_port()
         (folder / "bench_app.py").write_text(APP)
         server = start_redis(folder, port)
-        environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONWARNINGS": "ignore",
-            "BENCH_BROKER": f"redis://127.0.0.1:{port}/0",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-            "OTEL_SERVICE_NAME": "bench-worker",
-        }
+        environ = environ_of(receiver, port)
         for number in range(rounds):
             for variant, (program, mode) in VARIANTS.items():
                 print(f"round {number + 1}: {variant}", file=sys.stderr)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of OpenTelemetry, here and nowhere else; Celery's: ``_compat_celery.py``.
+"""Private names of OpenTelemetry, here and in ``_compat_spans.py``; Celery's: ``_compat_celery.py``.
 
 Each function has a test in ``tests/unit/test_compat.py`` that fails when upstream
 changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3,
@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
-from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import (
-    ParentBased,
-    StaticSampler,
-    TraceIdRatioBased,
-)
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from opentelemetry.attributes import BoundedAttributes
+    from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -91,81 +89,22 @@ def end_span(provider: TracerProvider, span: ReadableSpan) -> None:
     provider._active_span_processor.on_end(span)
 
 
-class SpanStarter:
-    """Starts spans with attributes of ours: text and numbers that need no cleaning.
-
-    The SDK cleans each value, which takes longer than all else at the start of a span.
-    Where nobody looks at attributes until the span has started, they are put in place
-    whole; an unsampled span needs none at all.
-
-    Args:
-        tracer: Of any provider.
-    """
-
-    def __init__(self, tracer: trace_api.Tracer) -> None:
-        self._tracer = tracer
-        self._sampler: object = None
-        self._is_blind = False
-
-    def start(
-        self,
-        name: str,
-        context: context_api.Context | None,
-        kind: trace_api.SpanKind,
-        attributes: Callable[[], dict[str, Any]],
-        links: Sequence[trace_api.Link] = (),
-    ) -> trace_api.Span:
-        """Start a span; ``attributes`` makes what it starts with."""
-        start = self._tracer.start_span
-        if self._is_watched():
-            return start(name, context, kind, attributes(), links)
-        span = start(name, context, kind, None, links)
-        if isinstance(span, Span):
-            found, bounded = attributes(), cast("BoundedAttributes", span._attributes)
-            is_limited = bounded.max_value_len is not None or (
-                bounded.maxlen is not None and bounded.maxlen < len(found)
-            )
-            if is_limited:
-                span.set_attributes(found)
-            else:
-                bounded._dict.update(found)
-        return span
-
-    def _is_watched(self) -> bool:
-        """Return whether a sampler or an application's processor sees the start."""
-        sampler = getattr(self._tracer, "sampler", None)
-        if sampler is not self._sampler:
-            self._sampler, self._is_blind = sampler, _is_blind(sampler)
-        processor = getattr(self._tracer, "span_processor", None)
-        processors = getattr(processor, "_span_processors", ())
-        return not self._is_blind or len(processors) != 1
+def is_default(propagator: TextMapPropagator) -> bool:
+    """Return whether a propagator is that of ``tracecontext,baggage``."""
+    if propagator is not _Default.seen:
+        inner = getattr(propagator, "_propagators", ())
+        _Default.is_seen_default = type(propagator) is CompositePropagator and {
+            type(each) for each in inner
+        } == {TraceContextTextMapPropagator, W3CBaggagePropagator}
+        _Default.seen = propagator
+    return _Default.is_seen_default
 
 
-def _is_blind(sampler: object) -> bool:
-    """Return whether a sampler looks at no attributes: the SDK's own do not."""
-    if isinstance(sampler, ParentBased):
-        return all(
-            map(
-                _is_blind,
-                (
-                    sampler._root,
-                    sampler._remote_parent_sampled,
-                    sampler._remote_parent_not_sampled,
-                    sampler._local_parent_sampled,
-                    sampler._local_parent_not_sampled,
-                ),
-            )
-        )
-    return type(sampler) in (StaticSampler, TraceIdRatioBased)
+class _Default:
+    """The propagator that was asked about last."""
 
-
-def contents(span: ReadableSpan) -> tuple[Any, Sequence[Any], Sequence[Any]]:
-    """Return attributes, events and links of a span that no thread changes any more.
-
-    The properties copy each of them, one by one and under a lock. What is dropped of
-    them is in their ``dropped``.
-    """
-    return span._attributes, span._events, span._links
+    seen: TextMapPropagator | None = None
+    is_seen_default = False
 
 
 def exporter_of(processor: SpanProcessor) -> object | None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 OWN_COMMANDS = {
     "demo": "Trace a small workflow here.",
+    "doctor": "Tell whether tracing will work here.",
     "exec": "Run any Python program, traced.",
+    "tail": "Receive traces here and show them.",
 }
 
 OWN_HELP = """\
@@ -41,7 +43,9 @@ Options, before Celery's:
 
 Commands of its own:
   demo             Trace a small workflow here and now; needs nothing installed.
+  doctor           Tell whether tracing will work here: settings, collector, broker.
   exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
+  tail             Receive traces here and show each when it is complete.
 
 Celery's help:
 """
@@ -160,14 +164,31 @@ def _complete() -> int:
 def _run_own_command(
     command_line: CommandLine, environ: MutableMapping[str, str]
 ) -> int:
-    words = command_line.celery_arguments[1:]
+    arguments = command_line.celery_arguments
+    words = arguments[arguments.index(str(command_line.command)) + 1 :]
     if command_line.command == "exec":
         from otel_celery_launcher.execute import main as execute
 
         return execute(words, command_line.env_files, environ)
+    if command_line.command == "doctor":
+        from otel_celery_launcher.doctor.command import main as doctor
+
+        return doctor(
+            [*_global_options(command_line), *words], command_line.env_files, environ
+        )
+    if command_line.command == "tail":
+        from otel_celery_launcher.tail.command import main as tail
+
+        return tail(words)
     from otel_celery_launcher.demo.command import main as demo
 
     return demo(words)
+
+
+def _global_options(command_line: CommandLine) -> tuple[str, ...]:
+    """Return what stands before the command: ``-A app``."""
+    arguments = command_line.celery_arguments
+    return arguments[: arguments.index(str(command_line.command))]
 
 
 def _name_program() -> None:

@@ -35,8 +35,8 @@ APP_VARIABLE = "_OTEL_CELERY_APP"
 # reloader's child; any other is somebody else's program.
 PROGRAM_VARIABLE = "_OTEL_CELERY_PROGRAM"
 
-# How Python starts the processes of its own multiprocessing, and billiard's.
-_SPAWNED = ("spawn_main(", "multiprocessing.forkserver import main", "--billiard-fork")
+# How multiprocessing, Python's own and billiard's, starts Python.
+_SPAWNED = ("spawn_main(", "multiprocessing.forkserver import main")
 
 # Options of Python that take a value in the next word.
 _VALUE_OPTIONS = frozenset({"-W", "-X", "--check-hash-based-pycs"})

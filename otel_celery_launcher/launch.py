@@ -60,7 +60,7 @@ def run_with_telemetry(
     except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no worker
         report_bug("tracing could not be set up: Celery runs without")
         return celery()
-    announce(telemetry, problems)
+    announce(telemetry, problems, has_start_line=settings.role in ANNOUNCED_ROLES)
     launcher = os.getpid()
     try:
         return celery()
@@ -124,6 +124,8 @@ def run_in_spawned_child() -> None:
     resource = json.loads(os.environ.get(RESOURCE_VARIABLE, "{}"))
     telemetry = start(settings, counters, channel, resource)
     telemetry.is_spawned = True
+    # Embedded beat, spawned too, closes all descriptors that it does not know.
+    _compat_celery.keep_descriptors_open(telemetry.descriptors)
     _Present.telemetry = telemetry
     Lifecycle(telemetry).connect()
 
@@ -143,22 +145,20 @@ def _prepare_spawned_children(telemetry: Telemetry) -> None:
 
 
 def announce(
-    telemetry: Telemetry, problems: Sequence[str], *, has_start_line: bool | None = None
+    telemetry: Telemetry, problems: Sequence[str], *, has_start_line: bool
 ) -> None:
     """Print the start line, and one line for everything that is not as wished.
 
     Args:
         telemetry: What was set up.
         problems: Lines about bad values.
-        has_start_line: None leaves it to the role.
+        has_start_line: Whether there is one; the other lines are there in any case.
     """
     settings = telemetry.settings
     lines = [*problems, *settings.notes, *telemetry.notes]
     if settings.unhandled:
         lines.append(f"set but not handled: {', '.join(settings.unhandled)}")
     start_line = _start_line(telemetry)
-    if has_start_line is None:
-        has_start_line = settings.role in ANNOUNCED_ROLES
     if has_start_line:
         messages.say(start_line)
     for line in lines:

@@ -50,7 +50,6 @@ class Lifecycle:
             (signals.worker_ready, self._worker_ready),
             (signals.worker_process_init, self._child_init),
             (signals.worker_process_shutdown, self._child_shutdown),
-            (signals.task_postrun, self._task_postrun),
             (signals.beat_init, self._beat_init),
             (signals.beat_embedded_init, self._beat_embedded_init),
         ):
@@ -108,10 +107,6 @@ class Lifecycle:
         """Pool child: send what is there before ``os._exit``."""
         if self._is_child():
             self._telemetry.close_child()
-
-    def _task_postrun(self, **_: Any) -> None:
-        """Where a task runs: after its run span has ended."""
-        self._telemetry.export.task_ended()
 
     def _beat_init(self, **_: Any) -> None:
         """Beat: the process that stays; `worker -B` sends this signal, too."""

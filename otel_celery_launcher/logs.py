@@ -26,12 +26,11 @@ IDS = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s] "
 
 def add_ids(service_name: str) -> None:
     """Put the ids on every log record from here on (launcher, spawned child)."""
-    make = logging.getLogRecordFactory()
+    make, ids = logging.getLogRecordFactory(), _Ids(service_name)
 
     def make_with_ids(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = make(*arguments, **named)
-        context = trace.get_current_span().get_span_context()
-        _put(record, service_name, context if context.is_valid else None)
+        record.__dict__.update(ids.of(trace.get_current_span().get_span_context()))
         return record
 
     logging.setLogRecordFactory(make_with_ids)
@@ -39,11 +38,12 @@ def add_ids(service_name: str) -> None:
 
 def write_ids(service_name: str) -> None:
     """Write the ids into the lines of Celery's own formats (launcher, spawned child)."""
+    ids = _Ids(service_name)
 
     def fill(record: logging.LogRecord) -> bool:
         """Complete a record that another factory has made."""
         if not hasattr(record, "otelTraceID"):
-            _put(record, service_name, None)
+            record.__dict__.update(ids.of(trace.INVALID_SPAN_CONTEXT))
         return True
 
     def change(logger: Any = None, **_: Any) -> None:
@@ -57,10 +57,36 @@ def write_ids(service_name: str) -> None:
     signals.after_setup_task_logger.connect(change, weak=False)
 
 
-def _put(
-    record: logging.LogRecord, service_name: str, context: trace.SpanContext | None
-) -> None:
-    record.otelServiceName = service_name
-    record.otelTraceID = "0" if context is None else f"{context.trace_id:032x}"
-    record.otelSpanID = "0" if context is None else f"{context.span_id:016x}"
-    record.otelTraceSampled = context is not None and context.trace_flags.sampled
+class _Ids:
+    """The attributes of records; a span's lines come one after the other.
+
+    Args:
+        service_name: Of the process.
+    """
+
+    def __init__(self, service_name: str) -> None:
+        self._service_name = service_name
+        self._last = (trace.INVALID_SPAN_CONTEXT, self._make("0", "0", False))
+
+    def of(self, context: trace.SpanContext) -> dict[str, object]:
+        """Return the attributes of a record that is made inside a span."""
+        known, found = self._last
+        if known is not context:
+            if not context.is_valid:
+                found = self._make("0", "0", False)
+            else:
+                found = self._make(
+                    trace.format_trace_id(context.trace_id),
+                    trace.format_span_id(context.span_id),
+                    context.trace_flags.sampled,
+                )
+            self._last = (context, found)
+        return found
+
+    def _make(self, trace_id: str, span_id: str, is_sampled: bool) -> dict[str, object]:
+        return {
+            "otelServiceName": self._service_name,
+            "otelTraceID": trace_id,
+            "otelSpanID": span_id,
+            "otelTraceSampled": is_sampled,
+        }

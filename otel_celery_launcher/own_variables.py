@@ -38,7 +38,7 @@ OWN = (
         "OTEL_CELERY_EXPORT",
         "auto, process, inline",
         "auto",
-        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own. `auto` is process for prefork, gevent and eventlet workers, inline otherwise.",
+        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own. `auto` is process for prefork, gevent and eventlet workers, inline otherwise; for programs under `exec` and `setup()` inline until their first fork, process from then on.",
         checks.one_of("auto", "process", "inline"),
         "auto",
     ),

@@ -1,55 +1,21 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP/gRPC receiver in this process, for the demo and for tests.
-
-Binds to the loopback interface only; keeps what it received in memory.
-"""
+"""An OTLP/gRPC receiver in this process that keeps all, for the demo and for tests."""
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
-from opentelemetry.proto.collector.trace.v1 import (
-    trace_service_pb2,
-    trace_service_pb2_grpc,
-)
+from otel_celery_launcher.receiving.grpc_server import GrpcServer
+from otel_celery_launcher.receiving.spans import ReceivedSpan, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-
-KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedSpan:
-    """A span as it came over the wire; times in seconds since the epoch."""
-
-    name: str
-    kind: str
-    trace_id: str
-    span_id: str
-    parent_id: str  # empty for a root
-    start: float
-    end: float
-    is_error: bool
-    status_text: str
-    attributes: dict[str, Any]
-    events: tuple[tuple[str, dict[str, Any]], ...]
-    links: tuple[str, ...]
-    resource: dict[str, Any]
-    scope: str
-
-    @property
-    def service(self) -> str:
-        """The service the span belongs to."""
-        return str(self.resource.get("service.name", ""))
+    import grpc
 
 
 @dataclass
@@ -69,29 +35,18 @@ class Receiver:
     peers: set[str] = field(default_factory=set)
     arrived: dict[str, float] = field(default_factory=dict)  # name: seconds since epoch
     _arrived: threading.Condition = field(default_factory=threading.Condition)
-    _server: grpc.Server | None = None
+    _server: GrpcServer | None = None
 
     def start(self) -> Receiver:
         """Listen; a port of 0 becomes the one the system chose."""
-        self._server = grpc.server(
-            ThreadPoolExecutor(8, thread_name_prefix="receiver"),
-            options=[("grpc.so_reuseport", 0)],
-        )
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            _Servicer(self), self._server
-        )
-        address = f"127.0.0.1:{self.port}"
-        if self.credentials is None:
-            self.port = self._server.add_insecure_port(address)
-        else:
-            self.port = self._server.add_secure_port(address, self.credentials)
-        self._server.start()
+        self._server = GrpcServer(self._take, self.port, credentials=self.credentials)
+        self.port = self._server.port
         return self
 
     def stop(self) -> None:
         """Stop listening and cut the connections."""
         if self._server is not None:
-            self._server.stop(grace=None).wait(5)
+            self._server.stop()
             self._server = None
 
     def __enter__(self) -> Receiver:
@@ -128,71 +83,11 @@ class Receiver:
             self.spans.extend(spans)
             self._arrived.notify_all()
 
-
-class _Servicer(trace_service_pb2_grpc.TraceServiceServicer):
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
-    def Export(  # noqa: N802 - the name of the gRPC method
-        self,
-        request: trace_service_pb2.ExportTraceServiceRequest,
-        context: grpc.ServicerContext,
-    ) -> trace_service_pb2.ExportTraceServiceResponse:
-        receiver = self._receiver
-        if receiver.answer is not None:
-            receiver.answer(context)
-        receiver.peers.add(context.peer())
-        receiver.metadata.append(
+    def _take(self, request: bytes, context: grpc.ServicerContext) -> None:
+        if self.answer is not None:
+            self.answer(context)
+        self.peers.add(context.peer())
+        self.metadata.append(
             {key: str(value) for key, value in context.invocation_metadata()}
         )
-        receiver.store(read_request(request))
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
-def read_request(
-    request: trace_service_pb2.ExportTraceServiceRequest,
-) -> list[ReceivedSpan]:
-    """Return the spans of an OTLP request."""
-    found = []
-    for resource_spans in request.resource_spans:
-        resource = _attributes(resource_spans.resource.attributes)
-        for scope_spans in resource_spans.scope_spans:
-            found += [
-                ReceivedSpan(
-                    name=span.name,
-                    kind=KINDS[span.kind],
-                    trace_id=span.trace_id.hex(),
-                    span_id=span.span_id.hex(),
-                    parent_id=span.parent_span_id.hex(),
-                    start=span.start_time_unix_nano / 1e9,
-                    end=span.end_time_unix_nano / 1e9,
-                    is_error=span.status.code == 2,
-                    status_text=span.status.message,
-                    attributes=_attributes(span.attributes),
-                    events=tuple(
-                        (event.name, _attributes(event.attributes))
-                        for event in span.events
-                    ),
-                    links=tuple(link.span_id.hex() for link in span.links),
-                    resource=resource,
-                    scope=scope_spans.scope.name,
-                )
-                for span in scope_spans.spans
-            ]
-    return found
-
-
-def _attributes(pairs: Any) -> dict[str, Any]:
-    pairs_: list[KeyValue] = list(pairs)
-    return {pair.key: _value(pair.value) for pair in pairs_}
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind is None:
-        return None
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    return getattr(value, kind)
+        self.store(read_request(request))

@@ -72,17 +72,17 @@ GENERIC_MODULE_NAMES = frozenset(
 class CommandLine:
     """A command line as read, and what is left of it for Celery."""
 
-    command: str | None
+    command: str | None = None
     role: str | None  # None: no telemetry for this command
     app_name: str
-    workdir: str | None
-    pool: str | None
-    node: str | None
-    env_files: tuple[str, ...]
-    celery_arguments: tuple[str, ...]
-    starts_workers: bool  # by executing Python anew: multi, --detach
-    shows_version: bool
-    shows_help: bool
+    workdir: str | None = None
+    pool: str | None = None
+    node: str | None = None
+    env_files: tuple[str, ...] = ()
+    celery_arguments: tuple[str, ...] = ()
+    starts_workers: bool = False  # by executing Python anew: multi, --detach
+    shows_version: bool = False
+    shows_help: bool = False
     is_hosted: bool = False  # a program that is not Celery's; it may fork or not
 
 
@@ -122,20 +122,7 @@ def read_command_line(
 
 def hosted_program(role: str, app_name: str) -> CommandLine:
     """Return what there is to know of a program that is not Celery's command line."""
-    return CommandLine(
-        command=None,
-        role=role,
-        app_name=app_name,
-        workdir=None,
-        pool=None,
-        node=None,
-        env_files=(),
-        celery_arguments=(),
-        starts_workers=False,
-        shows_version=False,
-        shows_help=False,
-        is_hosted=True,
-    )
+    return CommandLine(role=role, app_name=app_name, is_hosted=True)
 
 
 def app_name(app: str) -> str:

@@ -31,11 +31,8 @@ def sample(value: str) -> str:
     """Accept globs with ratios from 0 to 1; any other ratio is 0."""
     rules = split_rules(value)
     good = [(glob, ratio if _is_ratio(ratio) else "0") for glob, ratio in rules if glob]
-    if good != rules or not rules:
-        raise BadValueError(
-            "glob=ratio with ratios from 0 to 1, such as emails.*=0.1", _join(good)
-        )
-    return value
+    expected = "glob=ratio with ratios from 0 to 1, such as emails.*=0.1"
+    return _accept(value, rules, good, expected)
 
 
 def capture(value: str) -> str:
@@ -44,11 +41,8 @@ def capture(value: str) -> str:
     good = [
         (glob, size) for glob, size in rules if glob and (not size or _is_size(size))
     ]
-    if good != rules or not rules:
-        raise BadValueError(
-            "globs, or glob=characters, such as orders.*=200", _join(good)
-        )
-    return value
+    expected = "globs, or glob=characters, such as orders.*=200"
+    return _accept(value, rules, good, expected)
 
 
 def baggage_names(value: str) -> str:
@@ -85,5 +79,11 @@ def _is_size(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) > 0
 
 
-def _join(rules: list[tuple[str, str]]) -> str | None:
-    return ",".join(f"{glob}={text}" if text else glob for glob, text in rules) or None
+def _accept(
+    value: str, rules: list[tuple[str, str]], good: list[tuple[str, str]], expected: str
+) -> str:
+    """Return a value whose rules are all good; else name the good ones."""
+    if rules and good == rules:
+        return value
+    items = [f"{glob}={text}" if text else glob for glob, text in good]
+    raise BadValueError(expected, ",".join(items) or None)

@@ -189,14 +189,15 @@ def start(
         channel = channel or Channel.make()
         export = _process_export(settings, counters, reporter, channel, is_main=is_main)
     else:
-        export, notes = _inline_export(settings, counters, reporter)
-    if settings.mode == "adaptive":
-        export = AdaptiveExport(
-            export,  # type: ignore[arg-type]
-            lambda: _process_export(
-                settings, counters, reporter, Channel.make(), is_main=True
-            ),
-        )
+        inline, notes = _inline_export(settings, counters, reporter)
+        export = inline
+        if settings.mode == "adaptive":
+            export = AdaptiveExport(
+                inline,
+                lambda: _process_export(
+                    settings, counters, reporter, Channel.make(), is_main=True
+                ),
+            )
     foreign = ForeignProviders(export, _destination(settings))
     provider, provider_notes = provide(settings, foreign, resource)
     notes += provider_notes

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_celery_launcher.receiver import ReceivedSpan
+    from otel_celery_launcher.receiving.spans import ReceivedSpan
 
 COLUMNS = 80
 # service, name, kind, start, took, waited, note: 80 with a blank between each
-WIDTHS = (11, 35, 8, 5, 5, 5, 5)
+WIDTHS = (11, 34, 8, 5, 5, 5, 6)
 HEAD = ("service", "span", "kind", "start", "took", "wait", "")
-STYLES = {"ERROR": "bold red", "retry": "yellow"}
+STYLES = {
+    "LOST": "bold red",
+    "ERROR": "bold red",
+    "ORPHAN": "magenta",
+    "ROOT": "magenta",
+    "retry": "yellow",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +33,9 @@ class WaterfallRow:
     span: ReceivedSpan
     start: float
     took: float
-    waited: float | None  # publish to run, for a run whose publish came
+    waited: float | None  # from the publish to the run; None where that is not known
     path: tuple[str, ...]  # names from the root to this span
+    is_orphan: bool  # its parent has not come
 
     @property
     def depth(self) -> int:
@@ -37,10 +44,23 @@ class WaterfallRow:
 
     @property
     def note(self) -> str:
-        """ERROR, retry, or nothing."""
-        if self.span.is_error:
+        """What is remarkable about it, in a word of ``STYLES``, or nothing."""
+        span = self.span
+        if span.attributes.get("celery.lost"):
+            return "LOST"
+        if span.is_error:
             return "ERROR"
-        return "retry" if "celery.retry.reason" in self.span.attributes else ""
+        if self.is_orphan:
+            return "ORPHAN"
+        if self.is_root_run:
+            return "ROOT"
+        return "retry" if "celery.retry.reason" in span.attributes else ""
+
+    @property
+    def is_root_run(self) -> bool:
+        """Whether it is the run of a task that nobody seems to have published."""
+        span = self.span
+        return span.kind == "CONSUMER" and not (span.parent_id or span.links)
 
 
 def arrange(spans: Sequence[ReceivedSpan]) -> list[WaterfallRow]:
@@ -61,14 +81,27 @@ def arrange(spans: Sequence[ReceivedSpan]) -> list[WaterfallRow]:
         span, above = todo.pop()
         path = (*above, span.name)
         parent = by_id.get(span.parent_id)
-        waited = None
-        if parent is not None and (parent.kind, span.kind) == ("PRODUCER", "CONSUMER"):
-            waited = max(0.0, span.start - parent.end)
-        took = span.end - span.start
-        rows.append(WaterfallRow(span, span.start - first, took, waited, path))
+        took, is_orphan = span.end - span.start, bool(span.parent_id) and parent is None
+        waited = _wait(span, parent)
+        rows.append(
+            WaterfallRow(span, span.start - first, took, waited, path, is_orphan)
+        )
         below = reversed(children.get(span.span_id, []))
         todo += [(child, path) for child in below]
     return rows
+
+
+def _wait(span: ReceivedSpan, parent: ReceivedSpan | None) -> float | None:
+    """Return how long a task waited: from its publish, else from what its run says."""
+    if span.kind != "CONSUMER":
+        return None
+    if parent is not None and parent.kind == "PRODUCER":
+        return max(0.0, span.start - parent.end)
+    waits = [
+        span.attributes.get(f"celery.wait.{where}") for where in ("broker", "worker")
+    ]
+    told = [wait for wait in waits if isinstance(wait, float)]
+    return sum(told) if told else None
 
 
 def render(rows: Sequence[WaterfallRow]) -> list[str]:

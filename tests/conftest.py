@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otel_celery_launcher.receiver import Receiver
+from tests.documented import undocumented
 from tests.harness import Launcher, Producer, wait_until
 
 if TYPE_CHECKING:
@@ -152,9 +153,15 @@ def base_environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def launcher(tmp_path: Path, child_environ: dict[str, str]) -> Iterator[Launcher]:
-    """Starts commands in an empty folder and kills what a test leaves."""
+    """Starts commands in an empty folder and kills what a test leaves.
+
+    Each line of ours that any of them says is in docs/troubleshooting.md.
+    """
     with Launcher(tmp_path, child_environ) as started:
         yield started
+    unknown = [line for each in started.outputs() for line in undocumented(each)]
+    if unknown:
+        pytest.fail(f"docs/troubleshooting.md does not know: {unknown}")
 
 
 @pytest.hookimpl(wrapper=True)

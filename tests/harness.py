@@ -24,7 +24,8 @@ from otel_celery_launcher.exporter.counters import Counters
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiving.spans import ReceivedSpan
 
 SCRIPT = Path(sys.executable).with_name("otel-celery")
 CELERY = Path(sys.executable).with_name("celery")
@@ -106,6 +107,7 @@ class Launcher:
     folder: Path
     environ: dict[str, str]
     _started: list[Process] = field(default_factory=list)
+    _ran: list[str] = field(default_factory=list)  # what they said
 
     def __enter__(self) -> Launcher:
         return self
@@ -155,7 +157,7 @@ class Launcher:
         self, *arguments: str, program: Path = SCRIPT, seconds: float = 60,
         **environ: str,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        return subprocess.run(
+        done = subprocess.run(
             [str(program), *arguments],
             env=self.environ | environ,
             cwd=self.folder,
@@ -164,6 +166,12 @@ class Launcher:
             check=False,
             timeout=seconds,
         )
+        self._ran.append(done.stderr)
+        return done
+
+    def outputs(self) -> list[str]:
+        """Return what every program has said so far."""
+        return [*self._ran, *(process.output for process in self._started)]
 
 
 class Producer:

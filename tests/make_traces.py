@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiving.spans import ReceivedSpan
 from otel_celery_launcher.waterfall import arrange, render
 from tests.conftest import base_environ, free_port
 from tests.harness import Launcher, hanging_process

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-
-from otel_celery_launcher.receiver import Receiver, read_request
+from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiving.spans import read_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,12 +49,11 @@ def http_receiver(store: Receiver) -> Iterator[str]:
                 body = gzip.decompress(body)
             elif encoding == "deflate":
                 body = zlib.decompress(body)
-            request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
             store.metadata.append(
                 {key.lower(): value for key, value in self.headers.items()}
                 | {"path": self.path}
             )
-            store.store(read_request(request))
+            store.store(read_request(body))
             self.send_response(200)
             self.end_headers()
 

@@ -16,7 +16,8 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiving.spans import ReceivedSpan
 from otel_celery_launcher.waterfall import arrange, show
 
 BIN = Path(sys.executable).parent

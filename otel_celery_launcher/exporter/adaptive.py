@@ -35,6 +35,8 @@ class AdaptiveExport(SpanProcessor):
         make_process: Makes what exports from then on.
     """
 
+    failure = ""  # where no exporter process can be started it goes on inline
+
     def __init__(
         self, inline: InlineExport, make_process: Callable[[], ProcessExport]
     ) -> None:
@@ -60,11 +62,6 @@ class AdaptiveExport(SpanProcessor):
     # The life of a process.
 
     @property
-    def failure(self) -> str:
-        """Nothing has to be started: what cannot be goes on inline."""
-        return ""
-
-    @property
     def restarts(self) -> int:
         """How many times the exporter process was replaced."""
         return self._export.restarts
@@ -81,10 +78,6 @@ class AdaptiveExport(SpanProcessor):
     def child_started(self, row: int) -> None:
         """Count into a row of this process's own."""
         self._export.child_started(row)
-
-    def task_ended(self) -> None:
-        """Empty the backlog, for a short time."""
-        self._export.task_ended()
 
     def poll(self) -> None:
         """Send what is held and write due lines."""

@@ -137,9 +137,6 @@ class InlineExport(SpanProcessor):
         if not forks:
             self.child_started(MAIN_ROW)
 
-    def task_ended(self) -> None:
-        """Nothing to do: the BatchSpanProcessor has a thread."""
-
     def child_started(self, row: int) -> None:
         """Export in this process from now on; called after its fork.
 

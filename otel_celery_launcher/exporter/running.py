@@ -4,15 +4,16 @@
 
 A child that is killed ends no span. So it notes the span of its run when it begins:
 whoever outlives it ends the span in its stead, with the id under which the inner spans
-were sent, and with all that was known at its start. Written by the child, read by the main process (and, when that is killed, by
-the exporter process). A successor in the same slot keeps the note of its predecessor.
+were sent, and with all that was known at its start. Written by the child, read by the
+main process (and, when that is killed, by the exporter process). A successor in the same
+slot keeps the note of its predecessor.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from otel_celery_launcher.handoff.frames import START_BYTES
 
@@ -25,8 +26,7 @@ assert _HEAD.size + _ID_BYTES + START_BYTES <= NOTE_BYTES  # noqa: S101 - of con
 _NONE, _RUNNING = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class RunningTask:
+class RunningTask(NamedTuple):
     """A run as noted."""
 
     pid: int
@@ -55,15 +55,19 @@ class RunNote:
     def __init__(self, memory: memoryview) -> None:
         self._memory = memory
 
-    def write(self, task: RunningTask) -> None:
-        """Note a run; the state goes last, so that a reader sees all of it or nothing."""
-        task_id = task.task_id.encode("utf-8", "replace")[:_ID_BYTES]
+    def write(self, pid: int, task_id: str, frame: bytes) -> None:
+        """Note a run; the state goes last, so that a reader sees all of it or nothing.
+
+        Args:
+            pid: Of the process that runs it.
+            task_id: Of the task.
+            frame: The span at its start: ``handoff/frames.py``.
+        """
         memory = self._memory
         memory[0] = _NONE
-        _HEAD.pack_into(memory, 0, _NONE, task.pid, len(task_id), len(task.frame))
-        middle = _HEAD.size + len(task_id)
-        memory[_HEAD.size : middle] = task_id
-        memory[middle : middle + len(task.frame)] = task.frame
+        task = task_id.encode("utf-8", "replace")[:_ID_BYTES]
+        data = _HEAD.pack(_NONE, pid, len(task), len(frame)) + task + frame
+        memory[: len(data)] = data
         memory[0] = _RUNNING
 
     def clear(self) -> None:
@@ -95,5 +99,5 @@ class RunNotes:
         """Keep the predecessor's note; called by a child that starts."""
         left = self.current.read()
         if left is not None and left.pid != os.getpid():
-            self.before.write(left)
+            self.before.write(*left)
             self.current.clear()

@@ -48,7 +48,7 @@ QUEUE_BYTES_AT_LEAST = 4 * 1024 * 1024
 NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for none
 
 # While little comes, reading in naps costs half of what waking for each span costs.
-NAP_SECONDS = 0.02
+NAP_SECONDS = 0.05
 BUSY_MESSAGES = 32
 READ_AT_ONCE = 1000
 

@@ -114,12 +114,8 @@ class Supervisor:
     def _is_owner_gone(self) -> bool:
         try:
             os.kill(self._owner, 0)
-        except ProcessLookupError:
-            return True
-        except (
-            PermissionError
-        ):  # the number is somebody else's by now, or privileges fell
-            pass
+        except OSError as exc:  # one that has kept its privileges forbids it, and lives
+            return isinstance(exc, ProcessLookupError)
         return False
 
     def start_once(self) -> None:

@@ -24,8 +24,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from otel_celery_launcher import _compat
+from otel_celery_launcher._compat_spans import contents, dictionary
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -90,7 +91,7 @@ def encode_start(span: ReadableSpan) -> bytes:
 
     What is too large goes without its links, its state and its long attributes.
     """
-    record = _start_record(span)
+    record = _record(span)
     data = _dump(record)
     if len(data) > START_BYTES:
         data = _dump(_brief(record))
@@ -141,17 +142,15 @@ def _seal(kind: int, count: int, resource_length: int, body: bytes) -> bytes:
 
 
 def _record(span: ReadableSpan) -> tuple[Any, ...]:
-    scope, status = span.instrumentation_scope, span.status
-    attributes, events, links = _compat.contents(span)
+    (
+        name, context, parent, kind, start, end, status, description,
+        attributes, events, links, scope,
+    ) = contents(span)  # fmt: skip
     return (
-        span.name,
-        _context(span.context),
-        _context(span.parent),
-        span.kind.value,
-        span.start_time,
-        span.end_time,
-        status.status_code.value,
-        status.description,
+        name,
+        _context(context),
+        _context(parent),
+        *(kind, start, end, status, description),
         _attributes(attributes),
         getattr(attributes, "dropped", 0),
         [
@@ -172,25 +171,6 @@ def _record(span: ReadableSpan) -> tuple[Any, ...]:
     )
 
 
-def _start_record(span: ReadableSpan) -> tuple[Any, ...]:
-    """Return what ``_record`` does, for a span that has just begun."""
-    scope = span.instrumentation_scope
-    attributes, _, links = _compat.contents(span)
-    return (
-        span.name,
-        _context(span.context),
-        _context(span.parent),
-        span.kind.value,
-        span.start_time,
-        *(None, 0, None),  # end, status
-        _attributes(attributes),
-        *(0, [], 0),  # dropped attributes, events
-        [(_context(each.context), None, 0) for each in links] if links else [],
-        0,
-        None if scope is None else _scope(scope),
-    )
-
-
 def _scope(scope: InstrumentationScope) -> tuple[Any, ...]:
     known = _scopes.get(id(scope))
     if known is None or known[0] is not scope:
@@ -205,25 +185,13 @@ def _scope(scope: InstrumentationScope) -> tuple[Any, ...]:
 def _context(context: SpanContext | None) -> tuple[Any, ...] | None:
     if context is None:
         return None
-    state = context.trace_state
-    return (
-        context.trace_id,
-        context.span_id,
-        context.is_remote,
-        int(context.trace_flags),
-        tuple(state.items()) if state else (),
-    )
+    trace_id, span_id, is_remote, flags, state, _ = context  # a tuple by declaration
+    items = () if state is DEFAULT_TRACE_STATE else tuple(state.items())
+    return trace_id, span_id, is_remote, int(flags), items
 
 
 def _attributes(attributes: Any) -> dict[str, Any] | None:
-    """Return attributes as a dictionary; the SDK's own kind copies itself at once."""
-    if not attributes:
-        return None
-    try:
-        found = attributes.copy()
-    except AttributeError:  # any other mapping
-        found = attributes
-    return found if type(found) is dict else dict(found)
+    return dictionary(attributes) if attributes else None
 
 
 def _dropped(thing: Any) -> int:

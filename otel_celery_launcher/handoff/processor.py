@@ -3,8 +3,8 @@
 """Process mode in the worker's processes: each span is handed over at its end.
 
 No thread, no lock held over a fork, no gRPC. What does not fit into the kernel's buffer
-goes to a bounded backlog of this process, which is emptied at the next span, at the end
-of the task, by the main process's timer and at the end of the process.
+goes to a bounded backlog of this process, which is emptied at the end of the task, with
+the next spans, by the main process's timer and at the end of the process.
 
 Runs in the thread that ends a span, in every process of the worker. Nothing here catches
 ``Exception``: soft time limits are raised at any bytecode.
@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import SpanKind
 
 from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
@@ -123,13 +124,13 @@ class ProcessExport(SpanProcessor):
         except _ENCODING_ERRORS:
             self._row.add_dropped(1)
             return
-        waits = _compat.has_other_threads() and not _is_local_root(span)
-        if waits or self._backlog:
+        is_root = _is_local_root(span)
+        waits = not is_root and _compat.has_other_threads()
+        if waits or self._backlog or not self._send(join_message(resource, [data]), 1):
             self._keep(resource, data)
-            if not waits or self._is_group_due():
-                self._empty(0)
-        elif not self._send(join_message(resource, [data]), 1):
-            self._keep(resource, data)
+            if is_root or self._is_group_due():
+                is_task = is_root and span.kind is SpanKind.CONSUMER
+                self._empty(TASK_END_SECONDS if is_task else 0)
 
     def shutdown(self) -> None:
         """Send what is there: an application's shutdown ends nobody's tracing."""
@@ -193,11 +194,6 @@ class ProcessExport(SpanProcessor):
         if self._pid != os.getpid():
             self._forget_parent()
         self._row, self._row_number = self._counters.rows[row], row
-
-    def task_ended(self) -> None:
-        """Empty the backlog, for a short time."""
-        if self._backlog:
-            self._empty(TASK_END_SECONDS)
 
     def poll(self) -> None:
         """Empty the backlog and watch the exporter process; the main process's timer."""

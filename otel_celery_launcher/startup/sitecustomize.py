@@ -4,7 +4,7 @@
 
 On ``PYTHONPATH``, so before the program's first import. Decides whether the process is
 the program, then gets out of the way: the folder leaves ``sys.path``, and the
-``sitecustomize`` that it hid is run. Any Python may find itself here, of any version, so
+``sitecustomize`` that it hid is run. Any Python from 3.7 on may find itself here, so
 nothing but the standard library is imported until that is decided.
 """
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.task_settings import TaskSettings
 
+# Exchange, routing key and exchange type of a publish.
+Place = tuple[str, str, str]
+
 # The version of the conventions that ``messaging`` stands for.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -79,15 +82,15 @@ class Attributes:
             "otel_celery_launcher", __version__, provider, schema_url=SCHEMA_URL
         )
 
-    def publish_name(self, app: Any, name: str, options: Mapping[str, Any]) -> str:
+    def publish_name(self, name: str, place: Place) -> str:
         """Return the name of a publish's span; arguments as of ``of_publish``."""
         if not self._messaging:
             return f"apply_async/{name}"
-        exchange, routing_key, _ = route(app.amqp, options)
+        exchange, routing_key, _ = place
         return _operation_name("publish", exchange, routing_key)
 
     def of_publish(
-        self, app: Any, name: str, message: Any, options: Mapping[str, Any]
+        self, app: Any, name: str, message: Any, place: Place, context: Context | None
     ) -> dict[str, Any]:
         """Return the attributes of a publish, before anything is sent.
 
@@ -95,14 +98,15 @@ class Attributes:
             app: The publishing application.
             name: Name of the task.
             message: Celery's message: headers, properties, body.
-            options: The other arguments of Celery's sender.
+            place: Where it goes, by ``route``.
+            context: What the publish belongs to; None for the current one.
         """
         headers = message.headers
         task_id = headers.get("id")
         if task_id is None:  # protocol 1
             task_id = message.body.get("id")
         broker = broker_of(app)
-        exchange, routing_key, kind = route(app.amqp, options)
+        exchange, routing_key, kind = place
         found = {
             "celery.action": "apply_async",
             "celery.task_name": name,
@@ -126,6 +130,7 @@ class Attributes:
             ):
                 if value:
                     found[key] = str(value)
+        self._add_baggage(found, context)
         return found
 
     def run_name(self, task: Any, request: Any) -> str:
@@ -137,7 +142,9 @@ class Attributes:
             "process", delivery.get("exchange") or "", delivery.get("routing_key") or ""
         )
 
-    def of_run(self, task: Any, request: Any) -> dict[str, Any]:
+    def of_run(
+        self, task: Any, request: Any, context: Context | None
+    ) -> dict[str, Any]:
         """Return the attributes of a run, before the task begins."""
         found = self._of_any_run(task).copy()
         told = request.__dict__  # what the message says; the class has the defaults
@@ -158,7 +165,7 @@ class Attributes:
             if delivery.get("redelivered"):
                 found["celery.redelivered"] = True
         if not told.get("is_eager"):
-            found.update(waits(request, time.time()))
+            found.update(waits(told, time.time()))
         if self._settings.arguments:
             self._add_arguments(found, task.name, told)
         if self._messaging:
@@ -167,6 +174,7 @@ class Attributes:
             tag = (told.get("properties") or {}).get("delivery_tag")
             if broker.system == "rabbitmq" and isinstance(tag, int):
                 found["messaging.rabbitmq.message.delivery_tag"] = tag
+        self._add_baggage(found, context)
         return found
 
     def _of_any_run(self, task: Any) -> dict[str, Any]:
@@ -182,7 +190,9 @@ class Attributes:
             }
         return found
 
-    def of_unrun(self, what: str, app: Any, name: str, request: Any) -> dict[str, Any]:
+    def of_unrun(
+        self, what: str, app: Any, name: str, request: Any, context: Context
+    ) -> dict[str, Any]:
         """Return the attributes of a task that never runs.
 
         Args:
@@ -190,6 +200,7 @@ class Attributes:
             app: The worker's application.
             name: Name of the task.
             request: Its request, as far as there is one.
+            context: What its message carries.
         """
         broker = broker_of(app)
         found = {
@@ -201,9 +212,10 @@ class Attributes:
             found["messaging.message.id"] = str(request.id)
         if self._messaging:
             self._add_operation(found, broker, what, "process", "")
+        self._add_baggage(found, context)
         return found
 
-    def add_baggage(self, found: dict[str, Any], context: Context | None) -> None:
+    def _add_baggage(self, found: dict[str, Any], context: Context | None) -> None:
         """Add the entries of the baggage that are asked for."""
         for name in self._settings.baggage:
             value = baggage.get_baggage(name, context)
@@ -252,7 +264,7 @@ def _operation_name(operation: str, exchange: str, routing_key: str) -> str:
     return f"{operation} {destination}" if destination else operation
 
 
-def route(amqp: Any, options: Mapping[str, Any]) -> tuple[str, str, str]:
+def route(amqp: Any, options: Mapping[str, Any]) -> Place:
     """Return exchange, routing key and exchange type that Celery will use.
 
     The rules of ``send_task_message`` (celery ``app/amqp.py``); a test compares them with

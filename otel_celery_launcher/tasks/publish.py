@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 
-from otel_celery_launcher import _compat, messages
+from otel_celery_launcher import messages
+from otel_celery_launcher._compat_spans import SpanStarter
+from otel_celery_launcher.tasks.attributes import route
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
@@ -33,7 +35,7 @@ class Publisher:
     """
 
     def __init__(self, tracer: trace.Tracer, attributes: Attributes) -> None:
-        self._spans = _compat.SpanStarter(tracer)
+        self._spans = SpanStarter(tracer)
         self._attributes = attributes
 
     def publish(
@@ -64,16 +66,14 @@ class Publisher:
         if not trace.get_current_span().get_span_context().is_valid:
             by_hand = {k: v for k, v in headers.items() if isinstance(v, str)}
             parent = propagate.extract(by_hand)
-
-        def attributes() -> dict[str, Any]:
-            found = self._attributes.of_publish(app, name, message, options)
-            self._attributes.add_baggage(found, parent)
-            return found
-
-        span_name = self._attributes.publish_name(app, name, options)
-        kind = trace.SpanKind.PRODUCER
+        place = route(app.amqp, options)
         with trace.use_span(
-            self._spans.start(span_name, parent, kind, attributes),
+            self._spans.start(
+                self._attributes.publish_name(name, place),
+                parent,
+                trace.SpanKind.PRODUCER,
+                lambda: self._attributes.of_publish(app, name, message, place, parent),
+            ),
             end_on_exit=True,
             record_exception=False,
             set_status_on_exception=False,

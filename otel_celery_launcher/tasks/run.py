@@ -20,8 +20,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
-from otel_celery_launcher import _compat
-from otel_celery_launcher.exporter.running import RunningTask
+from otel_celery_launcher._compat_spans import SpanStarter
 from otel_celery_launcher.handoff.frames import encode_start
 from otel_celery_launcher.tasks.carriers import parent_of
 from otel_celery_launcher.tasks.errors import record_error
@@ -60,7 +59,7 @@ class Runs:
     def __init__(
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
-        self._spans = _compat.SpanStarter(tracer)
+        self._spans = SpanStarter(tracer)
         self._attributes = attributes
         self._settings = settings
         self.note: RunNote | None = None  # in a pool child, which may be killed
@@ -73,15 +72,13 @@ class Runs:
         links: tuple[Link, ...] = ()
         if parent is not None:
             parent, links = self._place(task.name, parent)
-
-        def attributes() -> dict[str, Any]:
-            found = self._attributes.of_run(task, request)
-            self._attributes.add_baggage(found, parent)
-            return found
-
-        name = self._attributes.run_name(task, request)
-        kind = trace.SpanKind.CONSUMER
-        span = self._spans.start(name, parent, kind, attributes, links)
+        span = self._spans.start(
+            self._attributes.run_name(task, request),
+            parent,
+            trace.SpanKind.CONSUMER,
+            lambda: self._attributes.of_run(task, request, parent),
+            links,
+        )
         is_noted = parent is not None and self._note(span, request.id)
         token = context_api.attach(trace.set_span_in_context(span, parent))
         setattr(request, _RUN, Run(span, token, time.perf_counter(), is_noted))
@@ -129,8 +126,7 @@ class Runs:
         """Note a run; return whether that was done."""
         if self.note is None or not isinstance(span, ReadableSpan):
             return False
-        run = RunningTask(os.getpid(), str(task_id or ""), encode_start(span))
-        self.note.write(run)
+        self.note.write(os.getpid(), str(task_id or ""), encode_start(span))
         return True
 
     @staticmethod

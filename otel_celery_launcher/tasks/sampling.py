@@ -33,7 +33,6 @@ class TaskSampler(Sampler):
 
     def __init__(self, ratios: Rules[float], other: Sampler) -> None:
         self._ratios = ratios
-        self._samplers: dict[float, Sampler] = {}
         self._other = other
 
     def should_sample(
@@ -47,10 +46,12 @@ class TaskSampler(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         """Decide about one span."""
-        sampler = self._other
+        sampler: Sampler = self._other
         if not trace.get_current_span(parent_context).get_span_context().is_valid:
             task_name = (attributes or {}).get("celery.task_name", "")
-            sampler = self._of(self._ratios.get(str(task_name)))
+            ratio = self._ratios.get(str(task_name))
+            if ratio is not None:
+                sampler = TraceIdRatioBased(ratio)
         return sampler.should_sample(
             parent_context, trace_id, name, kind, attributes, links, trace_state
         )
@@ -58,10 +59,3 @@ class TaskSampler(Sampler):
     def get_description(self) -> str:
         """Describe the sampler, for the SDK."""
         return f"TaskSampler{{{self._other.get_description()}}}"
-
-    def _of(self, ratio: float | None) -> Sampler:
-        if ratio is None:
-            return self._other
-        if ratio not in self._samplers:
-            self._samplers[ratio] = TraceIdRatioBased(ratio)
-        return self._samplers[ratio]

@@ -107,8 +107,7 @@ class UnrunTasks:
         self, what: str, app: Any, request: Any, name: str, error: str | None = None
     ) -> None:
         parent = parent_of(request)
-        attributes = self._attributes.of_unrun(what, app, name, request)
-        self._attributes.add_baggage(attributes, parent)
+        attributes = self._attributes.of_unrun(what, app, name, request, parent)
         if error:
             attributes["error.type"] = error
         span = self._tracer.start_span(

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # A header of the message: seconds since the epoch. Becomes an attribute of the request.
 PUBLISHED_HEADER = "otel_celery_published"
@@ -28,38 +31,35 @@ def note_received(request: Any = None, **_: Any) -> None:
     request.request_dict[RECEIVED_KEY] = time.time()
 
 
-def waits(request: Any, started: float) -> dict[str, float]:
+def waits(told: Mapping[str, Any], started: float) -> dict[str, float]:
     """Return the waits of a task that starts now.
 
     Args:
-        request: The task's request.
+        told: What the message says, by Celery's names.
         started: Seconds since the epoch.
     """
-    found = {}
-    published = _number(request, PUBLISHED_HEADER)
-    received = _number(request, RECEIVED_KEY)
-    wanted = _eta(request)
-    if published is not None and received is not None:
+    found: dict[str, float] = {}
+    published, received = told.get(PUBLISHED_HEADER), told.get(RECEIVED_KEY)
+    if not isinstance(received, (int, float)):
+        return found
+    eta = told.get("eta")
+    wanted = _seconds(eta) if eta else 0.0
+    worker = started - max(received, wanted)
+    if worker >= 0:
+        found["celery.wait.worker"] = worker
+    if isinstance(published, (int, float)):
         begin = max(published, wanted) if wanted <= received else published
-        found["celery.wait.broker"] = received - begin
-    if received is not None:
-        found["celery.wait.worker"] = started - max(received, wanted)
-    return {name: seconds for name, seconds in found.items() if seconds >= 0}
+        if received >= begin:
+            found["celery.wait.broker"] = received - begin
+    return found
 
 
-def _number(request: Any, name: str) -> float | None:
-    value = getattr(request, name, None)
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _eta(request: Any) -> float:
+def _seconds(eta: object) -> float:
     """Return when the task was to start at the earliest; 0 for at once."""
-    if not request.eta:
-        return 0.0
     try:
-        eta = datetime.fromisoformat(str(request.eta).replace("Z", "+00:00"))
+        time_ = datetime.fromisoformat(str(eta).replace("Z", "+00:00"))
     except ValueError:
         return 0.0
-    if eta.tzinfo is None:  # Celery writes UTC
-        eta = eta.replace(tzinfo=timezone.utc)
-    return eta.timestamp()
+    if time_.tzinfo is None:  # Celery writes UTC
+        time_ = time_.replace(tzinfo=timezone.utc)
+    return time_.timestamp()

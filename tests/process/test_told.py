@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 import opentelemetry.semconv._incubating.attributes as conventions
 import pytest
 import redis
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-)
 
-from otel_celery_launcher.receiver import read_request
+from otel_celery_launcher.receiving.spans import read_request
 from tests.conftest import producer_on
 from tests.harness import Producer, hanging_process, runs, wait_until
 from tests.wire import wire
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import ReceivedSpan, Receiver
+    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiving.spans import ReceivedSpan
     from tests.harness import Launcher
 
 BAGGAGE = {"baggage": "tenant_id=acme"}
@@ -231,7 +229,7 @@ CANARY = "c4n4ry-s3cr3t"
 def read_all(requests: list[bytes]) -> list[ReceivedSpan]:
     found: list[ReceivedSpan] = []
     for request in requests:
-        found += read_request(ExportTraceServiceRequest.FromString(request))
+        found += read_request(request)
     return found
 
 

@@ -18,10 +18,13 @@ from celery.concurrency import get_implementation
 from celery.utils.log import ColorFormatter
 from celery.worker.consumer import Consumer
 from opentelemetry import context as context_api
+from opentelemetry import propagate
 from opentelemetry import trace as trace_api
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -31,13 +34,16 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
+    ALWAYS_ON,
     Decision,
     ParentBased,
     Sampler,
     SamplingResult,
+    TraceIdRatioBased,
 )
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_celery_launcher import _compat, _compat_celery
+from otel_celery_launcher import _compat, _compat_celery, _compat_spans
 
 
 class Seen(SpanProcessor):
@@ -283,7 +289,7 @@ class Curious(Sampler):
 
 
 def start(provider: TracerProvider) -> Span:
-    starter = _compat.SpanStarter(provider.get_tracer("t"))
+    starter = _compat_spans.SpanStarter(provider.get_tracer("t"))
     kind = trace_api.SpanKind.INTERNAL
     span = starter.start("a", context_api.Context(), kind, lambda: {"a": 1, "b": "x"})
     assert isinstance(span, Span)
@@ -314,7 +320,7 @@ def test_who_looks_at_the_start_sees_the_attributes() -> None:
 def test_an_unsampled_span_needs_no_attributes() -> None:
     provider = TracerProvider(shutdown_on_exit=False, sampler=ALWAYS_OFF)
     provider.add_span_processor(Seen())
-    starter = _compat.SpanStarter(provider.get_tracer("t"))
+    starter = _compat_spans.SpanStarter(provider.get_tracer("t"))
     span = starter.start("a", None, trace_api.SpanKind.INTERNAL, lambda: 1 / 0)  # type: ignore[return-value]
     assert not span.is_recording()
 
@@ -324,12 +330,95 @@ def test_contents_are_those_of_the_properties() -> None:
     link = trace_api.Link(trace_api.SpanContext(1, 2, is_remote=True))
     span = provider.get_tracer("t").start_span("a", attributes={"k": 1}, links=[link])
     span.add_event("e")
+    span.set_status(trace_api.StatusCode.ERROR, "why")
+    span.end()
     assert isinstance(span, Span)
-    attributes, events, links = _compat.contents(span)
-    assert attributes.copy() == dict(span.attributes or {})
+    *found, attributes, events, links, scope = _compat_spans.contents(span)
+    status = (span.status.status_code.value, span.status.description)
+    times = (span.start_time, span.end_time)
+    expected = [span.name, span.context, span.parent, span.kind.value, *times, *status]
+    assert found == expected
+    assert _compat_spans.dictionary(attributes) == dict(span.attributes or {})
+    assert type(_compat_spans.dictionary(attributes)) is dict
     assert (tuple(events), tuple(links)) == (span.events, span.links)
+    assert scope is span.instrumentation_scope
     dropped = [getattr(each, "dropped", None) for each in (attributes, events, links)]
     assert dropped == [0, 0, 0]
+
+
+def parent_context(flags: int, *, is_remote: bool) -> context_api.Context:
+    state = trace_api.TraceState([("vendor", "1")])
+    parent = trace_api.SpanContext(5, 6, is_remote, trace_api.TraceFlags(flags), state)
+    return trace_api.set_span_in_context(
+        trace_api.NonRecordingSpan(parent), context_api.Context()
+    )
+
+
+@pytest.mark.parametrize("flags", [0, 1, 2, 3, 255])
+@pytest.mark.parametrize("is_remote", [True, False])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        None,
+        ParentBased(ALWAYS_ON, remote_parent_sampled=ALWAYS_OFF),
+        ParentBased(TraceIdRatioBased(0.5)),
+        ALWAYS_ON,
+    ],
+    ids=["default", "not remote ones", "a ratio of roots", "always"],
+)
+def test_a_child_is_the_one_that_the_tracer_would_start(
+    flags: int, is_remote: bool, sampler: Sampler | None
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False, sampler=sampler)
+    provider.add_span_processor(Seen())
+    tracer = provider.get_tracer("t", "1", "https://schema")
+    context = parent_context(flags, is_remote=is_remote)
+    kind, links = trace_api.SpanKind.CONSUMER, [trace_api.Link(SPAN_CONTEXT)]
+    theirs = tracer.start_span("a", context, kind, {"k": 1}, links)
+    starter = _compat_spans.SpanStarter(tracer)
+    ours = starter.start("a", context, kind, lambda: {"k": 1}, links)
+    assert type(ours) is type(theirs)
+    assert comparable(ours) == comparable(theirs)
+
+
+SPAN_CONTEXT = trace_api.SpanContext(1, 2, is_remote=True)
+
+
+def comparable(span: trace_api.Span) -> dict[str, object]:
+    """Return everything of a span but its id, its time and its locks."""
+    found = dict(vars(span))
+    context = found.pop("_context")
+    found["context"] = (context.trace_id, context.trace_flags, context.trace_state)
+    for name in ("_start_time", "_lock", "_record_end_metrics"):
+        found.pop(name, None)
+    for name in ("_attributes", "_events", "_links"):
+        found[name] = repr(found.get(name))
+    return found
+
+
+def test_a_disabled_tracer_starts_nothing() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Seen())
+    tracer: Any = provider.get_tracer("t")
+    if not hasattr(tracer, "_set_tracer_config"):
+        return  # an SDK that cannot
+    starter = _compat_spans.SpanStarter(tracer)
+
+    def is_recording() -> bool:
+        context, kind = parent_context(1, is_remote=True), trace_api.SpanKind.CONSUMER
+        return starter.start("a", context, kind, dict).is_recording()
+
+    assert is_recording()
+    tracer._set_tracer_config(type(tracer._tracer_config)(is_enabled=False))
+    assert not is_recording()
+
+
+def test_the_default_propagator_is_known() -> None:
+    parts = [TraceContextTextMapPropagator(), W3CBaggagePropagator()]
+    assert _compat.is_default(propagate.get_global_textmap())
+    assert _compat.is_default(CompositePropagator(parts))
+    assert not _compat.is_default(CompositePropagator(parts[:1]))
+    assert not _compat.is_default(parts[0])
 
 
 def test_each_timer_is_a_step_of_its_own() -> None:

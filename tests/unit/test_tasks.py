@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from celery import Celery, signals
 from celery.app.task import Context as Request
+from hypothesis import given
+from hypothesis import strategies as st
 from kombu import Exchange, Queue
-from opentelemetry import trace
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags
@@ -23,7 +26,7 @@ from otel_celery_launcher.exporter.running import RunningTask
 from otel_celery_launcher.handoff.frames import START_BYTES, encode_start
 from otel_celery_launcher.tasks.attributes import route
 from otel_celery_launcher.tasks.broker import broker_of
-from otel_celery_launcher.tasks.carriers import parent_of
+from otel_celery_launcher.tasks.carriers import REQUEST, parent_of
 from otel_celery_launcher.tasks.lost import LostRuns
 from otel_celery_launcher.tasks.waits import waits
 
@@ -104,12 +107,12 @@ def test_messaging_system_is_the_broker(broker: str, system: str) -> None:
 def test_waits(
     published: Any, received: Any, eta: Any, started: float, expected: dict[str, float]
 ) -> None:
-    request = Request(
-        otel_celery_published=published,
-        otel_celery_received=received,
-        eta=None if eta is None else f"1970-01-01T00:00:{eta:02.0f}+00:00",
-    )
-    found = waits(request, started)
+    told = {
+        "otel_celery_published": published,
+        "otel_celery_received": received,
+        "eta": None if eta is None else f"1970-01-01T00:00:{eta:02.0f}+00:00",
+    }
+    found = waits(told, started)
     assert {name.rpartition(".")[2]: wait for name, wait in found.items()} == expected
 
 
@@ -117,8 +120,8 @@ def test_waits(
     "eta", ["soon", 5, "1970-01-01T00:00:01Z", "1970-01-01T00:00:01"]
 )
 def test_an_odd_eta_does_no_harm(eta: Any) -> None:
-    request = Request(otel_celery_received=2.0, eta=eta)
-    assert waits(request, 3.0) == {"celery.wait.worker": 1.0}
+    told = {"otel_celery_received": 2.0, "eta": eta}
+    assert waits(told, 3.0) == {"celery.wait.worker": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,42 @@ def test_an_odd_eta_does_no_harm(eta: Any) -> None:
 def test_what_is_no_carrier_is_passed_over(carrier: Any) -> None:
     request = Request(otel_context=carrier, kwargs={"_otel": carrier}, args=[carrier])
     assert parent_of(request) == {}
+
+
+IDS = st.one_of(st.text("0123456789abcdef", min_size=0, max_size=34), st.just("0" * 32))
+TRACEPARENTS = st.one_of(
+    st.none(),
+    st.integers(),
+    st.text(),
+    st.builds(
+        "-".join,
+        st.tuples(
+            st.sampled_from(["00", "01", "ff", "0"]),
+            st.one_of(st.uuids().map(lambda each: each.hex), IDS),
+            st.one_of(st.uuids().map(lambda each: each.hex[:16]), IDS),
+            st.sampled_from(["00", "01", "03", "ff", "1", "01-x", "01 ", "01\n"]),
+        ),
+    ),
+)
+
+
+@given(
+    traceparent=TRACEPARENTS,
+    others=st.dictionaries(
+        st.sampled_from(["tracestate", "baggage", "task"]),
+        st.sampled_from(["a=1", "", "a=1,b=2", "nonsense;"]),
+    ),
+)
+def test_a_message_is_read_as_the_propagators_would(
+    traceparent: object, others: dict[str, str]
+) -> None:
+    request = Request({"traceparent": traceparent, **others})
+    theirs = propagate.extract(request, Context(), REQUEST)
+    ours = parent_of(request)
+    assert baggage.get_all(ours) == baggage.get_all(theirs)
+    assert trace.get_current_span(ours).get_span_context() == (
+        trace.get_current_span(theirs).get_span_context()
+    )
 
 
 PROVIDER = TracerProvider()
@@ -160,7 +199,7 @@ def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
     note = Counters().notes[1].current
     assert note.read() is None
     run = a_run(task_id=task_id)
-    note.write(run)
+    note.write(*run)
     found = note.read()
     assert found is not None
     assert task_id.startswith(found.task_id.rstrip("\ufffd"))
@@ -190,7 +229,7 @@ def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> Non
 
 def test_a_successor_keeps_the_note_of_its_predecessor() -> None:
     notes = Counters().notes[1]
-    notes.current.write(a_run(pid=a_dead_process()))
+    notes.current.write(*a_run(pid=a_dead_process()))
     notes.take_over()
     assert notes.current.read() is None
     assert notes.before.read() is not None
@@ -200,9 +239,9 @@ def test_only_the_runs_of_dead_processes_are_ended() -> None:
     counters = Counters()
     ended: list[tuple[int, RunningTask, int, Reason | None]] = []
     lost = LostRuns(counters, lambda *run: ended.append(run))
-    counters.notes[POOL_ROWS[0]].current.write(a_run())
+    counters.notes[POOL_ROWS[0]].current.write(*a_run())
     dead = a_run(pid=a_dead_process(), task_id="dead")
-    counters.notes[POOL_ROWS[3]].current.write(dead)
+    counters.notes[POOL_ROWS[3]].current.write(*dead)
     lost.poll()
     assert not ended, "Celery may have something to say"
     lost._task_failure(task_id="dead", exception=ValueError("why"))

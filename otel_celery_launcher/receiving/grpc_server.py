@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""An OTLP/gRPC server that hands on each request's very bytes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+# What collectors take at most by default is 4 MiB; exporters may send more.
+MESSAGE_BYTES = 64 * 1024 * 1024
+
+THREADS = 8
+
+
+class GrpcServer:
+    """Listens from its making until ``stop``.
+
+    Args:
+        take: Called with each request and its context, in a thread of the server;
+            a ValueError is the answer INVALID_ARGUMENT.
+        port: 0 lets the system choose.
+        host: Name or address to listen on.
+        credentials: For TLS.
+
+    Attributes:
+        port: The one it listens on.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[bytes, grpc.ServicerContext], None],
+        port: int = 0,
+        host: str = "127.0.0.1",
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self._server = grpc.server(
+            ThreadPoolExecutor(THREADS, thread_name_prefix="receiver"),
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+            ],
+        )
+        self._server.add_generic_rpc_handlers((_Export(take),))
+        address = f"{host}:{port}"
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as exc:
+            raise OSError(f"{address} cannot be listened on") from exc
+        self._server.start()
+
+    def stop(self, grace: float | None = None) -> None:
+        """Stop listening.
+
+        Args:
+            grace: Seconds for calls under way; None cuts them.
+        """
+        self._server.stop(grace).wait(5)
+
+
+class _Export(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, take: Callable[[bytes, grpc.ServicerContext], None]) -> None:
+        self._take = take
+
+    def service(self, call: grpc.HandlerCallDetails) -> Any:
+        if call.method != METHOD:
+            return None
+        return grpc.unary_unary_rpc_method_handler(self._export)
+
+    def _export(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            self._take(request, context)
+        except ValueError as exc:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
+        return b""  # an ExportTraceServiceResponse without a word

@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""``otel-celery tail``: receive, wait until a trace is complete, show it, hand it on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from otel_celery_launcher.errors import LauncherError
+from otel_celery_launcher.messages import say
+from otel_celery_launcher.receiving.forward import Forwarder
+from otel_celery_launcher.receiving.grpc_server import GrpcServer
+from otel_celery_launcher.receiving.http_server import HttpServer
+from otel_celery_launcher.receiving.spans import read_request
+from otel_celery_launcher.tail.page import Page
+from otel_celery_launcher.tail.shown import Filter, Summary, Totals, as_json, headline
+from otel_celery_launcher.tail.traces import Trace, Traces
+from otel_celery_launcher.waterfall import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import grpc
+
+LOOK_SECONDS = 0.1
+PAGE_SECONDS = 2.0  # between two versions of the page
+STOP_SECONDS = 5.0  # for what is to be forwarded
+
+
+class Tail:
+    """Receives and shows.
+
+    Args:
+        wanted: Which traces are shown; all of them are counted.
+        is_json: One line a trace, for a program.
+        page: Where they are shown, too.
+        forwarder: What requests are handed on to.
+    """
+
+    def __init__(
+        self,
+        wanted: Filter,
+        *,
+        is_json: bool,
+        page: Page | None,
+        forwarder: Forwarder | None,
+    ) -> None:
+        self._wanted = wanted
+        self._is_json = is_json
+        self._page = page
+        self._forwarder = forwarder
+        self._traces = Traces()
+        self._counted: dict[str, Summary] = {}  # of traces that were shown before
+        self._page_written = 0.0
+        self._lock = threading.Lock()
+        self.totals = Totals()
+
+    def take_grpc(self, request: bytes, context: grpc.ServicerContext) -> None:
+        """Take a request, in a thread of the server."""
+        self._take(request, context.invocation_metadata())
+
+    def take_http(self, request: bytes, headers: Mapping[str, str]) -> None:
+        """Take a request, in a thread of the server."""
+        self._take(request, headers.items())
+
+    def _take(self, request: bytes, headers: Iterable[tuple[str, str | bytes]]) -> None:
+        try:
+            spans = read_request(request)
+        except ValueError:
+            with self._lock:
+                self.totals.refused += 1
+            raise
+        self._traces.add(spans)
+        if self._forwarder is not None:
+            self._forwarder.put(request, headers)
+
+    def look(self, *, is_end: bool = False) -> None:
+        """Show what is complete."""
+        for trace in self._traces.due(is_end=is_end):
+            self._show(trace)
+        now = time.monotonic()
+        if self._page and (is_end or now - self._page_written > PAGE_SECONDS):
+            self._page_written = now
+            self._page.write(self.totals)
+
+    def _show(self, trace: Trace) -> None:
+        rows = trace.rows
+        summary = Summary.of(rows)
+        self.totals.add(summary, self._counted.pop(trace.trace_id, None))
+        self._counted[trace.trace_id] = summary
+        while len(self._counted) > self._traces.limit:
+            del self._counted[next(iter(self._counted))]
+        if not self._wanted.fits(trace, summary):
+            return
+        if self._page:
+            self._page.add(trace, summary)
+        if self._is_json:
+            click.echo(as_json(trace, summary))
+        else:
+            click.echo(headline(trace, summary))
+            show(rows)
+            click.echo()
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listen there.")
+@click.option("--port", default=4317, show_default=True, help="For gRPC.")
+@click.option("--http-port", default=4318, show_default=True, help="For HTTP.")
+@click.option("--task", metavar="GLOB", help="Only traces with such a task.")
+@click.option("--errors", is_flag=True, help="Only traces with an error.")
+@click.option("--slow", metavar="SECONDS", type=float, help="Only longer traces.")
+@click.option("--orphans", is_flag=True, help="Only traces that miss a parent.")
+@click.option("--json", "is_json", is_flag=True, help="One line of JSON a trace.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a page, too.",
+)
+@click.option("--forward", metavar="ENDPOINT", help="Hand all on to this collector.")
+def tail(
+    host: str,
+    port: int,
+    http_port: int,
+    task: str | None,
+    errors: bool,
+    slow: float | None,
+    orphans: bool,
+    is_json: bool,
+    html: Path | None,
+    forward: str | None,
+) -> None:
+    """Receive traces here and show each when it is complete; for development.
+
+    Point OTEL_EXPORTER_OTLP_ENDPOINT at it. Ctrl-C ends it and tells the totals.
+    """
+    wanted = Filter(task=task, errors=errors, slow=slow, orphans=orphans)
+    page = Page(html) if html else None
+    forwarder = Forwarder(forward) if forward else None
+    tailing = Tail(wanted, is_json=is_json, page=page, forwarder=forwarder)
+    with contextlib.ExitStack() as servers:
+        try:
+            rpc = GrpcServer(tailing.take_grpc, port, host)
+            servers.callback(rpc.stop, 1.0)
+            http = HttpServer(tailing.take_http, http_port, host)
+            servers.callback(http.stop)
+        except OSError as exc:
+            raise LauncherError(
+                f"--port and --http-port are {port} and {http_port}: expected free ones"
+                f" ({exc})",
+                "end what listens there, or choose others",
+            ) from exc
+        say(f"tail listens on {host}, port {rpc.port} for gRPC, {http.port} for HTTP")
+        tailing.look()  # a page that cannot be written is known at once
+        _look_until_stopped(tailing)
+    tailing.look(is_end=True)
+    told = [str(tailing.totals)]
+    if forwarder is not None:
+        forwarder.stop(STOP_SECONDS)
+        told.append(f"{forwarder.sent} requests forwarded, {forwarder.lost} not")
+    click.echo("; ".join(told), err=is_json)
+
+
+def _look_until_stopped(tailing: Tail) -> None:
+    """Show traces until SIGINT or SIGTERM."""
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    while not stopped:
+        tailing.look()
+        time.sleep(LOOK_SECONDS)
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run the command with click's own messages, and exit with its status.
+
+    Raises:
+        LauncherError: A port is taken.
+    """
+    tail.main(list(arguments), prog_name="otel-celery tail")

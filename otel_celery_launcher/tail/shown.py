@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which traces are shown, how, and what is counted of all of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.tail.traces import Trace
+    from otel_celery_launcher.waterfall import WaterfallRow
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A trace in numbers."""
+
+    spans: int
+    runs: int
+    errors: int
+    lost: int
+    orphans: int  # runs without the span that caused them, and whatever misses a parent
+
+    @classmethod
+    def of(cls, rows: list[WaterfallRow]) -> Summary:
+        """Count the rows of a trace."""
+        return cls(
+            len(rows),
+            sum(row.span.kind == "CONSUMER" for row in rows),
+            sum(row.span.is_error for row in rows),
+            sum(row.note == "LOST" for row in rows),
+            sum(row.is_orphan or row.is_root_run for row in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """What a trace must have to be shown: all that is asked for."""
+
+    task: str | None = None
+    errors: bool = False
+    slow: float | None = None  # seconds
+    orphans: bool = False
+
+    def fits(self, trace: Trace, summary: Summary) -> bool:
+        """Return whether a trace is to be shown."""
+        return (
+            (not self.errors or summary.errors > 0)
+            and (not self.orphans or summary.orphans > 0)
+            and (self.slow is None or trace.seconds >= self.slow)
+            and (self.task is None or _has_task(trace, self.task))
+        )
+
+
+def _has_task(trace: Trace, glob: str) -> bool:
+    names = {str(span.attributes.get("celery.task_name", "")) for span in trace.spans}
+    return any(fnmatchcase(name, glob) for name in names)
+
+
+def counted(count: int, what: str) -> str:
+    """Return ``1 span``, ``2 spans``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+class Totals:
+    """What has come, each trace as it was when it was shown last.
+
+    Attributes:
+        refused: Requests that were none.
+    """
+
+    def __init__(self) -> None:
+        self._sums = Summary(0, 0, 0, 0, 0)
+        self._traces = 0
+        self.refused = 0
+
+    def add(self, summary: Summary, before: Summary | None) -> None:
+        """Count a trace.
+
+        Args:
+            summary: As it is now.
+            before: As it was counted before, if it was.
+        """
+        old = before or Summary(0, 0, 0, 0, 0)
+        self._traces += before is None
+        self._sums = Summary(
+            self._sums.spans + summary.spans - old.spans,
+            self._sums.runs + summary.runs - old.runs,
+            self._sums.errors + summary.errors - old.errors,
+            self._sums.lost + summary.lost - old.lost,
+            self._sums.orphans + summary.orphans - old.orphans,
+        )
+
+    def __str__(self) -> str:
+        sums = self._sums
+        share = sums.orphans / sums.spans if sums.spans else 0.0
+        found = [
+            counted(self._traces, "trace"),
+            counted(sums.spans, "span"),
+            counted(sums.runs, "run"),
+            counted(sums.errors, "error"),
+            counted(sums.lost, "lost task"),
+            f"{counted(sums.orphans, 'orphan')} ({share:.1%} of the spans)",
+        ]
+        if self.refused:
+            found.append(f"{counted(self.refused, 'request')} refused")
+        return ", ".join(found)
+
+
+def remarkable(summary: Summary) -> list[tuple[str, str]]:
+    """Return what is remarkable about a trace: the text, and what it is of."""
+    return [
+        (counted(count, what), kind)
+        for count, what, kind in (
+            (summary.lost, "lost task", "error"),
+            (summary.errors, "error", "error"),
+            (summary.orphans, "orphan", "orphan"),
+        )
+        if count
+    ]
+
+
+def headline(trace: Trace, summary: Summary) -> str:
+    """Return the line above a trace."""
+    services = len({span.service for span in trace.spans})
+    parts = [
+        f"trace {trace.trace_id}: {'again, ' if trace.times_shown > 1 else ''}"
+        f"{counted(services, 'service')}",
+        counted(summary.spans, "span"),
+        f"{trace.seconds:.3f} s",
+        *(text for text, _ in remarkable(summary)),
+    ]
+    return ", ".join(parts)
+
+
+def as_json(trace: Trace, summary: Summary) -> str:
+    """Return a trace as one line."""
+    found: dict[str, Any] = {
+        "trace_id": trace.trace_id,
+        "seconds": trace.seconds,
+        "errors": summary.errors,
+        "lost": summary.lost,
+        "orphans": summary.orphans,
+        "times_shown": trace.times_shown,
+        "spans": [
+            {
+                "name": row.span.name,
+                "kind": row.span.kind,
+                "service": row.span.service,
+                "span_id": row.span.span_id,
+                "parent_id": row.span.parent_id,
+                "depth": row.depth,
+                "start": row.span.start,
+                "took": row.took,
+                "waited": row.waited,
+                "note": row.note,
+                "status": row.span.status_text,
+                "attributes": row.span.attributes,
+            }
+            for row in trace.rows
+        ],
+    }
+    return json.dumps(found, default=repr)

@@ -1,0 +1,41 @@
+"""docs/troubleshooting.md and what is said hold together, in both directions."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import otel_celery_launcher
+from tests.documented import headings, is_documented, undocumented
+
+PACKAGE = Path(otel_celery_launcher.__file__).parent
+
+
+@cache
+def texts() -> str:
+    """Return every text of the package's code, one a line."""
+    return "\n".join(
+        node.value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+@pytest.mark.parametrize(("check", "heading"), headings())
+def test_each_heading_is_something_that_is_said(check: str, heading: str) -> None:
+    said = texts()
+    parts = [check, *(part.strip(" ;") for part in heading.split("…"))]
+    assert [part for part in parts if part not in said] == []
+
+
+def test_a_line_that_is_not_there_is_found() -> None:
+    """The other direction: tests/conftest.py asks this of all that any program says."""
+    known = "otel-celery: spans reach http://x again; 5 were lost."
+    assert undocumented(f"noise\n{known}\notel-celery: something new") == [
+        "something new"
+    ]
+    assert is_documented("redis://x does not hand on the headers baggage", "broker")
