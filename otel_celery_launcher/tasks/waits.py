@@ -6,8 +6,9 @@
 
 Published is written into the message's headers by the publisher, received into the
 request by the worker's main process, started is now, in whatever process runs the task.
-What an ETA or a countdown asked for is no wait. Wall clocks of several machines: a wait
-below zero is left out.
+What an ETA or a countdown asked for is no wait; a timer that fires some milliseconds
+before it, as gevent's may, is no wait of less than nothing. Wall clocks of several
+machines: a wait below zero is left out.
 """
 
 from __future__ import annotations
@@ -44,9 +45,8 @@ def waits(told: Mapping[str, Any], started: float) -> dict[str, float]:
         return found
     eta = told.get("eta")
     wanted = _seconds(eta) if eta else 0.0
-    worker = started - max(received, wanted)
-    if worker >= 0:
-        found["celery.wait.worker"] = worker
+    if started >= received:
+        found["celery.wait.worker"] = max(started - max(received, wanted), 0.0)
     if isinstance(published, (int, float)):
         begin = max(published, wanted) if wanted <= received else published
         if received >= begin:

@@ -98,6 +98,8 @@ def test_messaging_system_is_the_broker(broker: str, system: str) -> None:
         (10.0, 12.0, None, 15.0, {"broker": 2.0, "worker": 3.0}),
         (10.0, 12.0, 14.0, 15.0, {"broker": 2.0, "worker": 1.0}),  # held by the worker
         (10.0, 12.0, 11.0, 15.0, {"broker": 1.0, "worker": 3.0}),  # held by the broker
+        (10.0, 12.0, 14.0, 13.99, {"broker": 2.0, "worker": 0.0}),  # an early timer
+        (10.0, 12.0, None, 11.0, {"broker": 2.0}),  # the clock was set back
         (20.0, 12.0, None, 15.0, {"worker": 3.0}),  # clocks apart
         (None, 12.0, None, 15.0, {"worker": 3.0}),  # published by somebody else
         (10.0, None, None, 15.0, {}),
