@@ -7,7 +7,7 @@ Runs once in each interpreter, before the application is imported.
 
 from __future__ import annotations
 
-import random
+import os
 import socket
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -36,19 +36,17 @@ INSTANCE_ID_NAMESPACE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 class SystemIdGenerator(RandomIdGenerator):
     """Ids from the operating system: ``random.seed(42)`` in a task repeats none."""
 
-    _random = random.SystemRandom()
-
     def generate_span_id(self) -> int:
         """Return a span id, never 0."""
         while True:
-            span_id = self._random.getrandbits(64)
+            span_id = int.from_bytes(os.urandom(8), "big")
             if span_id != trace.INVALID_SPAN_ID:
                 return span_id
 
     def generate_trace_id(self) -> int:
         """Return a trace id, never 0."""
         while True:
-            trace_id = self._random.getrandbits(128)
+            trace_id = int.from_bytes(os.urandom(16), "big")
             if trace_id != trace.INVALID_TRACE_ID:
                 return trace_id
 

@@ -18,7 +18,13 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher.handoff.frames import LENGTH, FrameError
+from otel_celery_launcher.handoff.frames import (
+    ATTRIBUTES,
+    END,
+    ENDED_FIELDS,
+    LENGTH,
+    FrameError,
+)
 
 # What a message that passed its checksum can raise when another version wrote it.
 _READ_ERRORS = (
@@ -59,7 +65,7 @@ def read_span(resource: Resource, data: bytes) -> ReadableSpan:
         FrameError: Not written by this version.
     """
     try:
-        return _span(resource, marshal.loads(data))  # noqa: S302 - ours
+        return _span(resource, _record(data))
     except _READ_ERRORS as exc:
         raise FrameError(f"not a span: {exc!r}") from exc
 
@@ -81,7 +87,24 @@ class EndedSpan(ReadableSpan):
     """A span whose end another process has seen."""
 
 
-def _span(resource: Resource, record: tuple[Any, ...]) -> ReadableSpan:
+def _record(data: bytes) -> list[Any]:
+    """Return the fields of a span; one that ended as it began has its start in it."""
+    found = marshal.loads(data)  # noqa: S302 - ours
+    ended, changes = None, {}
+    if len(found) == ENDED_FIELDS:
+        start, ended, changes = found
+        found = marshal.loads(start)  # noqa: S302 - ours
+    record = list(found)
+    attributes = record[ATTRIBUTES]
+    if type(attributes) is tuple:
+        common, own = attributes
+        attributes = {**marshal.loads(common), **own}  # noqa: S302 - ours
+    record[ATTRIBUTES] = {**attributes, **changes}
+    record[END] = ended or record[END]
+    return record
+
+
+def _span(resource: Resource, record: Sequence[Any]) -> ReadableSpan:
     (
         name, context, parent, kind, start, end, status, description, attributes,
         dropped_attributes, events, dropped_events, links, dropped_links, scope,

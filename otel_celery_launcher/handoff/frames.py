@@ -6,6 +6,9 @@ A message of the channel is one datagram: a header, the resource, and one or mor
 
     magic  kind  count  resource length | checksum | resource | (length, span) …
 
+A span that ends as it began is what it was at its start, when it ended, and what was
+added: its start is encoded anyway, for the case that its process is killed.
+
 Every message carries its whole resource. Numbers for resources that were sent before
 would be smaller, and wrong after the exporter process was killed: the next one finds
 unread frames in the kernel and knows no numbers. The exporter keeps one copy of each.
@@ -26,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from otel_celery_launcher._compat_spans import contents, dictionary
+from otel_celery_launcher._compat_spans import beginning, contents, dictionary
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -60,6 +63,10 @@ CUT_CHARACTERS = 1024
 
 MAX_COUNT = 1000
 
+# Of a span's record; one that ended as it began has three fields, see encode_end.
+END, ATTRIBUTES = 5, 8
+ENDED_FIELDS = 3
+
 # Records of scopes, by identity; one for each tracer, as a rule.
 SCOPES_KEPT = 1000
 _scopes: dict[int, tuple[InstrumentationScope, tuple[Any, ...]]] = {}
@@ -86,24 +93,57 @@ def encode_span(span: ReadableSpan) -> bytes:
     return data
 
 
-def encode_start(span: ReadableSpan) -> bytes:
-    """Return a span that has begun as ``START_BYTES`` at most.
+def encode_start(span: ReadableSpan) -> tuple[bytes, bool]:
+    """Return a span that has begun as ``START_BYTES`` at most, and whether it is whole.
 
     What is too large goes without its links, its state and its long attributes.
     """
     record = _record(span)
     data = _dump(record)
     if len(data) > START_BYTES:
-        data = _dump(_brief(record))
-    return data
+        return _dump(_brief(record)), False
+    return data, True
+
+
+def encode_common(attributes: dict[str, Any]) -> bytes:
+    """Return attributes that many spans have in common: encoded once, copied often."""
+    return _dump(attributes)
+
+
+def encode_new(span: ReadableSpan, common: bytes, own: dict[str, Any]) -> bytes:
+    """Return a span that has just begun, without links; of any length.
+
+    Args:
+        span: The span, of ``SpanStarter.start_child``.
+        common: The first of its attributes, of ``encode_common``.
+        own: The others.
+    """
+    name, context, parent, kind, start, scope = beginning(span)
+    return _dump(
+        (
+            *(name, _context(context), _context(parent), kind, start),
+            *(None, 0, None, (common, own), 0, [], 0, [], 0),
+            None if scope is None else _scope(scope),
+        )
+    )
+
+
+def encode_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
+    """Return a span that ends as it began, as bytes.
+
+    Args:
+        start: The whole span at its start, of ``encode_start``.
+        ended: Nanoseconds since the epoch.
+        changes: Attributes that it ends with, too.
+    """
+    return marshal.dumps((start, ended, changes))
 
 
 def join_message(resource: bytes, spans: list[bytes]) -> bytes:
     """Return one message with these spans of one resource."""
     parts = [resource]
     for data in spans:
-        parts.append(LENGTH.pack(len(data)))
-        parts.append(data)
+        parts += (LENGTH.pack(len(data)), data)
     return _seal(KIND_SPANS, len(spans), len(resource), b"".join(parts))
 
 
@@ -143,30 +183,28 @@ def _seal(kind: int, count: int, resource_length: int, body: bytes) -> bytes:
 
 def _record(span: ReadableSpan) -> tuple[Any, ...]:
     (
-        name, context, parent, kind, start, end, status, description,
-        attributes, events, links, scope,
+        name, context, parent, kind, start, end, status, description, attributes,
+        dropped_attributes, events, dropped_events, links, dropped_links, scope,
     ) = contents(span)  # fmt: skip
     return (
         name,
         _context(context),
         _context(parent),
-        *(kind, start, end, status, description),
-        _attributes(attributes),
-        getattr(attributes, "dropped", 0),
+        *(kind, start, end, status, description, attributes, dropped_attributes),
         [
-            (each.name, each.timestamp, _attributes(each.attributes), _dropped(each))
+            (each.name, each.timestamp, dictionary(each.attributes), _dropped(each))
             for each in events
         ]
         if events
         else [],
-        getattr(events, "dropped", 0),
+        dropped_events,
         [
-            (_context(each.context), _attributes(each.attributes), _dropped(each))
+            (_context(each.context), dictionary(each.attributes), _dropped(each))
             for each in links
         ]
         if links
         else [],
-        getattr(links, "dropped", 0),
+        dropped_links,
         None if scope is None else _scope(scope),
     )
 
@@ -176,7 +214,7 @@ def _scope(scope: InstrumentationScope) -> tuple[Any, ...]:
     if known is None or known[0] is not scope:
         if len(_scopes) >= SCOPES_KEPT:
             _scopes.clear()
-        attributes = _attributes(scope.attributes)
+        attributes = dictionary(scope.attributes)
         record = (scope.name, scope.version, scope.schema_url, attributes)
         known = _scopes[id(scope)] = (scope, record)
     return known[1]
@@ -190,15 +228,11 @@ def _context(context: SpanContext | None) -> tuple[Any, ...] | None:
     return trace_id, span_id, is_remote, int(flags), items
 
 
-def _attributes(attributes: Any) -> dict[str, Any] | None:
-    return dictionary(attributes) if attributes else None
-
-
 def _dropped(thing: Any) -> int:
     return thing.dropped_attributes or 0
 
 
-def _dump(record: tuple[Any, ...]) -> bytes:
+def _dump(record: Any) -> bytes:
     try:
         return marshal.dumps(record)
     except ValueError:  # an enumeration, a subclass of str, a stranger's object

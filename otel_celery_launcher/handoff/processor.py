@@ -26,6 +26,7 @@ from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.frames import (
     MAX_COUNT,
     MESSAGE_BYTES,
+    encode_end,
     encode_resource,
     encode_span,
     flush_message,
@@ -125,11 +126,36 @@ class ProcessExport(SpanProcessor):
             self._row.add_dropped(1)
             return
         is_root = _is_local_root(span)
+        is_task = is_root and span.kind is SpanKind.CONSUMER
+        self._hand_over(resource, data, is_root=is_root, is_task=is_task)
+
+    def run_ended(
+        self, resource: Resource, start: bytes, ended: int, changes: dict[str, str]
+    ) -> None:
+        """Hand over the span of a run that ends as it began; not told to ``on_end``.
+
+        Args:
+            resource: The span's.
+            start: The whole span at its start, encoded.
+            ended: Nanoseconds since the epoch.
+            changes: Attributes that it ends with, too.
+        """
+        if self._pid != os.getpid():
+            self._forget_parent()
+        if self._supervisor is not None and not self._has_timer:
+            self._supervise()
+        data = encode_end(start, ended, changes)
+        self._hand_over(
+            self._resource_bytes(resource), data, is_root=True, is_task=True
+        )
+
+    def _hand_over(
+        self, resource: bytes, data: bytes, *, is_root: bool, is_task: bool
+    ) -> None:
         waits = not is_root and _compat.has_other_threads()
         if waits or self._backlog or not self._send(join_message(resource, [data]), 1):
             self._keep(resource, data)
             if is_root or self._is_group_due():
-                is_task = is_root and span.kind is SpanKind.CONSUMER
                 self._empty(TASK_END_SECONDS if is_task else 0)
 
     def shutdown(self) -> None:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import baggage, trace
 
 from otel_celery_launcher import __version__
+from otel_celery_launcher.handoff.frames import encode_common
 from otel_celery_launcher.tasks.broker import broker_of, destination_name
 from otel_celery_launcher.tasks.waits import waits
 
@@ -43,17 +44,31 @@ _COPIED = (
     ("compression", "celery.compression"),
     ("eta", "celery.eta"),
     ("expires", "celery.expires"),
-    ("hostname", "celery.hostname"),
     ("id", "messaging.message.id"),
     ("origin", "celery.origin"),
     ("reply_to", "celery.reply_to"),
     ("retries", "celery.retries"),
 )
 _COPIED_OLDER = (("correlation_id", "messaging.conversation_id"),)
-_COPIED_MESSAGING = (
-    ("correlation_id", "messaging.message.conversation_id"),
-    ("hostname", "messaging.client.id"),
-)
+_COPIED_MESSAGING = (("correlation_id", "messaging.message.conversation_id"),)
+
+
+class Common(NamedTuple):
+    """What a run has in common with the one before it."""
+
+    pid: int
+    delivery: dict[str, Any] | None  # never changed after it has come
+    hostname: object
+    attributes: dict[str, Any]
+    encoded: bytes
+
+    def is_for(
+        self, pid: int, delivery: dict[str, Any] | None, hostname: object
+    ) -> bool:
+        """Return whether a run has these in common with it, too."""
+        return (
+            self.pid == pid and self.delivery == delivery and self.hostname == hostname
+        )
 
 
 class Attributes:
@@ -67,7 +82,9 @@ class Attributes:
         self._settings = settings
         self._older = settings.has_older_names
         self._messaging = settings.has_messaging_names
-        self._same: dict[str, dict[str, Any]] = {}  # by task
+        self._known: dict[str, Common] = {}  # by task
+        # Whether of_usual_run and ``run/`` are all there is to a run.
+        self.is_usual = not (self._messaging or settings.arguments or settings.baggage)
         self._copied = (
             *_COPIED,
             *(_COPIED_OLDER if self._older else ()),
@@ -142,12 +159,19 @@ class Attributes:
             "process", delivery.get("exchange") or "", delivery.get("routing_key") or ""
         )
 
-    def of_run(
-        self, task: Any, request: Any, context: Context | None
-    ) -> dict[str, Any]:
-        """Return the attributes of a run, before the task begins."""
-        found = self._of_any_run(task).copy()
-        told = request.__dict__  # what the message says; the class has the defaults
+    def of_usual_run(
+        self, task: Any, told: Mapping[str, Any]
+    ) -> tuple[Common, dict[str, Any]]:
+        """Return what a run has in common with others, and what it has not.
+
+        Only where the settings are the usual ones: ``is_usual``.
+
+        Args:
+            task: The task.
+            told: What the message says; the class of a request has the defaults.
+        """
+        common = self._common_of(task, told.get("delivery_info"), told.get("hostname"))
+        found: dict[str, Any] = {}
         for key, name in self._copied:
             if value := told.get(key):
                 found[name] = value if type(value) in _PLAIN else str(value)
@@ -156,20 +180,23 @@ class Attributes:
             found["celery.timelimit"] = tuple(
                 "" if each is None else str(each) for each in limits
             )
-        delivery = told.get("delivery_info") or {}
-        routing_key = str(delivery.get("routing_key") or "")
-        if delivery:
-            found["celery.delivery_info"] = str(delivery)
-            exchange = str(delivery.get("exchange") or "")
-            self._add_destination(found, exchange, routing_key)
-            if delivery.get("redelivered"):
-                found["celery.redelivered"] = True
         if not told.get("is_eager"):
             found.update(waits(told, time.time()))
+        return common, found
+
+    def of_run(
+        self, task: Any, request: Any, context: Context | None
+    ) -> dict[str, Any]:
+        """Return the attributes of a run, before the task begins."""
+        told = request.__dict__
+        common, own = self.of_usual_run(task, told)
+        found = {**common.attributes, **own}
         if self._settings.arguments:
             self._add_arguments(found, task.name, told)
         if self._messaging:
             broker = broker_of(task.app)
+            delivery = told.get("delivery_info") or {}
+            routing_key = str(delivery.get("routing_key") or "")
             self._add_operation(found, broker, "process", "process", routing_key)
             tag = (told.get("properties") or {}).get("delivery_tag")
             if broker.system == "rabbitmq" and isinstance(tag, int):
@@ -177,18 +204,34 @@ class Attributes:
         self._add_baggage(found, context)
         return found
 
-    def _of_any_run(self, task: Any) -> dict[str, Any]:
-        """Return what is the same for all runs of a task in this process."""
+    def _common_of(
+        self, task: Any, delivery: dict[str, Any] | None, hostname: object
+    ) -> Common:
+        """Return what most runs of a task in this process have in common."""
         pid = os.getpid()
-        found = self._same.get(task.name)
-        if found is None or found["process.pid"] != pid:
-            found = self._same[task.name] = {
-                "celery.action": "run",
-                "celery.task_name": task.name,
-                "messaging.system": broker_of(task.app).system,
-                "process.pid": pid,
-            }
-        return found
+        known = self._known.get(task.name)
+        if known is not None and known.is_for(pid, delivery, hostname):
+            return known
+        found = {
+            "celery.action": "run",
+            "celery.task_name": task.name,
+            "messaging.system": broker_of(task.app).system,
+            "process.pid": pid,
+        }
+        if hostname:
+            found["celery.hostname"] = str(hostname)
+            if self._messaging:
+                found["messaging.client.id"] = str(hostname)
+        if delivery:
+            found["celery.delivery_info"] = str(delivery)
+            exchange = str(delivery.get("exchange") or "")
+            routing_key = str(delivery.get("routing_key") or "")
+            self._add_destination(found, exchange, routing_key)
+            if delivery.get("redelivered"):
+                found["celery.redelivered"] = True
+        known = Common(pid, delivery, hostname, found, encode_common(found))
+        self._known[task.name] = known
+        return known
 
     def of_unrun(
         self, what: str, app: Any, name: str, request: Any, context: Context

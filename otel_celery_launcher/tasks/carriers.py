@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan
 
 from otel_celery_launcher import _compat, messages
+from otel_celery_launcher._compat_spans import FLAGS, only, valid_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from opentelemetry.trace import SpanContext
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -56,8 +59,10 @@ REQUEST = RequestGetter()
 
 def parent_of(request: Any) -> Context:
     """Return the context that a task's message carries; empty where it carries none."""
-    found = _usual(request.__dict__)
-    if found is None:
+    usual = usual_parent(request.__dict__)
+    if usual is not None:
+        found = only(NonRecordingSpan(usual))
+    else:
         found = propagate.extract(request, Context(), REQUEST)
         if not _has_span(found):  # baggage may come without a trace
             found = _handed(request, found)
@@ -68,7 +73,7 @@ def parent_of(request: Any) -> Context:
     return found
 
 
-def _usual(told: Mapping[str, Any]) -> Context | None:
+def usual_parent(told: Mapping[str, Any]) -> SpanContext | None:
     """Return what the default propagators make of the message of most tasks.
 
     That is a ``traceparent`` as they write it, and no other of their headers. For
@@ -80,13 +85,10 @@ def _usual(told: Mapping[str, Any]) -> Context | None:
     match = _TRACEPARENT.fullmatch(text) if isinstance(text, str) else None
     if match is None or not _compat.is_default(propagate.get_global_textmap()):
         return None
-    trace_id, span_id, flags = match.groups()
-    context = SpanContext(
-        int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16))
-    )
-    if not context.is_valid:
+    trace_id, span_id = int(match[1], 16), int(match[2], 16)
+    if not (trace_id and span_id):
         return None
-    return trace.set_span_in_context(NonRecordingSpan(context), Context())
+    return valid_context(trace_id, span_id, FLAGS[int(match[3], 16)], is_remote=True)
 
 
 def _handed(request: Any, context: Context) -> Context:

@@ -46,9 +46,10 @@ def waits(told: Mapping[str, Any], started: float) -> dict[str, float]:
     eta = told.get("eta")
     wanted = _seconds(eta) if eta else 0.0
     if started >= received:
-        found["celery.wait.worker"] = max(started - max(received, wanted), 0.0)
+        ready = received if received >= wanted else wanted
+        found["celery.wait.worker"] = started - ready if started > ready else 0.0
     if isinstance(published, (int, float)):
-        begin = max(published, wanted) if wanted <= received else published
+        begin = max(published, wanted) if 0.0 < wanted <= received else published
         if received >= begin:
             found["celery.wait.broker"] = received - begin
     return found

@@ -43,7 +43,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_celery_launcher import _compat, _compat_celery, _compat_spans
+from otel_celery_launcher import _compat, _compat_celery, _compat_spans, _compat_start
 
 
 class Seen(SpanProcessor):
@@ -289,7 +289,7 @@ class Curious(Sampler):
 
 
 def start(provider: TracerProvider) -> Span:
-    starter = _compat_spans.SpanStarter(provider.get_tracer("t"))
+    starter = _compat_start.SpanStarter(provider.get_tracer("t"))
     kind = trace_api.SpanKind.INTERNAL
     span = starter.start("a", context_api.Context(), kind, lambda: {"a": 1, "b": "x"})
     assert isinstance(span, Span)
@@ -320,7 +320,7 @@ def test_who_looks_at_the_start_sees_the_attributes() -> None:
 def test_an_unsampled_span_needs_no_attributes() -> None:
     provider = TracerProvider(shutdown_on_exit=False, sampler=ALWAYS_OFF)
     provider.add_span_processor(Seen())
-    starter = _compat_spans.SpanStarter(provider.get_tracer("t"))
+    starter = _compat_start.SpanStarter(provider.get_tracer("t"))
     span = starter.start("a", None, trace_api.SpanKind.INTERNAL, lambda: 1 / 0)  # type: ignore[return-value]
     assert not span.is_recording()
 
@@ -333,17 +333,39 @@ def test_contents_are_those_of_the_properties() -> None:
     span.set_status(trace_api.StatusCode.ERROR, "why")
     span.end()
     assert isinstance(span, Span)
-    *found, attributes, events, links, scope = _compat_spans.contents(span)
+    *found, attributes, no_a, events, no_e, links, no_l, scope = _compat_spans.contents(
+        span
+    )
     status = (span.status.status_code.value, span.status.description)
     times = (span.start_time, span.end_time)
     expected = [span.name, span.context, span.parent, span.kind.value, *times, *status]
     assert found == expected
-    assert _compat_spans.dictionary(attributes) == dict(span.attributes or {})
-    assert type(_compat_spans.dictionary(attributes)) is dict
+    assert attributes == dict(span.attributes or {})
+    assert type(attributes) is dict
     assert (tuple(events), tuple(links)) == (span.events, span.links)
     assert scope is span.instrumentation_scope
-    dropped = [getattr(each, "dropped", None) for each in (attributes, events, links)]
-    assert dropped == [0, 0, 0]
+    assert [no_a, no_e, no_l] == [0, 0, 0]
+    begun = _compat_spans.beginning(span)
+    assert begun == (*expected[:5], span.instrumentation_scope)
+
+
+def test_a_span_context_is_what_its_constructor_makes() -> None:
+    for is_remote in (True, False):
+        made = _compat_spans.valid_context(
+            5, 6, trace_api.TraceFlags(1), is_remote=is_remote
+        )
+        assert made == trace_api.SpanContext(
+            5, 6, is_remote, trace_api.TraceFlags(1), trace_api.DEFAULT_TRACE_STATE
+        )
+        assert type(made) is trace_api.SpanContext
+        assert made.is_valid
+
+
+def test_a_context_with_a_span_alone() -> None:
+    span = trace_api.NonRecordingSpan(SPAN_CONTEXT)
+    made = trace_api.set_span_in_context(span, context_api.Context())
+    assert _compat_spans.only(span) == made
+    assert type(_compat_spans.only(span)) is type(made)
 
 
 def parent_context(flags: int, *, is_remote: bool) -> context_api.Context:
@@ -375,17 +397,126 @@ def test_a_child_is_the_one_that_the_tracer_would_start(
     context = parent_context(flags, is_remote=is_remote)
     kind, links = trace_api.SpanKind.CONSUMER, [trace_api.Link(SPAN_CONTEXT)]
     theirs = tracer.start_span("a", context, kind, {"k": 1}, links)
-    starter = _compat_spans.SpanStarter(tracer)
+    starter = _compat_start.SpanStarter(tracer)
     ours = starter.start("a", context, kind, lambda: {"k": 1}, links)
     assert type(ours) is type(theirs)
     assert comparable(ours) == comparable(theirs)
 
 
 SPAN_CONTEXT = trace_api.SpanContext(1, 2, is_remote=True)
+KIND = trace_api.SpanKind.CONSUMER
+
+
+def starter(*processors: SpanProcessor, **options: Any) -> _compat_start.SpanStarter:
+    provider = TracerProvider(shutdown_on_exit=False, **options)
+    for processor in processors:
+        provider.add_span_processor(processor)
+    return _compat_start.SpanStarter(provider.get_tracer("t", "1", "https://schema"))
+
+
+@pytest.mark.parametrize("flags", [0, 1, 2, 3, 255])
+def test_a_span_like_others_is_the_one_that_the_tracer_would_start(flags: int) -> None:
+    ours = starter(Seen())
+    context = parent_context(flags, is_remote=True)
+    parent = trace_api.get_current_span(context).get_span_context()
+    spans = [ours.start_child(parent, "a", KIND, {"k": 1}) for _ in range(2)]
+    if not flags & 1:
+        assert spans == [None, None]
+        return
+    first, second = spans
+    assert first is not None
+    assert second is not None
+    theirs = ours._tracer.start_span("a", context, KIND, {"k": 1})
+    assert comparable(first) == comparable(second) == comparable(theirs)
+    own = {"_attributes", "_events", "_links", "_lock"}  # all that changes in place
+    assert not [name for name in own if vars(first)[name] is vars(second)[name]]
+    for name, value in vars(first).items():
+        is_shared = value is vars(second)[name]
+        assert not (is_shared and isinstance(value, (dict, list, set, bytearray))), name
+    first.add_event("e")
+    first.add_link(SPAN_CONTEXT)
+    first.set_attribute("k", 2)
+    first.set_status(trace_api.StatusCode.ERROR, "why")
+    first.end()
+    assert [len(first.events), len(first.links)] == [1, 1]
+    assert comparable(second) == comparable(theirs)
+    assert second.is_recording()
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        starter(),
+        starter(Seen(), Seen()),
+        starter(Watching()),
+        starter(Seen(), sampler=ParentBased(Curious())),
+        starter(
+            Seen(), sampler=ParentBased(ALWAYS_ON, remote_parent_sampled=ALWAYS_OFF)
+        ),
+        starter(Seen(), span_limits=SpanLimits(max_span_attributes=1)),
+        starter(Seen(), span_limits=SpanLimits(max_span_attribute_length=9)),
+    ],
+    ids=["nobody", "two", "a watcher", "sampler", "remote", "count", "length"],
+)
+def test_where_somebody_has_to_be_asked_no_span_is_copied(
+    ours: _compat_start.SpanStarter,
+) -> None:
+    context = parent_context(1, is_remote=True)
+    parent = trace_api.get_current_span(context).get_span_context()
+    assert ours.start_child(parent, "a", KIND, {"k": 1, "l": 2}) is None
+
+
+def changed(span: _compat_start.LeanSpan, how: str) -> None:
+    """Do what an application may do to the current span."""
+    if how == "attribute":
+        span.set_attribute("new", 1)
+    elif how == "another value":
+        span.set_attribute("k", "other")
+    elif how == "status":
+        span.set_status(trace_api.StatusCode.OK)
+    elif how == "name":
+        span.update_name("other")
+    elif how == "event":
+        span.add_event("e")
+    elif how == "link":
+        span.add_link(SPAN_CONTEXT)
+    elif how == "end":
+        span.end()
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["", "attribute", "another value", "status", "name", "event", "link", "end"],
+)
+def test_only_a_span_that_ends_as_it_began_does_so_unheard(how: str) -> None:
+    seen = Seen()
+    parent = trace_api.get_current_span(parent_context(1, is_remote=True))
+    name = "a"
+    span = starter(seen).start_child(
+        parent.get_span_context(), name, KIND, {"k": 1, "l": "x"}
+    )
+    assert span is not None
+    changed(span, how)
+    before = len(seen.names)
+    began: dict[str, Any] = {"k": 1, "l": "x"}
+    ended = span.end_as_it_began(name, began, {"celery.state": "SUCCESS"})
+    assert len(seen.names) == before
+    if how:
+        assert ended == 0
+        assert span.is_recording() is (how != "end")
+        return
+    assert ended == span.end_time
+    assert ended >= (span.start_time or 0)
+    assert not span.is_recording()
+    assert (span.attributes or {})["celery.state"] == "SUCCESS"
+    span.set_attribute("late", 1)  # refused, as by any span that has ended
+    assert "late" not in (span.attributes or {})
 
 
 def comparable(span: trace_api.Span) -> dict[str, object]:
     """Return everything of a span but its id, its time and its locks."""
+    if isinstance(span, _compat_start.LeanSpan):
+        assert [*span.events, *span.links] == []  # which makes them
     found = dict(vars(span))
     context = found.pop("_context")
     found["context"] = (context.trace_id, context.trace_flags, context.trace_state)
@@ -402,7 +533,7 @@ def test_a_disabled_tracer_starts_nothing() -> None:
     tracer: Any = provider.get_tracer("t")
     if not hasattr(tracer, "_set_tracer_config"):
         return  # an SDK that cannot
-    starter = _compat_spans.SpanStarter(tracer)
+    starter = _compat_start.SpanStarter(tracer)
 
     def is_recording() -> bool:
         context, kind = parent_context(1, is_remote=True), trace_api.SpanKind.CONSUMER

@@ -29,12 +29,16 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.status import Status, StatusCode
 
+from otel_celery_launcher._compat_start import SpanStarter
 from otel_celery_launcher.exporter.cleaning import cleaned
-from otel_celery_launcher.exporter.rebuild import read_resource, read_spans
+from otel_celery_launcher.exporter.rebuild import read_resource, read_span, read_spans
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.frames import (
     SPAN_BYTES,
     FrameError,
+    encode_common,
+    encode_end,
+    encode_new,
     encode_resource,
     encode_span,
     join_message,
@@ -123,6 +127,31 @@ def test_a_rebuilt_span_encodes_as_the_span_itself(
         assert encode_spans([rebuilt]) == encode_spans([direct])
         assert rebuilt.context == direct.context
         assert rebuilt.parent == direct.parent
+
+
+@settings(deadline=None)
+@given(
+    parent=contexts,
+    common=attributes, own=attributes, state=texts,
+)  # fmt: skip
+def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
+    parent: SpanContext, common: dict[str, Any], own: dict[str, Any], state: str
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Ended())
+    tracer = provider.get_tracer("scope", "1", "https://example.org/s", {"a": 1})
+    both = {**common, **own}
+    span = SpanStarter(tracer).start_child(parent, "run", SpanKind.CONSUMER, {**both})
+    assert span is not None
+    start = encode_new(span, encode_common(common), own)
+    changes = {"celery.state": state}
+    ended = span.end_as_it_began("run", both, changes)
+    rebuilt = read_span(span.resource, encode_end(start, ended, changes))
+    assert encode_spans([rebuilt]) == encode_spans([span])
+    assert (rebuilt.context, rebuilt.parent) == (span.context, span.parent)
+    begun = read_span(span.resource, start)  # of a run whose process was killed
+    assert begun.attributes == both
+    assert (begun.start_time, begun.end_time) == (span.start_time, None)
 
 
 def a_span(name: str = "n", **given_attributes: Any) -> ReadableSpan:
