@@ -149,6 +149,7 @@ class _Seen:
         self._tracer: Any = tracer
         self._sampler = getattr(tracer, "sampler", None)
         self._config = getattr(tracer, "_tracer_config", None)  # since SDK 1.40
+        self._resource = getattr(tracer, "resource", None)  # a pool child's is its own
         self._processors = self._processors_now()
         is_one = len(self._processors) == 1
         self.only_processor = self._processors[0] if is_one else None
@@ -176,6 +177,7 @@ class _Seen:
         return (
             getattr(tracer, "sampler", None) is self._sampler
             and getattr(tracer, "_tracer_config", None) is self._config
+            and getattr(tracer, "resource", None) is self._resource
             and self._processors_now() is self._processors
         )
 

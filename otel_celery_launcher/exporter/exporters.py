@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_celery_launcher import _compat_otlp
 from otel_celery_launcher.checks import load_component
 from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.privacy import WithoutMessages
@@ -51,12 +52,54 @@ def load_exporter_classes(
                 " through it"
             )
         else:
-            classes.append(partial(_make_private, make) if hides_messages else make)
+            classes.append(partial(_make, make, hides_messages=hides_messages))
     return classes, problems
 
 
-def _make_private(make: Callable[[], SpanExporter]) -> SpanExporter:
-    return WithoutMessages(make())
+# Modules whose exporters clean what they encode.
+_encoding_modules: frozenset[str] = frozenset()
+
+
+def use_own_encoder() -> None:
+    """Let the OTLP exporters encode by ``encoding.py`` (in the exporter process).
+
+    Imports protobuf; after ``load_exporter_classes``, which has imported the exporters.
+    """
+    global _encoding_modules
+    from otel_celery_launcher.exporter import encoding
+
+    if encoding.is_faithful():
+        _encoding_modules = _compat_otlp.replace_encoder(encoding.encode_spans)
+
+
+def _make(make: Callable[[], SpanExporter], *, hides_messages: bool) -> SpanExporter:
+    exporter = make()
+    if type(exporter).__module__ not in _encoding_modules:
+        exporter = Cleaning(exporter)
+    return WithoutMessages(exporter) if hides_messages else exporter
+
+
+class Cleaning(SpanExporter):
+    """An exporter that is given no value that it would refuse: ``cleaning.py``.
+
+    Args:
+        exporter: The exporter that sends.
+    """
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch."""
+        return self._exporter.export(cleaned(spans))
+
+    def shutdown(self) -> None:
+        """Close the exporter's connection."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flush the exporter."""
+        return self._exporter.force_flush(timeout_millis)
 
 
 _thread = threading.local()
@@ -88,7 +131,7 @@ class CountingExporter(SpanExporter):
         """Send a batch; a failure is counted and kept, never raised."""
         _thread.is_exporting = True
         try:
-            result = self._exporter.export(cleaned(spans))
+            result = self._exporter.export(spans)
         except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
             self._row.note_error(f"{type(exc).__name__}: {exc}")
             result = SpanExportResult.FAILURE

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.rebuild import read_resource, read_spans
 from otel_celery_launcher.handoff.frames import FrameError
 
@@ -260,7 +259,7 @@ class Pipeline:
 
     def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> bool:
         try:
-            return exporter.export(cleaned(spans)) is SpanExportResult.SUCCESS
+            return exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception as exc:  # noqa: BLE001 - any exporter; the batch is refused
             self._last_error = f"INVALID_ARGUMENT {type(exc).__name__}: {exc}"
             return False

@@ -25,7 +25,10 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_celery_launcher.errors import EXIT_BUG
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
-from otel_celery_launcher.exporter.exporters import load_exporter_classes
+from otel_celery_launcher.exporter.exporters import (
+    load_exporter_classes,
+    use_own_encoder,
+)
 from otel_celery_launcher.exporter.lost import lost_span
 from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
 from otel_celery_launcher.exporter.reporter import ExportLogHandler
@@ -73,6 +76,8 @@ class Server:
         classes, _ = load_exporter_classes(
             config["exporters"], hides_messages=config["hides_messages"]
         )
+        if classes:
+            use_own_encoder()
         limit = queue_bytes() // max(1, len(classes))
         self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
         ExportLogHandler(self._note_error).install()

@@ -466,6 +466,20 @@ def test_where_somebody_has_to_be_asked_no_span_is_copied(
     assert ours.start_child(parent, "a", KIND, {"k": 1, "l": 2}) is None
 
 
+def test_a_copied_span_has_the_resource_of_its_process() -> None:
+    """A pool child's is set after its fork."""
+    provider = _compat.ForkableTracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Seen())
+    ours = _compat_start.SpanStarter(provider.get_tracer("t"))
+    parent = trace_api.get_current_span(parent_context(1, is_remote=True))
+    for name in ("before", "after"):
+        resource = Resource({"service.instance.id": name})
+        _compat.set_resource(provider, resource)
+        span = ours.start_child(parent.get_span_context(), "a", KIND, {})
+        assert span is not None
+        assert span.resource is resource
+
+
 def changed(span: _compat_start.LeanSpan, how: str) -> None:
     """Do what an application may do to the current span."""
     if how == "attribute":

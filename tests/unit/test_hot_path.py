@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 # Calls added to plain Celery's, with Celery 5.7 and OpenTelemetry 1.45 on Python 3.11. More
 # than a tenth above is a regression: look with `python -m tests.hot_path otel-celery`.
-RECORDED = {"publish": 256, "run": 275, "run with ten inner spans": 2195}
+RECORDED = {"publish": 246, "run": 178, "run with ten inner spans": 2028}
 
 
 @cache
@@ -35,6 +35,6 @@ def test_what_tracing_adds(what: str) -> None:
     assert added("otel-celery", what) <= 1.1 * RECORDED[what]
 
 
-def test_a_run_takes_fewer_calls_than_upstreams() -> None:
+def test_a_run_takes_half_of_the_calls_of_upstreams() -> None:
     """Which exports beside, in calls that are not counted here."""
-    assert added("otel-celery", "run") < 0.8 * added("upstream", "run")
+    assert added("otel-celery", "run") < 0.5 * added("upstream", "run")

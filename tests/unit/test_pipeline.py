@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.exporter.exporters import Cleaning
 from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
 from otel_celery_launcher.handoff.frames import (
     encode_resource,
@@ -125,7 +126,7 @@ def test_a_refusal_of_the_data_drops_that_batch_alone(answer: str) -> None:
 def test_what_an_encoder_cannot_take_is_cleaned_and_sent() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = Pipeline(lambda: Cleaning(exporter), row, 10**6)
     pipeline.start()
     pipeline.put(*message("bad \ud800"))
     flushed(pipeline)
