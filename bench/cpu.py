@@ -1,172 +1,162 @@
-"""Worker CPU a no-op task beside plain Celery and opentelemetry-instrument, in turn.
+"""Worker CPU a task, throughput and spans kept: all workers side by side, bursts in turn.
 
-    make bench-cpu        # or: python bench/cpu.py [ROUNDS [TASKS]]
-
-Needs redis-server. All workers live side by side, one pool child each; one after the other
-gets a burst of no-op tasks that carry a trace context, published beforehand. User and system
-time of its processes from one of its bursts to the next, divided by the tasks of one: spans
-are exported after a burst, too. The next worker's burst follows within a second, so that a
-machine that is slow for a while is slow for all of them. Read the ratios: what is added to plain Celery's of the same round, beside what
-opentelemetry-instrument adds.
+One after the other gets a burst of tasks that carry a trace context, published
+beforehand. User and system time of its processes from one of its bursts to the next,
+divided by the tasks of one: spans are exported after a burst, too. The next worker's burst
+follows within a second, so that a machine that is slow for a while is slow for all.
 """
 
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from contextlib import ExitStack
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import redis
 from celery import Celery
-from lifecycle import APP, BIN, Life, environ_of, free_port, start_redis
+from sink import Sink
+from worker import Life, environ_of
 
-from otel_celery_launcher.receiver import Receiver
+if TYPE_CHECKING:
+    from pathlib import Path
 
-# Everybody else in an environment of its own.
-OTHERS = BIN.parent.parent / ".venv-bench"
-UPSTREAM = OTHERS / "opentelemetry-instrument" / "bin"
-PACKAGES = (
-    "celery[redis]",
-    "opentelemetry-distro",
-    "opentelemetry-exporter-otlp-proto-grpc",
-    "opentelemetry-instrumentation-celery",
-)
-
-VARIANTS: dict[str, tuple[list[Path], dict[str, str]]] = {
-    "celery": ([BIN / "celery"], {}),
-    "process": ([BIN / "otel-celery"], {"OTEL_CELERY_EXPORT": "process"}),
-    "inline": ([BIN / "otel-celery"], {"OTEL_CELERY_EXPORT": "inline"}),
-    "opentelemetry-instrument": (
-        [UPSTREAM / "opentelemetry-instrument", UPSTREAM / "celery"],
-        {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"},
-    ),
-}
+    from variants import Variant
 
 WARM_ROUNDS = 2  # not counted
+LATE_SECONDS = 7  # exporters wait five seconds for more
 
 
-def install_others() -> None:
-    if not (UPSTREAM / "opentelemetry-instrument").exists():
-        subprocess.run([sys.executable, "-m", "venv", UPSTREAM.parent], check=True)
-        subprocess.run(
-            [UPSTREAM / "pip", "--disable-pip-version-check", "install", "--quiet",
-             *PACKAGES],
-            check=True,
-        )  # fmt: skip
+class Scene(NamedTuple):
+    """What tasks a burst is made of."""
+
+    name: str
+    task: str
+    tasks: int  # in a burst
+    flags: str  # of their traceparent
+    spans: int  # that each is to give
 
 
-def fill(broker: str, count: int, queue: str = "celery") -> None:
-    """Publish tasks, each in a trace of its own."""
-    app = Celery(broker=broker)
-    for number in range(1, count + 1):
-        headers = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
-        app.send_task(
-            "bench_app.noop", headers=headers, queue=queue, ignore_result=True
-        )
+NOOP = Scene("a no-op task", "noop", 600, "01", 1)
+TEN = Scene("a task with ten inner spans", "ten", 200, "01", 11)
+UNSAMPLED = Scene("an unsampled task", "noop", 600, "00", 0)
 
 
 class Figures(NamedTuple):
-    """Microseconds a task."""
+    """Of a variant, medians: microseconds a task, tasks a second, a share, bytes."""
 
     main: float
     children: float
     exporter: float
+    added: float  # main and children, over plain Celery's of the same round
+    spread: float  # half of the middle half of what is added
+    rate: float
+    kept: float | None
+    wire: float | None  # bytes a span
 
-    @property
-    def worker(self) -> float:
-        return self.main + self.children
 
-
-class Bench:
-    """A worker that waits, and its bursts."""
+class Runner:
+    """A worker that waits, its queue and its receiver."""
 
     def __init__(
-        self,
-        variant: str,
-        folder: Path,
-        environ: dict[str, str],
-        rounds: int,
-        count: int,
+        self, variant: Variant, folder: Path, port: int, database: int, children: int
     ) -> None:
-        command, more = VARIANTS[variant]
-        self._count = count
-        self._client = redis.Redis.from_url(environ["BENCH_BROKER"])
-        for number in range(rounds):
-            fill(environ["BENCH_BROKER"], count, f"burst{number}")
-        folder.mkdir()
-        (folder / "bench_app.py").write_text(APP)
-        self.life = Life(command, folder, environ | more, "-c", "1")
+        broker = f"redis://127.0.0.1:{port}/{database}"
+        self.variant = variant
+        self.sink = Sink()
+        self._app = Celery(broker=broker)
+        self._client = redis.Redis.from_url(broker)
+        environ = environ_of(broker) | variant.variables(self.sink.grpc, self.sink.http)
+        self.life = Life(variant.celery(), folder, environ, "-c", str(children))
+        self._cpu = self.life.cpu()
+        self.parts: list[tuple[float, float, float]] = []
+        self.rates: list[float] = []
+
+    def begin(self, scene: Scene) -> None:
+        """Publish a burst, to be copied for each round, and forget what was before."""
+        self._client.delete("pattern")
+        for number in range(1, scene.tasks + 1):
+            traceparent = f"00-{number:032x}-{number:016x}-{scene.flags}"
+            self._app.send_task(
+                f"bench_app.{scene.task}", headers={"traceparent": traceparent},
+                queue="pattern", ignore_result=True,
+            )  # fmt: skip
+        self.sink.clear()
+        self.parts, self.rates = [], []
         self._cpu = self.life.cpu()
 
-    def burst(self, number: int) -> None:
+    def burst(self, scene: Scene, *, counts: bool) -> None:
         """Hand a burst over at once, and wait until the last task is acknowledged."""
-        self._client.rename(f"burst{number}", "celery")
+        now = self.life.cpu()
+        if counts:
+            self.parts.append(
+                tuple(
+                    (b - a) / scene.tasks * 1e6
+                    for a, b in zip(self._cpu, now, strict=True)
+                )  # type: ignore[arg-type]
+            )
+        self._cpu = now
+        self._client.copy("pattern", "burst")
+        start = time.monotonic()
+        self._client.rename("burst", "celery")
         while self._client.llen("celery") or self._client.hlen("unacked"):
-            time.sleep(0.005)
+            time.sleep(0.002)
+        if counts:
+            self.rates.append(scene.tasks / (time.monotonic() - start))
 
-    def since_last(self) -> Figures:
-        """Return what a burst has cost since the last call: exports come later."""
-        before, self._cpu = self._cpu, self.life.cpu()
-        parts = (b - a for a, b in zip(before, self._cpu, strict=True))
-        return Figures(*(part / self._count * 1e6 for part in parts))
-
-
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 600
-    install_others()
-    found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
-    kept: dict[str, float] = {}
-    total = rounds + WARM_ROUNDS
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        port = free_port()
-        stack.callback(start_redis(folder, port).terminate)
-        receivers, benches = {}, {}
-        for database, variant in enumerate(VARIANTS):
-            receivers[variant] = stack.enter_context(Receiver())
-            environ = environ_of(receivers[variant], port) | {
-                "BENCH_BROKER": f"redis://127.0.0.1:{port}/{database}"
-            }
-            place = folder / variant
-            benches[variant] = Bench(variant, place, environ, total, count)
-        for number in range(total):
-            for variant, bench in benches.items():
-                figures = bench.since_last()
-                bench.burst(number)
-                if number > WARM_ROUNDS:  # what the round before has cost
-                    found[variant].append(figures)
-                shown = " ".join(f"{each:.0f}" for each in figures)
-                print(f"round {number}: {variant} {shown}", file=sys.stderr)
-        for variant, bench in benches.items():
-            bench.life.stop()
-            kept[variant] = len(receivers[variant].spans) / (total * count)
-    print_table(found, kept)
+    def stop(self) -> None:
+        self.life.stop()
+        self.sink.stop()
 
 
-def print_table(found: dict[str, list[Figures]], kept: dict[str, float]) -> None:
-    """Medians, and of what is added in each round."""
-    print(
-        "| | main, µs | child, µs | exporter, µs | added, µs | of upstream's | spans kept |"
+def measure(
+    variants: list[Variant],
+    scenes: list[Scene],
+    folder: Path,
+    port: int,
+    *,
+    rounds: int,
+    children: int = 1,
+) -> dict[str, dict[str, Figures]]:
+    """Return figures by scene and variant; plain Celery is the first variant."""
+    found: dict[str, dict[str, Figures]] = {}
+    runners = [
+        Runner(variant, folder / f"cpu{children}-{database}", port, database, children)
+        for database, variant in enumerate(variants)
+    ]
+    for scene in scenes:
+        now = [each for each in runners if each.variant.makes_spans or scene is not TEN]
+        if scene is UNSAMPLED:
+            now = [each for each in now if each.variant.makes_spans]
+        for runner in now:
+            runner.begin(scene)
+        for number in range(rounds + WARM_ROUNDS + 1):
+            print(f"{scene.name}, {children} children: round {number}", file=sys.stderr)
+            for runner in now:
+                runner.burst(scene, counts=number > WARM_ROUNDS)
+        time.sleep(LATE_SECONDS)
+        bursts = rounds + WARM_ROUNDS + 1
+        found[scene.name] = {
+            each.variant.name: _figures(each, now[0], scene, bursts) for each in now
+        }
+    for runner in runners:
+        runner.stop()
+    return found
+
+
+def _figures(runner: Runner, plain: Runner, scene: Scene, bursts: int) -> Figures:
+    main, children, exporter = map(statistics.median, zip(*runner.parts, strict=True))
+    added = [
+        sum(ours[:2]) - sum(theirs[:2])
+        for ours, theirs in zip(runner.parts, plain.parts, strict=True)
+    ]
+    low, middle, high = statistics.quantiles(added, n=4)
+    expected = scene.tasks * scene.spans * bursts
+    spans = runner.sink.spans()
+    has_spans = runner is not plain and runner.variant.counts
+    return Figures(
+        *(main, children, exporter, middle, (high - low) / 2),
+        rate=statistics.median(runner.rates),
+        kept=spans / expected if expected and has_spans else None,
+        wire=runner.sink.bytes() / spans if spans else None,
     )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    plain = [each.worker for each in found["celery"]]
-
-    def added(variant: str) -> float:
-        workers = [each.worker for each in found[variant]]
-        return statistics.median(a - b for a, b in zip(workers, plain, strict=True))
-
-    for variant, figures in found.items():
-        medians = [statistics.median(column) for column in zip(*figures, strict=True)]
-        shown = " | ".join(f"{each:.0f}" for each in [*medians, added(variant)])
-        ratio = added(variant) / added("opentelemetry-instrument")
-        print(f"| {variant} | {shown} | {ratio:.2f} | {kept[variant]:.1%} |")
-
-
-if __name__ == "__main__":
-    main()

@@ -20,8 +20,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
+from otel_celery_launcher._compat_lean import LeanSpan
 from otel_celery_launcher._compat_spans import attributes_of, only
-from otel_celery_launcher._compat_start import LeanSpan, SpanStarter
+from otel_celery_launcher._compat_start import SpanStarter
 from otel_celery_launcher.handoff.frames import START_BYTES, encode_new, encode_start
 from otel_celery_launcher.messages import shows_contexts
 from otel_celery_launcher.tasks.carriers import parent_of, usual_parent

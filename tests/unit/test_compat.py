@@ -43,7 +43,13 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_celery_launcher import _compat, _compat_celery, _compat_spans, _compat_start
+from otel_celery_launcher import (
+    _compat,
+    _compat_celery,
+    _compat_lean,
+    _compat_spans,
+    _compat_start,
+)
 
 
 class Seen(SpanProcessor):
@@ -480,7 +486,7 @@ def test_a_copied_span_has_the_resource_of_its_process() -> None:
         assert span.resource is resource
 
 
-def changed(span: _compat_start.LeanSpan, how: str) -> None:
+def changed(span: _compat_lean.LeanSpan, how: str) -> None:
     """Do what an application may do to the current span."""
     if how == "attribute":
         span.set_attribute("new", 1)
@@ -529,7 +535,7 @@ def test_only_a_span_that_ends_as_it_began_does_so_unheard(how: str) -> None:
 
 def comparable(span: trace_api.Span) -> dict[str, object]:
     """Return everything of a span but its id, its time and its locks."""
-    if isinstance(span, _compat_start.LeanSpan):
+    if isinstance(span, _compat_lean.LeanSpan):
         assert [*span.events, *span.links] == []  # which makes them
     found = dict(vars(span))
     context = found.pop("_context")

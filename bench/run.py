@@ -1,0 +1,122 @@
+"""All of it, in one run on one machine: make bench
+
+    python bench/run.py [ROUNDS]            # everything: docs/benchmarks.*
+    python bench/run.py --quick             # a no-op task's CPU alone, three variants
+
+Needs redis-server. Writes docs/benchmarks.json and docs/benchmarks.svg, and the tables
+into docs/benchmarks.md. Timings are of this machine: read the ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cpu
+import exporter
+import lifecycle
+import publish
+import report
+from variants import CELERY, INLINE, PROCESS, ROOT, UPSTREAM, Variant, installed
+from worker import free_port, start_redis
+
+DOCS = ROOT / "docs"
+BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"
+
+
+def versions(variant: Variant) -> str:
+    """Return what an environment runs, of what matters."""
+    python = next(each for each in variant.bin.glob("python"))
+    listed = subprocess.run(
+        [python, "-m", "pip", "--disable-pip-version-check", "list", "--format=json"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    wanted = ("celery", "opentelemetry-sdk", "splunk-opentelemetry", "logfire", "ddtrace", "newrelic", "otel-celery-launcher")  # fmt: skip
+    found = {each["name"]: each["version"] for each in json.loads(listed)}
+    return ", ".join(f"{name} {found[name]}" for name in wanted if name in found)
+
+
+def about(variants: list[Variant], rounds: int) -> str:
+    """Say when, on what and with what was measured."""
+    lines = [
+        f"`make bench ROUNDS={rounds}`, {time.strftime('%Y-%m-%d', time.gmtime())};"
+        f" Python {platform.python_version()}, {platform.system()} {platform.machine()},"
+        f" {os.cpu_count()} cores. Medians; ± is half of the middle half.",
+        "",
+        *(f"- {each.name}: {versions(each)}" for each in variants),
+    ]
+    return "\n".join(lines)
+
+
+def plain(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        scene: {name: each._asdict() for name, each in by_name.items()}
+        for scene, by_name in found.items()
+    }
+
+
+def measure(
+    variants: list[Variant], folder: Path, port: int, rounds: int
+) -> dict[str, Any]:
+    scenes = [cpu.NOOP, cpu.TEN, cpu.UNSAMPLED]
+    three = [CELERY, PROCESS, UPSTREAM]
+    data: dict[str, Any] = {"about": about(variants, rounds)}
+    data["cpu"] = plain(cpu.measure(variants, scenes, folder, port, rounds=rounds))
+    data["cpu, 32 children"] = plain(
+        cpu.measure(three, [cpu.NOOP], folder, port, rounds=rounds, children=32)
+    )
+    data["lifecycle"] = lifecycle.measure(
+        variants, folder, port, rounds=max(3, rounds // 3)
+    )
+    data["publish"] = publish.measure(variants, folder / "publish", port, rounds=5)
+    data["exporter"] = exporter.measure(PROCESS, folder / "exporter", port)
+    return data
+
+
+def write(data: dict[str, Any]) -> None:
+    (DOCS / "benchmarks.json").write_text(
+        json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    )
+    (DOCS / "benchmarks.svg").write_text(report.svg(data["cpu"][cpu.NOOP.name]))
+    page = DOCS / "benchmarks.md"
+    head, _, tail = page.read_text().partition(BEGIN)
+    _, _, foot = tail.partition(END)
+    page.write_text(head + BEGIN + "\n" + report.markdown(data) + "\n" + END + foot)
+
+
+def main() -> None:
+    is_quick = "--quick" in sys.argv
+    numbers = [int(each) for each in sys.argv[1:] if each.isdigit()]
+    rounds = numbers[0] if numbers else 12
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        if is_quick:
+            variants = [CELERY, PROCESS, INLINE, UPSTREAM]
+            if not all(each.install() for each in variants):
+                sys.exit("not all can be installed here")
+        else:
+            variants = installed()
+        server = start_redis(folder, port)
+        try:
+            if is_quick:
+                found = plain(
+                    cpu.measure(variants, [cpu.NOOP], folder, port, rounds=rounds)
+                )
+                print(report.cpu_table(found[cpu.NOOP.name]))
+                return
+            data = measure(variants, folder, port, rounds)
+        finally:
+            server.terminate()
+    write(data)
+    print(report.markdown(data))
+
+
+if __name__ == "__main__":
+    main()
