@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from variants import Variant
 
 CHILDREN = (1, 2, 4, 8, 16, 32)
-RECYCLED = 15
+RECYCLED = 8
 TRACEPARENT = f"00-{'1' * 32}-{'2' * 16}-01"
 
 

@@ -7,6 +7,7 @@ Imported only for commands that run or publish tasks: it imports the SDK.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -61,6 +62,8 @@ def run_with_telemetry(
         report_bug("tracing could not be set up: Celery runs without")
         return celery()
     announce(telemetry, problems, has_start_line=settings.role in ANNOUNCED_ROLES)
+    if settings.role == "worker":
+        set_aside()
     launcher = os.getpid()
     try:
         return celery()
@@ -68,6 +71,16 @@ def run_with_telemetry(
         # Not in a process that Celery forked (a detached beat is the one that stays).
         if os.getpid() == launcher or settings.role == "beat":
             wind_up(telemetry)
+
+
+def set_aside() -> None:
+    """Tell the garbage collector that what is here by now stays.
+
+    Called before the application is imported: Celery's modules, OpenTelemetry's and ours.
+    A collection in a pool child writes into each object that it walks, and so makes the
+    child its own copy of their pages (https://docs.python.org/3/library/gc.html#gc.freeze).
+    """
+    gc.freeze()
 
 
 class _Present:
