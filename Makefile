@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu bench-wire faults outage servers build clean
+.PHONY: demo example test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -59,21 +59,23 @@ SECONDS ?= 120
 faults: $(VENV)/tested servers
 	$(BIN)/python -m tests.faults.driver $(or $(SEED),$$(date +%N)) $(SECONDS)
 
+# A million tasks under faults, all accounted for, memory flat; half an hour.
+TASKS ?= 1000000
+soak: $(VENV)/tested servers
+	$(BIN)/python -m tests.faults.soak $(TASKS) $(or $(SEED),1)
+
 # A minute without a collector at 525 spans a second.
 outage: $(VENV)/tested servers
 	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -k collector_outage
 
-# Start, stop and memory beside plain Celery; a quarter of an hour.
+# Everything beside plain Celery and other launchers: docs/benchmarks.*; half an hour.
+ROUNDS ?= 12
 bench: $(VENV)/tested servers
-	$(BIN)/python bench/lifecycle.py
+	$(BIN)/python bench/run.py $(ROUNDS)
 
-# Worker CPU a task beside plain Celery and opentelemetry-instrument; four minutes.
+# Worker CPU a no-op task alone, beside opentelemetry-instrument; two minutes.
 bench-cpu: $(VENV)/tested servers
-	$(BIN)/python bench/cpu.py $(ROUNDS)
-
-# Bytes on the wire a span.
-bench-wire: $(VENV)/tested servers
-	$(BIN)/python bench/wire.py
+	$(BIN)/python bench/run.py --quick $(ROUNDS)
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

@@ -26,9 +26,13 @@ import grpc
 import psutil
 import redis
 from celery import Celery
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_celery_launcher.exporter.counters import Counters
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiving.grpc_server import GrpcServer
 from tests.clock import Clock
 from tests.conftest import base_environ, free_port
 from tests.harness import Launcher, Process, counters_of, wait_until
@@ -67,6 +71,53 @@ class Account:
         )
 
 
+class Books:
+    """A collector that keeps which runs came, and how often.
+
+    Args:
+        answer: Called before a request is taken; may abort it.
+    """
+
+    def __init__(self, answer: Callable[[grpc.ServicerContext], None]) -> None:
+        self._answer = answer
+        self._port = free_port()
+        self._server: GrpcServer | None = None
+        self._lock = threading.Lock()
+        self.runs: Counter[int] = Counter()  # by span id
+        self.spans = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> Books:
+        self._server = GrpcServer(self._take, self._port)
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    def __enter__(self) -> Books:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _take(self, data: bytes, context: grpc.ServicerContext) -> None:
+        self._answer(context)
+        request = ExportTraceServiceRequest.FromString(data)
+        with self._lock:
+            for block in request.resource_spans:
+                for part in block.scope_spans:
+                    self.spans += len(part.spans)
+                    self.runs.update(
+                        int.from_bytes(span.span_id, "big")
+                        for span in part.spans
+                        if span.kind == Span.SPAN_KIND_CONSUMER
+                    )
+
+
 class Driver:
     """One worker, one broker, one collector, and what can happen to them.
 
@@ -76,6 +127,8 @@ class Driver:
         seconds: How long faults happen.
     """
 
+    tasks_per_child = 50
+
     def __init__(self, folder: Path, seed: int, seconds: float) -> None:
         self._folder = folder
         self._random = random.Random(seed)
@@ -83,10 +136,11 @@ class Driver:
         self._clock = Clock(folder)
         self._redis_port = free_port()
         self._redis: subprocess.Popen[bytes] | None = None
-        self._collector = Receiver(port=free_port(), answer=self._answer)
+        self._books = Books(self._answer)
         self._refuses = threading.Event()
         self._stalls = threading.Event()
         self._account = Account(seed)
+        self._due: list[str] = []
         self._counters: list[Counters] = []  # of each life of the worker
         self._launcher: Launcher
         self._worker: Process
@@ -114,12 +168,12 @@ class Driver:
             "OTEL_SERVICE_NAME": "shop-worker",
             "OTEL_CELERY_EXPORT": "process",
             "OTEL_CELERY_SHUTDOWN_SECONDS": "30",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": self._collector.endpoint,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self._books.endpoint,
             "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
             **self._clock.environ,
         }
         try:
-            with self._collector, Launcher(self._folder, environ) as launcher:
+            with self._books, Launcher(self._folder, environ) as launcher:
                 self._launcher = launcher
                 self._start_worker()
                 self._load()
@@ -132,7 +186,7 @@ class Driver:
 
     def _start_worker(self) -> None:
         self._worker = self._launcher.worker(
-            "--max-tasks-per-child", "50", app="faulty"
+            "--max-tasks-per-child", str(self.tasks_per_child), app="faulty"
         )
         self._counters.append(counters_of(self._worker))
 
@@ -146,19 +200,23 @@ class Driver:
         end = time.monotonic() + self._seconds
         pause = threading.Event()
         next_fault = time.monotonic() + 1
-        due: list[str] = []
         while time.monotonic() < end:
             with suppress(Exception):  # the broker is being restarted
                 self._producer.send_task("faulty.work", (INNER,), retry=False)
             self._keep_worker()
             if time.monotonic() >= next_fault:
-                if not due:  # each of them once, in a random order, and again
-                    due = self._random.sample(list(self.faults), len(self.faults))
-                name = due.pop()
-                self._account.faults[name] += 1
-                self.faults[name]()
+                self._fault(list(self.faults))
                 next_fault = time.monotonic() + self._random.uniform(0.5, 3)
             pause.wait(1 / LOAD)
+
+    def _fault(self, names: list[str]) -> None:
+        """Let one of these happen: each of them once, in a random order, and again."""
+        self._due = [each for each in self._due if each in names]
+        if not self._due:
+            self._due = self._random.sample(names, len(names))
+        name = self._due.pop()
+        self._account.faults[name] += 1
+        self.faults[name]()
 
     def _settle(self) -> None:
         """Wait until nothing is queued and nothing runs."""
@@ -176,28 +234,22 @@ class Driver:
 
     def _count(self) -> None:
         client = redis.Redis(port=self._redis_port)
-        ended = {each.decode() for each in client.lrange("ended", 0, -1)}  # type: ignore[union-attr]
 
-        def executions() -> list[str]:
-            return [
-                span.attributes["execution"]
-                for span in list(self._collector.spans)
-                if "execution" in span.attributes
-            ]
+        def told(key: str) -> set[int]:
+            return {int(each, 16) for each in client.lrange(key, 0, -1)}
 
-        self._collector.wait_for(lambda _: ended <= set(executions()), 10)
-        received = Counter(executions())
+        ended, begun = told("ended"), told("started")
+        runs = self._books.runs
+        end = time.monotonic() + 10
+        while not ended <= runs.keys() and time.monotonic() < end:
+            threading.Event().wait(0.1)
         account = self._account
         account.ended = len(ended)
-        account.received = len(ended & set(received))
-        account.missing = len(ended - set(received))
-        ids = Counter(
-            span.span_id for span in self._collector.spans if span.kind == "CONSUMER"
-        )
-        account.twice = sum(count - 1 for count in ids.values())
-        begun = {each.decode() for each in client.lrange("started", 0, -1)}  # type: ignore[union-attr]
+        account.received = len(ended & runs.keys())
+        account.missing = len(ended - runs.keys())
+        account.twice = sum(count - 1 for count in runs.values())
         account.begun = len(begun)
-        account.untold = len(begun - set(ids))
+        account.untold = len(begun - runs.keys())
         account.counted = sum(each.lost for each in self._counters)
 
     # Faults.
@@ -237,9 +289,9 @@ class Driver:
             threading.Timer(seconds, lambda e=exporter: resume(e)).start()
 
     def _collector_down(self) -> None:
-        self._collector.stop()
+        self._books.stop()
         threading.Event().wait(self._random.uniform(0.2, 2))
-        self._collector.start()
+        self._books.start()
 
     def _collector_stalled(self) -> None:
         self._stalls.set()
