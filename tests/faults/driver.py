@@ -128,6 +128,7 @@ class Driver:
     """
 
     tasks_per_child = 50
+    fsync = "always"  # of redis-server
 
     def __init__(self, folder: Path, seed: int, seconds: float) -> None:
         self._folder = folder
@@ -317,7 +318,7 @@ class Driver:
         self._redis = subprocess.Popen(
             [
                 "redis-server", "--port", str(self._redis_port), "--bind", "127.0.0.1",
-                "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+                "--save", "", "--appendonly", "yes", "--appendfsync", self.fsync,
                 "--dir", str(self._folder),
             ],
             stdout=subprocess.DEVNULL,

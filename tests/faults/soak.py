@@ -55,6 +55,7 @@ class Soak(Driver):
     """
 
     tasks_per_child = 5000
+    fsync = "everysec"  # it is stopped, never killed, and so loses nothing
 
     def __init__(self, folder: Path, seed: int, tasks: int) -> None:
         super().__init__(folder, seed, 0)
