@@ -91,6 +91,9 @@ class Pattern:
         self._span = vars(span).copy()
         del self._span["_events"], self._span["_links"]
         self._attributes = vars(span._attributes)
+        # Older SDKs log under it, and a log handler may look at the span.
+        is_reentrant = isinstance(span._attributes._lock, type(threading.RLock()))
+        self._new_lock = threading.RLock if is_reentrant else threading.Lock
         most = span._attributes.maxlen
         self.most_attributes = 2**31 if most is None else most
 
@@ -112,7 +115,7 @@ class Pattern:
         """Return a span that has started; its locks are its own."""
         trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
         found = self._attributes.copy()
-        found["_dict"], found["_lock"] = attributes, threading.Lock()
+        found["_dict"], found["_lock"] = attributes, self._new_lock()
         bounded: BoundedAttributes = object.__new__(BoundedAttributes)
         bounded.__dict__ = found
         fields = self._span.copy()

@@ -97,7 +97,7 @@ class SpanStarter:
         if (
             pattern is None
             or not parent.trace_flags & _SAMPLED
-            or len(attributes) > pattern.most_attributes
+            or len(attributes) >= pattern.most_attributes  # one comes at the end
         ):
             return None
         return pattern.span(parent, name, kind, attributes)

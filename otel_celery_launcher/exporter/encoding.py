@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # is as long as a UUID is one, as a rule, and comes but once.
 KEPT = 4096
 _KEPT_LENGTH = 36
+_LONG = 128  # characters of a name, or of a key, that is not kept
 _KEPT_NUMBERS = frozenset({bool, int})
 
 # Resources and scopes by which spans are grouped.
@@ -57,7 +58,9 @@ _LOW = 2**64 - 1
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-    """Return what the SDK's ``encode_spans`` returns, but for the order of spans.
+    """Return what the SDK's ``encode_spans`` returns, in another order.
+
+    Each pair of a resource and a scope has a block of its own.
 
     Values that it would refuse are cleaned: ``cleaning.py``.
     """
@@ -115,12 +118,14 @@ def _span(span: ReadableSpan) -> bytes | None:
         parts.append(_PARENT.pack(b"\x22\x08", parent.span_id))
         if parent.is_remote:
             flags |= _IS_REMOTE
-    parts.append(_name(span.name))
+    name = span.name
+    parts.append(_kept_name(name) if len(name) < _LONG else _name(name))
     kind = span.kind.value + 1  # 0 is "unspecified" in OTLP
     parts.append(_KIND_AND_TIMES.pack(0x30, kind, 0x39, start, 0x41, end))
     for key, value in (attributes or {}).items():
-        is_short = type(value) in _KEPT_NUMBERS or (
-            type(value) is str and len(value) < _KEPT_LENGTH
+        is_short = len(key) < _LONG and (
+            type(value) in _KEPT_NUMBERS
+            or (type(value) is str and len(value) < _KEPT_LENGTH)
         )
         encode = _kept_attribute if is_short else _attribute
         data = encode(key, value)
@@ -132,9 +137,11 @@ def _span(span: ReadableSpan) -> bytes | None:
     return b"".join(parts)
 
 
-@lru_cache(KEPT)
 def _name(name: str) -> bytes:
     return b"\x2a" + _text(name)  # name = 5
+
+
+_kept_name = lru_cache(KEPT)(_name)
 
 
 def _attribute(key: str, value: Any) -> bytes | None:
@@ -150,16 +157,23 @@ def _attribute(key: str, value: Any) -> bytes | None:
         data = b"\x18" + _varint(value & _LOW)
     else:
         return None
-    pair = _key(key) + b"\x12" + _varint(len(data)) + data  # value = 2
+    pair = (
+        (_kept_key(key) if len(key) < _LONG else _key(key))
+        + b"\x12"
+        + _varint(len(data))
+        + data
+    )  # value = 2
     return b"\x4a" + _varint(len(pair)) + pair  # attributes = 9
 
 
 _kept_attribute = lru_cache(KEPT, typed=True)(_attribute)
 
 
-@lru_cache(KEPT)
 def _key(key: str) -> bytes:
     return b"\x0a" + _text(key) if key else b""  # key = 1
+
+
+_kept_key = lru_cache(KEPT)(_key)
 
 
 def _text(text: str) -> bytes:
@@ -214,8 +228,13 @@ def is_faithful() -> bool:
         end_time=2,
         instrumentation_scope=InstrumentationScope("s", "1", "https://example.org/s"),
     )
-    root = EndedSpan(name="r", context=span.context, start_time=1, end_time=2)
-    for each in (span, root):
-        if encode_spans([each]) != encode_spans_slowly([each]):
-            return False
-    return True
+    root = EndedSpan(
+        name="r",
+        context=span.context,
+        resource=Resource.get_empty(),  # by default the SDK asks its detectors
+        start_time=1,
+        end_time=2,
+    )
+    return all(
+        encode_spans([each]) == encode_spans_slowly([each]) for each in (span, root)
+    )

@@ -64,11 +64,16 @@ def use_own_encoder() -> None:
     """Let the OTLP exporters encode by ``encoding.py`` (in the exporter process).
 
     Imports protobuf; after ``load_exporter_classes``, which has imported the exporters.
+    Where anything of it is not as expected, the SDK's encoder stays.
     """
     global _encoding_modules
-    from otel_celery_launcher.exporter import encoding
+    try:
+        from otel_celery_launcher.exporter import encoding
 
-    if encoding.is_faithful():
+        is_faithful = encoding.is_faithful()
+    except Exception:  # noqa: BLE001 - of another release's encoder or protobuf
+        return
+    if is_faithful:
         _encoding_modules = _compat_otlp.replace_encoder(encoding.encode_spans)
 
 

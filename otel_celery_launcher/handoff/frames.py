@@ -132,7 +132,7 @@ def encode_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
     """Return a span that ends as it began, as bytes.
 
     Args:
-        start: The whole span at its start, of ``encode_start``.
+        start: The whole span at its start, of ``encode_new`` or ``encode_start``.
         ended: Nanoseconds since the epoch.
         changes: Attributes that it ends with, too.
     """

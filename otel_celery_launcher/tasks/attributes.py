@@ -56,18 +56,22 @@ _COPIED_MESSAGING = (("correlation_id", "messaging.message.conversation_id"),)
 class Common(NamedTuple):
     """What a run has in common with the one before it."""
 
+    app: Any
     pid: int
-    delivery: dict[str, Any] | None  # never changed after it has come
+    delivery: dict[str, Any] | None  # a copy: a task may change its request's
     hostname: object
     attributes: dict[str, Any]
     encoded: bytes
 
     def is_for(
-        self, pid: int, delivery: dict[str, Any] | None, hostname: object
+        self, app: Any, pid: int, delivery: dict[str, Any] | None, hostname: object
     ) -> bool:
         """Return whether a run has these in common with it, too."""
         return (
-            self.pid == pid and self.delivery == delivery and self.hostname == hostname
+            self.app is app
+            and self.pid == pid
+            and self.delivery == delivery
+            and self.hostname == hostname
         )
 
 
@@ -164,7 +168,7 @@ class Attributes:
     ) -> tuple[Common, dict[str, Any]]:
         """Return what a run has in common with others, and what it has not.
 
-        Only where the settings are the usual ones: ``is_usual``.
+        All of it where ``is_usual``; ``of_run`` adds what other settings ask for.
 
         Args:
             task: The task.
@@ -210,7 +214,7 @@ class Attributes:
         """Return what most runs of a task in this process have in common."""
         pid = os.getpid()
         known = self._known.get(task.name)
-        if known is not None and known.is_for(pid, delivery, hostname):
+        if known is not None and known.is_for(task.app, pid, delivery, hostname):
             return known
         found = {
             "celery.action": "run",
@@ -229,7 +233,14 @@ class Attributes:
             self._add_destination(found, exchange, routing_key)
             if delivery.get("redelivered"):
                 found["celery.redelivered"] = True
-        known = Common(pid, delivery, hostname, found, encode_common(found))
+        known = Common(
+            task.app,
+            pid,
+            None if delivery is None else dict(delivery),
+            hostname,
+            found,
+            encode_common(found),
+        )
         self._known[task.name] = known
         return known
 

@@ -133,18 +133,23 @@ class Runs:
         """End the run that a request belongs to; return the seconds it took."""
         run: Run | None = request.__dict__.pop(_RUN, None)
         if run is None:
+            # A soft time limit may have been raised between its note and its begin.
+            if self.note is not None and not request.is_eager:
+                self.note.clear()
             return None
         exc = sys.exc_info()[1] if state is None else None
-        if run.note and isinstance(exc, (SystemExit, KeyboardInterrupt)):
-            # The process ends, by a signal or by the task: the main process will know why.
+        try:
+            if run.note and isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                # The process ends, by a signal or by the task: the main process will
+                # know why.
+                return None
+            if exc is not None:
+                record_error(run.span, exc)
+            if run.note and self.note is not None:
+                self.note.clear()
+            self._end_span(run, {"celery.state": state} if state else {})
+        finally:
             context_api.detach(run.token)
-            return None
-        if exc is not None:
-            record_error(run.span, exc)
-        if run.note and self.note is not None:
-            self.note.clear()
-        self._end_span(run, {"celery.state": state} if state else {})
-        context_api.detach(run.token)
         return time.perf_counter() - run.began
 
     def _end_span(self, run: Run, changes: dict[str, str]) -> None:

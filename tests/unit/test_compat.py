@@ -436,6 +436,8 @@ def test_a_span_like_others_is_the_one_that_the_tracer_would_start(flags: int) -
     assert comparable(first) == comparable(second) == comparable(theirs)
     own = {"_attributes", "_events", "_links", "_lock"}  # all that changes in place
     assert not [name for name in own if vars(first)[name] is vars(second)[name]]
+    theirs_locks = [type(theirs._lock), type(theirs._attributes._lock)]  # type: ignore[attr-defined]
+    assert [type(first._lock), type(vars(first)["_attributes"]._lock)] == theirs_locks
     for name, value in vars(first).items():
         is_shared = value is vars(second)[name]
         assert not (is_shared and isinstance(value, (dict, list, set, bytearray))), name
@@ -459,7 +461,7 @@ def test_a_span_like_others_is_the_one_that_the_tracer_would_start(flags: int) -
         starter(
             Seen(), sampler=ParentBased(ALWAYS_ON, remote_parent_sampled=ALWAYS_OFF)
         ),
-        starter(Seen(), span_limits=SpanLimits(max_span_attributes=1)),
+        starter(Seen(), span_limits=SpanLimits(max_span_attributes=2)),
         starter(Seen(), span_limits=SpanLimits(max_span_attribute_length=9)),
     ],
     ids=["nobody", "two", "a watcher", "sampler", "remote", "count", "length"],

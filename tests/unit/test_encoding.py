@@ -129,6 +129,21 @@ def test_another_scope_at_the_same_address_is_another_scope() -> None:
         assert request.resource_spans[0].scope_spans[0].scope.name == str(number)
 
 
+def test_long_names_are_not_kept() -> None:
+    """A pipeline of Redis commands is one name, and another each time."""
+    before = encoding._kept_name.cache_info().currsize
+    given_spans = [a_span(name="x" * 1000 + str(number)) for number in range(9)]
+    assert told(encode_spans(given_spans)) == told(encode_spans_slowly(given_spans))
+    assert encoding._kept_name.cache_info().currsize == before
+
+
+def test_looking_at_the_encoder_asks_no_resource_detector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Resource, "create", lambda *_: 1 / 0)
+    assert encoding.is_faithful()
+
+
 def test_the_installed_sdk_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     assert encoding.is_faithful()
     monkeypatch.setattr(encoding, "_NO_STATUS", b"")
