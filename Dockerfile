@@ -11,7 +11,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
 
 FROM python:3.13-slim
 RUN useradd --create-home --uid 10001 app \
-    && install -d -o app -g app /app
+    && install -d -o app -g app /app /data
 COPY --from=build --chown=app:app /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -34,13 +34,8 @@ class WaterfallRow:
     start: float
     took: float
     waited: float | None  # from the publish to the run; None where that is not known
-    path: tuple[str, ...]  # names from the root to this span
+    depth: int  # 0 for a root
     is_orphan: bool  # its parent has not come
-
-    @property
-    def depth(self) -> int:
-        """0 for a root."""
-        return len(self.path) - 1
 
     @property
     def note(self) -> str:
@@ -64,31 +59,32 @@ class WaterfallRow:
 
 
 def arrange(spans: Sequence[ReceivedSpan]) -> list[WaterfallRow]:
-    """Return the rows of one trace: children under parents, by start."""
-    if not spans:
-        return []
+    """Return the rows of one trace: children under parents, by start.
+
+    A span that came twice is shown once; spans that are each other's parents, all the
+    same.
+    """
     by_id = {span.span_id: span for span in spans}
     children: dict[str, list[ReceivedSpan]] = {}
-    for span in sorted(spans, key=lambda span: span.start):
+    for span in sorted(by_id.values(), key=lambda span: span.start):
         above_id = span.parent_id if span.parent_id in by_id else ""
         children.setdefault(above_id, []).append(span)
-    first = min(span.start for span in spans)
-    rows: list[WaterfallRow] = []
-    todo: list[tuple[ReceivedSpan, tuple[str, ...]]] = [
-        (span, ()) for span in reversed(children.get("", []))
-    ]
+    first = min((span.start for span in spans), default=0.0)
+    rows: dict[str, WaterfallRow] = {}
+    roots = [*children.get("", []), *by_id.values()]  # the others are below, as a rule
+    todo = [(span, 0) for span in reversed(roots)]
     while todo:
-        span, above = todo.pop()
-        path = (*above, span.name)
+        span, depth = todo.pop()
+        if span.span_id in rows:
+            continue
         parent = by_id.get(span.parent_id)
         took, is_orphan = span.end - span.start, bool(span.parent_id) and parent is None
-        waited = _wait(span, parent)
-        rows.append(
-            WaterfallRow(span, span.start - first, took, waited, path, is_orphan)
+        rows[span.span_id] = WaterfallRow(
+            span, span.start - first, took, _wait(span, parent), depth, is_orphan
         )
         below = reversed(children.get(span.span_id, []))
-        todo += [(child, path) for child in below]
-    return rows
+        todo += [(child, depth + 1) for child in below]
+    return list(rows.values())
 
 
 def _wait(span: ReceivedSpan, parent: ReceivedSpan | None) -> float | None:

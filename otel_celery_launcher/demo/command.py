@@ -25,7 +25,7 @@ from otel_celery_launcher.receiver import Receiver
 from otel_celery_launcher.waterfall import WaterfallRow, arrange, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 # What the checkout must leave: one line for each span, parents above by indentation.
 EXPECTED = """\
@@ -88,9 +88,17 @@ def main(arguments: Sequence[str]) -> NoReturn:
     demo.main(list(arguments), prog_name="otel-celery demo")
 
 
+def _paths(rows: Sequence[WaterfallRow]) -> Iterator[str]:
+    """Yield the names from the root to each span."""
+    above: list[str] = []
+    for row in rows:
+        above[row.depth :] = [row.span.name]
+        yield " > ".join(above)
+
+
 def check(rows: Sequence[WaterfallRow]) -> list[str]:
     """Return what is wrong with the trace, one line each."""
-    found = [" > ".join(row.path) for row in rows]
+    found = list(_paths(rows))
     expected = expected_paths()
     wrong = [f"missing: {path}" for path in _surplus(expected, found)]
     wrong += [f"unexpected: {path}" for path in _surplus(found, expected)]

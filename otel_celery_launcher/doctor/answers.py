@@ -22,7 +22,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.last = ""
-        self.is_taken = False
+        self._results: list[bool] = []
         self._handlers: list[logging.Handler] = []
 
     def __enter__(self) -> Answers:
@@ -38,6 +38,15 @@ class Answers:
         """Return the exporter, its results noted."""
         return _Watched(exporter, self)
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether every export has been taken, and there was one."""
+        return bool(self._results) and all(self._results)
+
+    def note_result(self, result: SpanExportResult) -> None:
+        """Note what an export has returned."""
+        self._results.append(result is SpanExportResult.SUCCESS)
+
     def _note(self, text: str) -> None:
         self.last = text
 
@@ -49,7 +58,7 @@ class _Watched(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
-        self._answers.is_taken = result is SpanExportResult.SUCCESS
+        self._answers.note_result(result)
         return result
 
     def shutdown(self) -> None:

@@ -86,7 +86,8 @@ def check_application(app: str) -> tuple[list[Finding], Any]:
     before = set(sys.modules)
     try:
         found = find_app(app)
-    except Exception as exc:  # noqa: BLE001 - a stranger's code, at its import
+        found.conf.worker_pool  # noqa: B018 - which reads the configuration
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - a stranger's code
         return [
             Finding(
                 level=FAIL,

@@ -10,6 +10,10 @@ from typing import Any
 from kombu import Queue
 
 from otel_celery_launcher.doctor.findings import FAIL, OK, Finding
+from otel_celery_launcher.exporter.bounded import run_bounded
+
+# Connecting, sending and receiving: each may take the time of one.
+STEPS = 2
 
 # What goes there and must come back.
 HEADERS = {
@@ -25,30 +29,36 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
         app: The application.
         seconds: The longest time to connect, and to wait for the message.
     """
-    shown = app.connection_for_write().as_uri()  # without its password
     try:
-        got = _round_trip(app, seconds)
-    except Exception as exc:  # noqa: BLE001 - any transport's exceptions
-        return [
-            Finding(
-                level=FAIL,
-                check="broker",
-                seen=f"{shown}: {type(exc).__name__}: {exc}",
-                next="start the broker, or correct broker_url",
-            )
-        ]
+        shown = app.connection_for_write().as_uri()  # without its password
+    except Exception as exc:  # noqa: BLE001 - any transport's; its text may hold a password
+        seen = f"broker_url cannot be read: {type(exc).__name__}"
+        return [_failure(seen, "correct broker_url, or install its transport")]
+    got: dict[str, Any] = {}
+    errors: list[Exception] = []
+
+    def try_it() -> None:
+        try:
+            got.update(_round_trip(app, seconds))
+        except Exception as exc:  # noqa: BLE001 - any transport's exceptions
+            errors.append(exc)
+
+    # Redis's transport knows no timeout: it may wait for an answer for ever.
+    is_done = run_bounded([try_it], STEPS * seconds)
+    if errors or not is_done:
+        why = f"{type(errors[0]).__name__}: {errors[0]}" if errors else "no answer"
+        next_ = "start the broker, or correct broker_url"
+        return [_failure(f"{shown}: {why}", next_)]
     missing = [name for name in HEADERS if got.get(name) != HEADERS[name]]
     if missing:
-        return [
-            Finding(
-                level=FAIL,
-                check="broker",
-                seen=f"{shown} does not hand on the headers {', '.join(missing)}",
-                next="look for a proxy or plugin that rewrites messages",
-            )
-        ]
+        seen = f"{shown} does not hand on the headers {', '.join(missing)}"
+        return [_failure(seen, "look for a proxy or plugin that rewrites messages")]
     seen = f"{shown} hands on traceparent and baggage unharmed"
     return [Finding(level=OK, check="broker", seen=seen)]
+
+
+def _failure(seen: str, next_: str) -> Finding:
+    return Finding(level=FAIL, check="broker", seen=seen, next=next_)
 
 
 def queue_name() -> str:

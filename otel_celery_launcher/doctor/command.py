@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -66,7 +67,9 @@ def doctor(
     environ, env_files = given
     words = [*(["-A", app] if app else []), role, *(["-P", pool] if pool else [])]
     command_line = read_command_line(words, environ)
-    findings = examine(environ, command_line, app, env_files, seconds)
+    # What an application prints at its import, or a console exporter, is no finding.
+    with redirect_stdout(sys.stderr):
+        findings = examine(environ, command_line, app, env_files, seconds)
     print(as_json(findings) if is_json else as_text(findings))  # noqa: T201
     sys.exit(exit_status(findings))
 

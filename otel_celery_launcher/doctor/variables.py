@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 # Read by the SDK, its exporters and the instrumentations (1.30 to 1.45), beside the
 # rows of the table; a name that begins so is somebody's.
 READ_BY_OTHERS = (
+    "OTEL_RESOURCE_ATTRIBUTES_",  # the OpenTelemetry Operator's
     "OTEL_INSTRUMENTATION_",
     "OTEL_PYTHON_",
     "OTEL_SEMCONV_",
 )
+
+# How near a name must be to a known one to be a misspelling: OTEL_SERVICE_NAMESPACE is none.
+SPELT_ALIKE = 0.9
 
 # In the specification, and read by nobody in Python.
 UNREAD = {
@@ -104,7 +108,7 @@ def _warn(name: str, what: str, source: str) -> Finding:
 
 
 def _unknown(name: str, known: set[str], source: str) -> Finding:
-    near = get_close_matches(name, known, 1, 0.8)
+    near = get_close_matches(name, known, 1, SPELT_ALIKE)
     return Finding(
         level=FAIL if near else WARN,
         check="variables",

@@ -26,6 +26,13 @@ PAUSE_SECONDS = 1.0  # before a call is made again
 
 # Headers of one connection, which the next one has of its own.
 _HOP = (
+    "accept",
+    "accept-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
     "user-agent",
     "content-type",
     "content-length",

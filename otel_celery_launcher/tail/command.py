@@ -78,6 +78,7 @@ class Tail:
                 self.totals.refused += 1
             raise
         self._traces.add(spans)
+        self.totals.dropped = self._traces.dropped
         if self._forwarder is not None:
             self._forwarder.put(request, headers)
 

@@ -70,12 +70,13 @@ class Totals:
 
     Attributes:
         refused: Requests that were none.
+        dropped: Spans that had no room, because the output stood still.
     """
 
     def __init__(self) -> None:
         self._sums = Summary(0, 0, 0, 0, 0)
         self._traces = 0
-        self.refused = 0
+        self.refused = self.dropped = 0
 
     def add(self, summary: Summary, before: Summary | None) -> None:
         """Count a trace.
@@ -107,6 +108,8 @@ class Totals:
         ]
         if self.refused:
             found.append(f"{counted(self.refused, 'request')} refused")
+        if self.dropped:
+            found.append(f"{counted(self.dropped, 'span')} dropped")
         return ", ".join(found)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ class Traces:
     Attributes:
         limit: Spans of open traces, and of shown ones, that are kept.
         cut: Traces that were shown early, for want of room.
+        dropped: Spans that were not shown, since nobody took what was early.
     """
 
     def __init__(
@@ -90,9 +91,9 @@ class Traces:
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Trace] = OrderedDict()  # the quietest first
         self._shown: OrderedDict[str, Trace] = OrderedDict()
-        self._early: list[Trace] = []
-        self._open_spans = self._shown_spans = 0
-        self.cut = 0
+        self._early: deque[Trace] = deque()
+        self._open_spans = self._shown_spans = self._early_spans = 0
+        self.cut = self.dropped = 0
 
     def add(self, spans: Iterable[ReceivedSpan]) -> None:
         """Take spans; of what is too much the quietest trace is given early."""
@@ -108,13 +109,19 @@ class Traces:
                 _, trace = self._open.popitem(last=False)
                 self._open_spans -= len(trace.spans)
                 self._early.append(trace)
+                self._early_spans += len(trace.spans)
                 self.cut += 1
+            while self._early_spans > self.limit:  # the output stands still
+                spans_left = len(self._early.popleft().spans)
+                self._early_spans -= spans_left
+                self.dropped += spans_left
 
     def due(self, *, is_end: bool = False) -> list[Trace]:
         """Return the traces to show now; all of them at the end."""
         now = self._clock()
         with self._lock:
-            found, self._early = self._early, []
+            found, self._early = list(self._early), deque()
+            self._early_spans = 0
             for trace in list(self._open.values()):
                 silence = now - trace.last
                 if silence < self._quiet and not is_end:

@@ -275,7 +275,7 @@ def test_kubernetes(path: Path) -> None:
 def test_a_misspelt_key_of_kubernetes_is_found(tmp_path: Path) -> None:
     text = (DEPLOY / "kubernetes" / "worker.yaml").read_text()
     bad = tmp_path / "worker.yaml"
-    bad.write_text(text.replace("livenessProbe:", "livenesProbe:"))
+    bad.write_text(text.replace("readinessProbe:", "readinesProbe:"))
     assert said_by(BIN / "kubernetes-validate", "--strict", bad)[0] != 0
 
 

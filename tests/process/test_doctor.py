@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -69,6 +71,9 @@ def test_all_is_well(launcher: Launcher, collector: Receiver) -> None:
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://no.such.host.invalid:4317"}, 1, "collector", "is not known here", "correct"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "CLOSED"}, 1, "collector", "Connection refused", "start the collector"),
         ({"SHOP_BROKER": "redis://127.0.0.1:CLOSED/0"}, 1, "broker", "OperationalError", "start the broker"),
+        ({"SHOP_BROKER": "nosuch://host"}, 1, "broker", "cannot be read", "install its transport"),
+        ({"SHOP_BROKER": "redis://:pass/word@127.0.0.1/0"}, 1, "broker", "cannot be read: ValueError", "correct"),
+        ({"OTEL_SERVICE_NAMESPACE": "shop"}, 0, "variables", "known to nobody", "unset OTEL_SERVICE_NAMESPACE"),
         ({"OTEL_CELERY_SERVICE_NAME": "", "OTEL_SERVICE_NAME": "config"}, 0, "service name", "says nothing", "OTEL_SERVICE_NAME"),
     ],
 )  # fmt: skip
@@ -152,6 +157,70 @@ def test_pool_and_mode_and_platform(
     (found,) = check_pool(app, given, settings, platform)
     assert f"{found.level} {found.seen}".startswith(expected)
     assert found.level == "OK" or is_documented(found.seen, "pool")
+
+
+def test_a_broker_that_says_nothing_is_not_waited_for(launcher: Launcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        broker = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        start = time.monotonic()
+        status, findings = examine(launcher, "-A", "shop", SHOP_BROKER=broker)
+    assert status == 1
+    assert "no answer" in of(findings, "broker")[0]
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        ("import sys; sys.exit('DATABASE_URL is missing')", "DATABASE_URL is missing"),
+        ("raise ValueError('no')", "Couldn't import 'broken': no"),
+        (
+            "from celery import Celery; app = Celery(); "
+            "app.config_from_object('no_such_settings')",
+            "no_such_settings",
+        ),
+    ],
+)
+def test_an_application_that_does_not_import_is_a_finding(
+    launcher: Launcher, source: str, seen: str
+) -> None:
+    (launcher.folder / "broken.py").write_text(source)
+    status, findings = examine(launcher, "-A", "broken")
+    assert status == 1
+    (line,) = of(findings, "application")
+    assert line.startswith("FAIL broken does not import: ")
+    assert seen in line
+
+
+def test_what_others_print_is_no_part_of_the_json(launcher: Launcher) -> None:
+    """An application at its import, and an exporter that writes to standard output."""
+    (launcher.folder / "chatty.py").write_text("from shop import app; print('hello')")
+    environ = {"OTEL_TRACES_EXPORTER": "otlp,console"}
+    status, findings = examine(launcher, "-A", "chatty", **environ)
+    assert status == 0, findings
+
+
+def test_one_exporter_that_is_refused_is_enough_to_fail(launcher: Launcher) -> None:
+    def refuse(context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you")
+
+    with Receiver(answer=refuse) as receiver:
+        environ = {
+            "OTEL_TRACES_EXPORTER": "otlp,console",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        }
+        status, findings = examine(launcher, "-A", "shop", **environ)
+    assert status == 1
+    (line,) = of(findings, "test span")
+    assert line.startswith("FAIL ")
+
+
+def test_variables_of_the_opentelemetry_operator_are_known(launcher: Launcher) -> None:
+    environ = {"OTEL_RESOURCE_ATTRIBUTES_POD_NAME": "worker-1"}
+    status, findings = examine(launcher, "-A", "shop", **environ)
+    assert status == 0
+    (line,) = of(findings, "variables")
+    assert line.startswith("OK ")
 
 
 def test_releases_that_are_known_to_be_bad(monkeypatch: pytest.MonkeyPatch) -> None:
