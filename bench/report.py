@@ -57,6 +57,7 @@ def lifecycle_table(found: dict[str, dict[str, Any]]) -> str:
                 f"{each[what]:.2f} ({each[what] / plain[what]:.2f})"
                 for what in ("ready", "stop", "recycled")
             ),
+            share(each.get("recycled late")),
             str(each["connections"]),
         ]
         for name, each in found.items()
@@ -66,6 +67,7 @@ def lifecycle_table(found: dict[str, dict[str, Any]]) -> str:
         "start to ready, s",
         "stop, s",
         "recycled child, s",
+        "of them late",
         "connections of 8 children",
     ]
     return table(head, rows)

@@ -81,7 +81,9 @@ class Variant:
     def install(self) -> bool:
         """Make the environment; return whether that can be done here."""
         done = FOLDER / self.folder / "installed"
-        if done.exists() and self.packages != _OURS:  # which change
+        wanted = "\n".join(self.packages)
+        is_there = done.exists() and done.read_text() == wanted
+        if is_there and self.packages != _OURS:  # which change
             return True
         python = self.bin / "python"
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
@@ -96,7 +98,7 @@ class Variant:
                 subprocess.run([*pip, *again], cwd=ROOT, check=True)
         except subprocess.CalledProcessError:
             return False
-        done.touch()
+        done.write_text(wanted)
         return True
 
 
