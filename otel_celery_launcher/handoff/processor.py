@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import SpanProcessor
@@ -22,9 +21,9 @@ from opentelemetry.trace import SpanKind
 
 from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
+from otel_celery_launcher.handoff.backlog import Backlog
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.frames import (
-    MAX_COUNT,
     MESSAGE_BYTES,
     encode_end,
     encode_resource,
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.exporter.reporter import Reporter
     from otel_celery_launcher.exporter.supervisor import Supervisor
-
-# Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
-BACKLOG_BYTES = 16 * 1024 * 1024
 
 # How long the end of a task may wait for room in the kernel's buffer.
 TASK_END_SECONDS = 0.1
@@ -104,8 +100,7 @@ class ProcessExport(SpanProcessor):
         self._polled = 0.0
         self._row: Row = counters.rows[MAIN_ROW]
         self._row_number = MAIN_ROW
-        self._backlog: deque[tuple[bytes, bytes]] = deque()
-        self._backlog_bytes = 0
+        self._backlog = Backlog()
         self._resources: dict[int, tuple[Resource, bytes]] = {}
         self._pid = os.getpid()
         self._sent = 0.0  # when a group went out; monotonic seconds
@@ -246,8 +241,7 @@ class ProcessExport(SpanProcessor):
 
     def _forget_parent(self) -> None:
         """What the parent has in its backlog is the parent's to send."""
-        self._backlog = deque()
-        self._backlog_bytes = 0
+        self._backlog = Backlog()
         self._pid = os.getpid()
 
     def _resource_bytes(self, resource: Resource) -> bytes:
@@ -267,15 +261,13 @@ class ProcessExport(SpanProcessor):
             return True
 
     def _keep(self, resource: bytes, data: bytes) -> None:
-        self._backlog.append((resource, data))
-        self._backlog_bytes += len(data)
-        while self._backlog_bytes > BACKLOG_BYTES and len(self._backlog) > 1:
-            self._backlog_bytes -= len(self._backlog.popleft()[1])
-            self._row.add_dropped(1)
+        dropped = self._backlog.add(resource, data)
+        if dropped:
+            self._row.add_dropped(dropped)
 
     def _is_group_due(self) -> bool:
         now = time.monotonic()
-        if self._backlog_bytes < MESSAGE_BYTES and now - self._sent < GROUP_SECONDS:
+        if self._backlog.bytes < MESSAGE_BYTES and now - self._sent < GROUP_SECONDS:
             return False
         self._sent = now
         return True
@@ -283,38 +275,14 @@ class ProcessExport(SpanProcessor):
     def _empty(self, seconds: float) -> bool:
         """Send the backlog, oldest first; return whether it is empty."""
         end = time.monotonic() + seconds
-        while group := self._take_group():
+        while group := self._backlog.take():
             spans = [data for _, data in group]
             if not self._send(join_message(group[0][0], spans), len(spans)):
-                self._backlog.extendleft(reversed(group))
-                self._backlog_bytes += sum(map(len, spans))
+                self._backlog.put_back(group)
                 if time.monotonic() >= end:
                     return False
                 time.sleep(_LOOK_SECONDS)
         return True
-
-    def _take_group(self) -> list[tuple[bytes, bytes]]:
-        """Take spans of one resource off the backlog, as many as fit a message.
-
-        Other threads may do the same: what is taken is looked at after it is taken.
-        """
-        group: list[tuple[bytes, bytes]] = []
-        size = 0
-        while len(group) < MAX_COUNT and size < MESSAGE_BYTES:
-            try:
-                item = self._backlog.popleft()
-            except IndexError:
-                self._backlog_bytes = 0
-                return group
-            if group and (
-                item[0] != group[0][0] or size + len(item[1]) > MESSAGE_BYTES
-            ):
-                self._backlog.appendleft(item)
-                break
-            group.append(item)
-            size += len(item[1])
-        self._backlog_bytes -= size
-        return group
 
 
 def _is_local_root(span: ReadableSpan) -> bool:

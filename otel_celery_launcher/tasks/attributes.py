@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
 
 from otel_celery_launcher import __version__
 from otel_celery_launcher.handoff.frames import encode_common
 from otel_celery_launcher.tasks.broker import broker_of, destination_name
+from otel_celery_launcher.tasks.common import Common
 from otel_celery_launcher.tasks.waits import waits
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_celery_launcher.task_settings import TaskSettings
-
-# Exchange, routing key and exchange type of a publish.
-Place = tuple[str, str, str]
+    from otel_celery_launcher.tasks.route import Place
 
 # The version of the conventions that ``messaging`` stands for.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -51,28 +50,6 @@ _COPIED = (
 )
 _COPIED_OLDER = (("correlation_id", "messaging.conversation_id"),)
 _COPIED_MESSAGING = (("correlation_id", "messaging.message.conversation_id"),)
-
-
-class Common(NamedTuple):
-    """What a run has in common with the one before it."""
-
-    app: Any
-    pid: int
-    delivery: dict[str, Any] | None  # a copy: a task may change its request's
-    hostname: object
-    attributes: dict[str, Any]
-    encoded: bytes
-
-    def is_for(
-        self, app: Any, pid: int, delivery: dict[str, Any] | None, hostname: object
-    ) -> bool:
-        """Return whether a run has these in common with it, too."""
-        return (
-            self.app is app
-            and self.pid == pid
-            and self.delivery == delivery
-            and self.hostname == hostname
-        )
 
 
 class Attributes:
@@ -316,29 +293,3 @@ class Attributes:
 def _operation_name(operation: str, exchange: str, routing_key: str) -> str:
     destination = destination_name(exchange, routing_key)
     return f"{operation} {destination}" if destination else operation
-
-
-def route(amqp: Any, options: Mapping[str, Any]) -> Place:
-    """Return exchange, routing key and exchange type that Celery will use.
-
-    The rules of ``send_task_message`` (celery ``app/amqp.py``); a test compares them with
-    what is published.
-    """
-    queue, exchange = options.get("queue"), options.get("exchange")
-    routing_key = options.get("routing_key")
-    if queue is None and exchange is None:
-        queue = amqp.default_queue
-    if isinstance(queue, str):
-        queue = amqp.queues[queue]
-    own = getattr(queue, "exchange", None)
-    kind = options.get("exchange_type") or getattr(own, "type", None) or "direct"
-    if (not exchange or not routing_key) and kind == "direct":
-        exchange, routing_key = "", getattr(queue, "name", None)
-    elif exchange is None:
-        exchange = getattr(own, "name", None) or amqp.default_exchange
-        routing_key = (
-            routing_key
-            or getattr(queue, "routing_key", None)
-            or amqp.app.conf.task_default_routing_key
-        )
-    return str(getattr(exchange, "name", exchange) or ""), str(routing_key or ""), kind

@@ -16,8 +16,8 @@ from opentelemetry import propagate, trace
 
 from otel_celery_launcher import messages
 from otel_celery_launcher._compat_start import SpanStarter
-from otel_celery_launcher.tasks.attributes import route
 from otel_celery_launcher.tasks.errors import record_error
+from otel_celery_launcher.tasks.route import route
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
 if TYPE_CHECKING:

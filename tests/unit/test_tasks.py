@@ -24,10 +24,10 @@ from otel_celery_launcher.exporter.lost import Reason, lost_span
 from otel_celery_launcher.exporter.rebuild import read_span
 from otel_celery_launcher.exporter.running import RunningTask
 from otel_celery_launcher.handoff.frames import START_BYTES, encode_start
-from otel_celery_launcher.tasks.attributes import route
 from otel_celery_launcher.tasks.broker import broker_of
 from otel_celery_launcher.tasks.carriers import REQUEST, parent_of
 from otel_celery_launcher.tasks.lost import LostRuns
+from otel_celery_launcher.tasks.route import route
 from otel_celery_launcher.tasks.waits import waits
 
 
