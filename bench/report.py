@@ -54,7 +54,9 @@ def lifecycle_table(found: dict[str, dict[str, Any]]) -> str:
         [
             name,
             *(
-                f"{each[what]:.2f} ({each[what] / plain[what]:.2f})"
+                "-"
+                if each[what] is None
+                else f"{each[what]:.2f} ({each[what] / plain[what]:.2f})"
                 for what in ("ready", "stop", "recycled")
             ),
             share(each.get("recycled late")),
