@@ -50,7 +50,8 @@ QUEUE_SHARE = 0.05
 QUEUE_BYTES_AT_LEAST = 4 * 1024 * 1024
 NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for none
 
-# While little comes, reading in naps costs half of what waking for each span costs.
+# Reading in naps costs half of what waking for each span costs. The kernel's buffer holds a
+# hundred messages or so: who finds it full at the end of a task waits.
 NAP_SECONDS = 0.05
 BUSY_MESSAGES = 32
 READ_AT_ONCE = 1000
@@ -89,16 +90,19 @@ class Server:
             pipeline.start()
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
+        drained = time.monotonic()
         while os.getppid() == self._parent:
             poll.poll(BEAT_SECONDS * 1000)
             count, is_open = self._drain()
+            before, drained = drained, time.monotonic()
             self._beat()
             if not is_open:
                 break
             if not all(pipeline.is_alive() for pipeline in self._pipelines):
                 os._exit(EXIT_BUG)  # a bug; the supervisor starts another
-            if count < BUSY_MESSAGES:
-                time.sleep(NAP_SECONDS)
+            # So long that so many messages come, at the rate at which they came just now.
+            rate = count / max(drained - before, 1e-6)
+            time.sleep(min(NAP_SECONDS, BUSY_MESSAGES / max(rate, 1.0)))
         self._drain()
         if os.getppid() != self._parent:
             self._end_lost_runs()
