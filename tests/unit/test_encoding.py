@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -170,7 +171,8 @@ def test_the_exporters_use_the_encoder_that_they_are_given(
     exporter = grpc.OTLPSpanExporter(endpoint="http://127.0.0.1:1", insecure=True)
     assert exporter._translate_data([a_span()]) == encode_spans([a_span()])
     http_exporter = http.OTLPSpanExporter(endpoint="http://127.0.0.1:1", timeout=1)
-    http_exporter.export([a_span()])
+    with suppress(OSError):  # nobody listens; older exporters raise
+        http_exporter.export([a_span()])
     assert len(given_spans) == 2
     exporter.shutdown()
     http_exporter.shutdown()
