@@ -3,9 +3,9 @@
 """Private names of OpenTelemetry, of its propagators and providers.
 
 Others of its are in ``_compat_start.py``, ``_compat_lean.py``, ``_compat_spans.py`` and
-``_compat_otlp.py``, Celery's in ``_compat_celery.py``. Each function has a test in ``tests/unit`` that fails
-when upstream changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3,
-OpenTelemetry 1.30 to 1.45.
+``_compat_otlp.py``, Celery's in ``_compat_celery.py``. Each function has a test in
+``tests/unit`` that fails when upstream changes what it leans on. Verified with Celery 5.3
+to 5.7, billiard 4.1 to 4.3, OpenTelemetry 1.30 to 1.45.
 """
 
 from __future__ import annotations

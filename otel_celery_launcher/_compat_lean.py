@@ -95,7 +95,7 @@ class Pattern:
         is_reentrant = isinstance(span._attributes._lock, type(threading.RLock()))
         self._new_lock = threading.RLock if is_reentrant else threading.Lock
         most = span._attributes.maxlen
-        self.most_attributes = 2**31 if most is None else most
+        self._most_attributes = 2**31 if most is None else most
 
     @classmethod
     def of(cls, tracer: Tracer) -> Pattern | None:
@@ -111,18 +111,27 @@ class Pattern:
         name: str,
         kind: trace_api.SpanKind,
         attributes: dict[str, Any],
-    ) -> LeanSpan:
-        """Return a span that has started; its locks are its own."""
-        trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
+    ) -> LeanSpan | None:
+        """Return a span that has started; its locks are its own.
+
+        Args:
+            parent: Valid, sampled.
+            name: Of the span.
+            kind: Of the span.
+            attributes: What it starts with; the span's from now on.
+
+        Returns:
+            None where some of the attributes would have to be left out.
+        """
+        if len(attributes) >= self._most_attributes:  # one comes at the end
+            return None
         found = self._attributes.copy()
         found["_dict"], found["_lock"] = attributes, self._new_lock()
         bounded: BoundedAttributes = object.__new__(BoundedAttributes)
         bounded.__dict__ = found
         fields = self._span.copy()
         fields["_name"], fields["_kind"], fields["_parent"] = name, kind, parent
-        fields["_context"] = valid_context(
-            trace_id, self._new_id(), kept_flags(flags), state, is_remote=False
-        )
+        fields["_context"] = child_context(parent, self._new_id())
         fields["_lock"], fields["_attributes"] = threading.Lock(), bounded
         fields["_start_time"] = time.time_ns()
         span: LeanSpan = object.__new__(LeanSpan)
@@ -130,9 +139,11 @@ class Pattern:
         return span
 
 
-def kept_flags(flags: int) -> trace_api.TraceFlags:
-    """Return a child's flags by its parent's."""
-    return FLAGS[flags & _KEPT_FLAGS]
+def child_context(parent: trace_api.SpanContext, new_id: int) -> trace_api.SpanContext:
+    """Return the context of a span below a valid one, sampled as that is."""
+    trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
+    kept = FLAGS[flags & _KEPT_FLAGS]
+    return valid_context(trace_id, new_id, kept, state, is_remote=False)
 
 
 def new_span(

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import SpanProcessor, Tracer, _Span
 from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
     ALWAYS_ON,
     ParentBased,
     StaticSampler,
     TraceIdRatioBased,
 )
 
-from otel_celery_launcher._compat_lean import LeanSpan, Pattern, kept_flags, new_span
-from otel_celery_launcher._compat_spans import valid_context
+from otel_celery_launcher._compat_lean import Pattern, child_context, new_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import Span
 
 _SAMPLED = trace_api.TraceFlags.SAMPLED
 
@@ -60,7 +59,7 @@ class SpanStarter:
             return self._tracer.start_span(name, context, kind, attributes(), links)
         span: trace_api.Span | None = None
         if seen.follows_parent:
-            span = self._sampled_child(name, context, kind, links)
+            span = self._child(name, context, kind, links)
         if span is None:
             span = self._tracer.start_span(name, context, kind, None, links)
         if isinstance(span, _Span):
@@ -75,32 +74,14 @@ class SpanStarter:
                 bounded._dict.update(found)
         return span
 
-    def start_child(
-        self,
-        parent: trace_api.SpanContext,
-        name: str,
-        kind: trace_api.SpanKind,
-        attributes: dict[str, Any],
-    ) -> LeanSpan | None:
-        """Start a span below a sampled one, nearly all of it by copying another span.
-
-        Args:
-            parent: Valid.
-            name: Of the span.
-            kind: Of the span.
-            attributes: What it starts with; the span's from now on.
+    def pattern_below(self, parent: trace_api.SpanContext) -> Pattern | None:
+        """Return what makes spans below a sampled one by copying another span.
 
         Returns:
-            None where somebody would have to be asked: use ``start``.
+            None where somebody would have to be asked, or the parent is not sampled:
+            use ``start``.
         """
-        pattern = self._look().pattern
-        if (
-            pattern is None
-            or not parent.trace_flags & _SAMPLED
-            or len(attributes) >= pattern.most_attributes  # one comes at the end
-        ):
-            return None
-        return pattern.span(parent, name, kind, attributes)
+        return self._look().pattern if parent.trace_flags & _SAMPLED else None
 
     @property
     def only_processor(self) -> object | None:
@@ -113,25 +94,21 @@ class SpanStarter:
             self._seen = _Seen(self._tracer)
         return self._seen
 
-    def _sampled_child(
+    def _child(
         self,
         name: str,
         context: Context | None,
         kind: trace_api.SpanKind,
         links: Sequence[trace_api.Link],
-    ) -> Span | None:
-        """Start a child of a sampled span: what is left of ``Tracer.start_span`` for it."""
+    ) -> trace_api.Span | None:
+        """Start a span below another: what is left of ``Tracer.start_span`` for it."""
         parent = trace_api.get_current_span(context).get_span_context()
-        if not (parent.is_valid and parent.trace_flags & _SAMPLED):
+        if not parent.is_valid:
             return None
         tracer = cast("Tracer", self._tracer)
-        own = valid_context(
-            parent.trace_id,
-            tracer.id_generator.generate_span_id(),
-            kept_flags(parent.trace_flags),
-            parent.trace_state,
-            is_remote=False,
-        )
+        own = child_context(parent, tracer.id_generator.generate_span_id())
+        if not parent.trace_flags & _SAMPLED:
+            return trace_api.NonRecordingSpan(own)
         span = new_span(tracer, name, own, parent, kind, links)
         span.start(parent_context=context)
         return span
@@ -150,12 +127,7 @@ class _Seen:
         self.only_processor = self._processors[0] if is_one else None
         self.is_watched = not is_one or not _is_blind(self._sampler)
         self.follows_parent = _follows_parent(tracer)
-        ignores_starts = (
-            type(self.only_processor).on_start  # type: ignore[attr-defined]
-            is SpanProcessor.on_start
-            if is_one
-            else False
-        )
+        ignores_starts = is_one and _ignores_starts(self.only_processor)
         self.pattern = (
             Pattern.of(cast("Tracer", tracer))
             if self.follows_parent and not self.is_watched and ignores_starts
@@ -177,8 +149,12 @@ class _Seen:
         )
 
 
+def _ignores_starts(processor: Any) -> bool:
+    return type(processor).on_start is SpanProcessor.on_start
+
+
 def _follows_parent(tracer: object) -> bool:
-    """Return whether a tracer samples each child of a sampled span, and no more."""
+    """Return whether a tracer samples the children of sampled spans, and no others."""
     sampler: Any = getattr(tracer, "sampler", None)
     metrics = getattr(tracer, "_tracer_metrics", None)  # since SDK 1.40
     config = getattr(tracer, "_tracer_config", None)
@@ -187,6 +163,8 @@ def _follows_parent(tracer: object) -> bool:
         and _is_parent_based(sampler)
         and sampler._remote_parent_sampled is ALWAYS_ON
         and sampler._local_parent_sampled is ALWAYS_ON
+        and sampler._remote_parent_not_sampled is ALWAYS_OFF
+        and sampler._local_parent_not_sampled is ALWAYS_OFF
         and type(metrics).__name__ in ("NoneType", "NoOpTracerMetrics")
         and getattr(config, "is_enabled", True)
     )

@@ -7,14 +7,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExportResult
 
+from otel_celery_launcher.exporter.around import ExporterAround
 from otel_celery_launcher.exporter.reporter import EXPORT_LOGGER, ExportLogHandler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 
 class Answers:
@@ -51,15 +53,12 @@ class Answers:
         self.last = text
 
 
-class _Watched(SpanExporter):
+class _Watched(ExporterAround):
     def __init__(self, exporter: SpanExporter, answers: Answers) -> None:
-        self._exporter = exporter
+        super().__init__(exporter)
         self._answers = answers
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
         self._answers.note_result(result)
         return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()

@@ -12,7 +12,7 @@ from kombu import Queue
 from otel_celery_launcher.doctor.findings import FAIL, OK, Finding
 from otel_celery_launcher.exporter.bounded import run_bounded
 
-# Connecting, sending and receiving: each may take the time of one.
+# Connecting, then sending and receiving: each may take the time of one.
 STEPS = 2
 
 # What goes there and must come back.

@@ -14,10 +14,11 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_celery_launcher import _compat_otlp
 from otel_celery_launcher.checks import load_component
+from otel_celery_launcher.exporter.around import ExporterAround
 from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.privacy import WithoutMessages
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
 
     from otel_celery_launcher.exporter.counters import Row
 
@@ -84,27 +86,12 @@ def _make(make: Callable[[], SpanExporter], *, hides_messages: bool) -> SpanExpo
     return WithoutMessages(exporter) if hides_messages else exporter
 
 
-class Cleaning(SpanExporter):
-    """An exporter that is given no value that it would refuse: ``cleaning.py``.
-
-    Args:
-        exporter: The exporter that sends.
-    """
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
+class Cleaning(ExporterAround):
+    """An exporter that is given no value that it would refuse: ``cleaning.py``."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch."""
         return self._exporter.export(cleaned(spans))
-
-    def shutdown(self) -> None:
-        """Close the exporter's connection."""
-        self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flush the exporter."""
-        return self._exporter.force_flush(timeout_millis)
 
 
 _thread = threading.local()
@@ -115,7 +102,7 @@ def is_exporting() -> bool:
     return getattr(_thread, "is_exporting", False)
 
 
-class CountingExporter(SpanExporter):
+class CountingExporter(ExporterAround):
     """An exporter whose results go into the shared counters.
 
     Args:
@@ -127,7 +114,7 @@ class CountingExporter(SpanExporter):
     def __init__(
         self, exporter: SpanExporter, row: Row, after: Callable[[], None]
     ) -> None:
-        self._exporter = exporter
+        super().__init__(exporter)
         self._row = row
         self._after = after
         self.handled = 0  # spans whose fate is known, delivered or not
@@ -149,10 +136,6 @@ class CountingExporter(SpanExporter):
         self.handled += len(spans)
         self._after()
         return result
-
-    def shutdown(self) -> None:
-        """Close the exporter's connection."""
-        self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Nothing is held here."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace.export import SpanExporter
-
+from otel_celery_launcher.exporter.around import ExporterAround
 from otel_celery_launcher.exporter.rebuild import rewritten
 
 if TYPE_CHECKING:
@@ -29,29 +28,14 @@ STACKTRACE = "exception.stacktrace"
 _FRAME = re.compile(r'^ +File "[^"\n]+", line \d+, in [\w.<>]+$', re.MULTILINE)
 
 
-class WithoutMessages(SpanExporter):
-    """An exporter that is given spans without the messages of exceptions.
-
-    Args:
-        exporter: The exporter that sends.
-    """
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
+class WithoutMessages(ExporterAround):
+    """An exporter that is given spans without the messages of exceptions."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch."""
         return self._exporter.export(
             [rewritten(span, _shown, str, _nothing) for span in spans]
         )
-
-    def shutdown(self) -> None:
-        """Close the exporter's connection."""
-        self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flush the exporter."""
-        return self._exporter.force_flush(timeout_millis)
 
 
 def _shown(attributes: Mapping[str, Any] | None) -> dict[str, Any]:

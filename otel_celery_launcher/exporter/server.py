@@ -53,7 +53,7 @@ NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for none
 # Reading in naps costs half of what waking for each span costs. The kernel's buffer holds a
 # hundred messages or so: who finds it full at the end of a task waits.
 NAP_SECONDS = 0.05
-BUSY_MESSAGES = 32
+NAP_MESSAGES = 32
 READ_AT_ONCE = 1000
 
 # Signs of life, and looks at the parent.
@@ -101,8 +101,8 @@ class Server:
             if not all(pipeline.is_alive() for pipeline in self._pipelines):
                 os._exit(EXIT_BUG)  # a bug; the supervisor starts another
             # So long that so many messages come, at the rate at which they came just now.
-            rate = count / max(drained - before, 1e-6)
-            time.sleep(min(NAP_SECONDS, BUSY_MESSAGES / max(rate, 1.0)))
+            elapsed = drained - before
+            time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / max(count, 1)))
         self._drain()
         if os.getppid() != self._parent:
             self._end_lost_runs()

@@ -114,7 +114,7 @@ def encode_new(span: ReadableSpan, common: bytes, own: dict[str, Any]) -> bytes:
     """Return a span that has just begun, without links; of any length.
 
     Args:
-        span: The span, of ``SpanStarter.start_child``.
+        span: The span, of ``Pattern.span``.
         common: The first of its attributes, of ``encode_common``.
         own: The others.
     """

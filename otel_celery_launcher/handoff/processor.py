@@ -111,10 +111,7 @@ class ProcessExport(SpanProcessor):
         """Hand a span over."""
         if span.context is None or not span.context.trace_flags.sampled:
             return
-        if self._pid != os.getpid():
-            self._forget_parent()
-        if self._supervisor is not None and not self._has_timer:
-            self._supervise()
+        self._look_around()
         try:
             resource, data = self._resource_bytes(span.resource), encode_span(span)
         except _ENCODING_ERRORS:
@@ -135,14 +132,18 @@ class ProcessExport(SpanProcessor):
             ended: Nanoseconds since the epoch.
             changes: Attributes that it ends with, too.
         """
-        if self._pid != os.getpid():
-            self._forget_parent()
-        if self._supervisor is not None and not self._has_timer:
-            self._supervise()
+        self._look_around()
         data = encode_end(start, ended, changes)
         self._hand_over(
             self._resource_bytes(resource), data, is_root=True, is_task=True
         )
+
+    def _look_around(self) -> None:
+        """See in which process a span ends, and whether that has to watch."""
+        if self._pid != os.getpid():
+            self._forget_parent()
+        if self._supervisor is not None and not self._has_timer:
+            self._supervise()
 
     def _hand_over(
         self, resource: bytes, data: bytes, *, is_root: bool, is_task: bool

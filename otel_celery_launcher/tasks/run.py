@@ -94,12 +94,13 @@ class Runs:
         parent = usual_parent(told)
         if parent is None:
             return None
+        pattern = self._spans.pattern_below(parent)
+        if pattern is None:
+            return None
         common, own = self._attributes.of_usual_run(task, told)
         attributes = {**common.attributes, **own}
         name = f"run/{task.name}"
-        span = self._spans.start_child(
-            parent, name, trace.SpanKind.CONSUMER, attributes
-        )
+        span = pattern.span(parent, name, trace.SpanKind.CONSUMER, attributes)
         if span is None:
             return None
         note = None

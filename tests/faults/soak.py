@@ -25,6 +25,7 @@ from tests.faults.driver import Driver
 
 SAMPLE_SECONDS = 10
 FAULT_SECONDS = 5, 15  # between two
+LOOK_SECONDS = 0.2
 KEEPS_PROCESSES = [
     "child killed", "collector down", "collector stalled", "collector refusing",
 ]  # fmt: skip
@@ -70,8 +71,7 @@ class Soak(Driver):
             client = redis.Redis(port=self._redis_port)
             next_fault = next_sample = start
             done = 0
-            while publisher.poll() is None:
-                time.sleep(0.2)
+            while _goes_on(publisher, LOOK_SECONDS):
                 self._keep_worker()
                 now = time.monotonic()
                 is_second_half = done > self._tasks / 2
@@ -130,6 +130,15 @@ class Soak(Driver):
                     (f"{what} of the {name}", text, str(bound), last - first <= bound)
                 )
         return rows
+
+
+def _goes_on(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Return whether a process goes on for so long."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def main() -> None:

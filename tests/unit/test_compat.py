@@ -389,10 +389,12 @@ def parent_context(flags: int, *, is_remote: bool) -> context_api.Context:
     [
         None,
         ParentBased(ALWAYS_ON, remote_parent_sampled=ALWAYS_OFF),
+        ParentBased(ALWAYS_ON, remote_parent_not_sampled=ALWAYS_ON),
+        ParentBased(ALWAYS_ON, local_parent_not_sampled=ALWAYS_ON),
         ParentBased(TraceIdRatioBased(0.5)),
         ALWAYS_ON,
     ],
-    ids=["default", "not remote ones", "a ratio of roots", "always"],
+    ids=["default", "not remote", "all remote", "all local", "a ratio", "always"],
 )
 def test_a_child_is_the_one_that_the_tracer_would_start(
     flags: int, is_remote: bool, sampler: Sampler | None
@@ -420,12 +422,23 @@ def starter(*processors: SpanProcessor, **options: Any) -> _compat_start.SpanSta
     return _compat_start.SpanStarter(provider.get_tracer("t", "1", "https://schema"))
 
 
+def start_child(
+    ours: _compat_start.SpanStarter,
+    parent: trace_api.SpanContext,
+    name: str,
+    attributes: dict[str, Any],
+) -> _compat_lean.LeanSpan | None:
+    """Start a span as the run of a task is started."""
+    pattern = ours.pattern_below(parent)
+    return None if pattern is None else pattern.span(parent, name, KIND, attributes)
+
+
 @pytest.mark.parametrize("flags", [0, 1, 2, 3, 255])
 def test_a_span_like_others_is_the_one_that_the_tracer_would_start(flags: int) -> None:
     ours = starter(Seen())
     context = parent_context(flags, is_remote=True)
     parent = trace_api.get_current_span(context).get_span_context()
-    spans = [ours.start_child(parent, "a", KIND, {"k": 1}) for _ in range(2)]
+    spans = [start_child(ours, parent, "a", {"k": 1}) for _ in range(2)]
     if not flags & 1:
         assert spans == [None, None]
         return
@@ -471,7 +484,7 @@ def test_where_somebody_has_to_be_asked_no_span_is_copied(
 ) -> None:
     context = parent_context(1, is_remote=True)
     parent = trace_api.get_current_span(context).get_span_context()
-    assert ours.start_child(parent, "a", KIND, {"k": 1, "l": 2}) is None
+    assert start_child(ours, parent, "a", {"k": 1, "l": 2}) is None
 
 
 def test_a_copied_span_has_the_resource_of_its_process() -> None:
@@ -483,7 +496,7 @@ def test_a_copied_span_has_the_resource_of_its_process() -> None:
     for name in ("before", "after"):
         resource = Resource({"service.instance.id": name})
         _compat.set_resource(provider, resource)
-        span = ours.start_child(parent.get_span_context(), "a", KIND, {})
+        span = start_child(ours, parent.get_span_context(), "a", {})
         assert span is not None
         assert span.resource is resource
 
@@ -514,9 +527,8 @@ def test_only_a_span_that_ends_as_it_began_does_so_unheard(how: str) -> None:
     seen = Seen()
     parent = trace_api.get_current_span(parent_context(1, is_remote=True))
     name = "a"
-    span = starter(seen).start_child(
-        parent.get_span_context(), name, KIND, {"k": 1, "l": "x"}
-    )
+    attributes = {"k": 1, "l": "x"}
+    span = start_child(starter(seen), parent.get_span_context(), name, attributes)
     assert span is not None
     changed(span, how)
     before = len(seen.names)

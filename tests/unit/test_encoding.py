@@ -17,7 +17,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from otel_celery_launcher import _compat_otlp
@@ -25,6 +25,7 @@ from otel_celery_launcher.exporter import encoding
 from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.encoding import encode_spans
 from otel_celery_launcher.exporter.rebuild import bounded
+from tests.strategies import contexts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 numbers = st.one_of(
@@ -35,14 +36,6 @@ values = st.one_of(
     *(st.lists(texts, max_size=3), st.tuples(numbers), st.none()),
 )
 attributes = st.dictionaries(texts, values, max_size=6)
-contexts = st.builds(
-    SpanContext,
-    st.integers(1, 2**128 - 1),
-    st.integers(1, 2**64 - 1),
-    is_remote=st.booleans(),
-    trace_flags=st.sampled_from([TraceFlags(1), TraceFlags(3)]),
-    trace_state=st.sampled_from([TraceState(), TraceState([("vendor", "x=1")])]),
-)
 resources = [Resource({"service.name": name}, "https://r") for name in ("a", "b")]
 scopes = [None, *(InstrumentationScope(name, "1", "https://s") for name in ("s", "t"))]
 spans = st.builds(

@@ -24,7 +24,6 @@ from opentelemetry.trace import (
     SpanContext,
     SpanKind,
     TraceFlags,
-    TraceState,
     set_span_in_context,
 )
 from opentelemetry.trace.status import Status, StatusCode
@@ -44,6 +43,7 @@ from otel_celery_launcher.handoff.frames import (
     join_message,
     split_message,
 )
+from tests.strategies import contexts
 
 
 class Ended(SpanProcessor):
@@ -72,14 +72,6 @@ values = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
 )
 attributes = st.dictionaries(texts.filter(bool), values, max_size=6)
-contexts = st.builds(
-    SpanContext,
-    st.integers(1, 2**128 - 1),
-    st.integers(1, 2**64 - 1),
-    is_remote=st.booleans(),
-    trace_flags=st.sampled_from([TraceFlags(1), TraceFlags(3)]),
-    trace_state=st.sampled_from([TraceState(), TraceState([("vendor", "x=1")])]),
-)
 
 
 @settings(max_examples=150, deadline=None)
@@ -141,7 +133,9 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     provider.add_span_processor(Ended())
     tracer = provider.get_tracer("scope", "1", "https://example.org/s", {"a": 1})
     both = {**common, **own}
-    span = SpanStarter(tracer).start_child(parent, "run", SpanKind.CONSUMER, {**both})
+    pattern = SpanStarter(tracer).pattern_below(parent)
+    assert pattern is not None
+    span = pattern.span(parent, "run", SpanKind.CONSUMER, {**both})
     assert span is not None
     start = encode_new(span, encode_common(common), own)
     changes = {"celery.state": state}
