@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from otel_celery_launcher.exporter.running import NOTE_BYTES, RunNote, RunNotes
+from otel_celery_launcher.exporter.running import NOTE_BYTES, RUNNING, RunNote, RunNotes
 from otel_celery_launcher.handoff.channel import above_standard
 
 # Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
@@ -34,13 +34,15 @@ NEVER_REACHED_SECONDS = 0.5
 ERROR_BYTES = 200  # a collector's answer fits
 _ROW_BYTES = 320
 _WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
+_ROW_WORDS = _ROW_BYTES // _WORD
 _EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE = range(6)
 _FLUSHED, _HEARTBEAT, _RECEIVED, _QUEUED, _ERROR_LENGTH = range(6, 11)
 _ERROR_START = 11 * _WORD
 
-_NOTES_START = ROWS * _ROW_BYTES
-_NOTES_BYTES = 2 * NOTE_BYTES  # of one slot
-_PAGE_BYTES = _NOTES_START + ROWS * _NOTES_BYTES
+# Rows, then the states of the notes, then the notes: two for each row.
+_STATES_START = ROWS * _ROW_BYTES
+_NOTES_START = _STATES_START + 2 * ROWS
+_PAGE_BYTES = _NOTES_START + 2 * ROWS * NOTE_BYTES
 
 
 class Row:
@@ -84,11 +86,6 @@ class Row:
         self._times[_REFUSED] = time.monotonic()
         if not self._times[_SINCE]:
             self._times[_SINCE] = self._times[_REFUSED]
-
-    @property
-    def refused_since(self) -> float:
-        """Monotonic seconds of the first failed attempt; 0 for never."""
-        return self._times[_SINCE]
 
     def add_received(self, count: int) -> None:
         """Count spans that the exporter process has read."""
@@ -173,17 +170,31 @@ class Counters:
         self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
         self.rows = [Row(memory, index) for index in range(ROWS)]
+        words = memory[
+            :_STATES_START
+        ]  # of all rows; one figure of all: words[figure::_ROW_WORDS]
+        self._counts, self._times = words.cast("Q"), words.cast("d")
+        self._states = memory[_STATES_START:_NOTES_START]
         self.notes = [
-            RunNotes(memory[start : start + _NOTES_BYTES])
-            for start in range(_NOTES_START, _PAGE_BYTES, _NOTES_BYTES)
+            RunNotes(
+                memory[_NOTES_START:][
+                    2 * row * NOTE_BYTES : 2 * (row + 1) * NOTE_BYTES
+                ],
+                self._states[2 * row : 2 * (row + 1)],
+            )
+            for row in range(ROWS)
         ]
 
     def run_notes(self) -> Iterator[tuple[int, RunNote, bool]]:
-        """Yield pool slot, note of a run, and whether its process is surely gone."""
-        for slot, row in enumerate(POOL_ROWS):
+        """Yield pool slot and note of each run, and whether its process is surely gone."""
+        states = bytes(self._states)
+        found = states.find(RUNNING)
+        while found >= 0:
+            row, is_before = divmod(found, 2)
             notes = self.notes[row]
-            yield slot, notes.current, False
-            yield slot, notes.before, True
+            note = notes.before if is_before else notes.current
+            yield row - POOL_ROWS.start, note, bool(is_before)
+            found = states.find(RUNNING, found + 1)
 
     def claim(self) -> bool:
         """Claim what one process at a time may do; it is free again when that ends."""
@@ -204,22 +215,25 @@ class Counters:
     @property
     def exported(self) -> int:
         """Spans the collector took, over all processes."""
-        return sum(row.exported for row in self.rows)
+        return sum(self._counts[_EXPORTED::_ROW_WORDS])
 
     @property
     def lost(self) -> int:
         """Spans that are gone, over all processes."""
-        return sum(row.failed + row.dropped for row in self.rows)
+        failed, dropped = (
+            self._counts[each::_ROW_WORDS] for each in (_FAILED, _DROPPED)
+        )
+        return sum(failed) + sum(dropped)
 
     @property
     def reached(self) -> float:
         """Monotonic seconds of the last success of any process; 0 for never."""
-        return max(row.reached for row in self.rows)
+        return max(self._times[_REACHED::_ROW_WORDS])
 
     @property
     def refused(self) -> float:
         """Monotonic seconds of the last failed attempt of any process; 0 for never."""
-        return max(row.refused for row in self.rows)
+        return max(self._times[_REFUSED::_ROW_WORDS])
 
     @property
     def error(self) -> str:
@@ -234,7 +248,7 @@ class Counters:
     @property
     def hopeless_for(self) -> float:
         """Seconds that attempts have failed and none ever succeeded; 0 otherwise."""
-        since = [row.refused_since for row in self.rows if row.refused_since]
+        since = [each for each in self._times[_SINCE::_ROW_WORDS] if each]
         if not since or self.reached:
             return 0.0
         return time.monotonic() - min(since)

@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from otel_celery_launcher.handoff.frames import START_BYTES
 
-# state, pid, lengths of the task's id and of the frame
-_HEAD = struct.Struct("=BxxxIHH")
+# pid, lengths of the task's id and of the frame
+_HEAD = struct.Struct("=IHH")
 _ID_BYTES = 64  # Celery's own are 36 characters long; what is longer is cut
 NOTE_BYTES = 2048
 assert _HEAD.size + _ID_BYTES + START_BYTES <= NOTE_BYTES  # noqa: S101 - of constants
 
-_NONE, _RUNNING = 0, 1
+# Of a note; those of all notes lie side by side, so that one look finds who runs.
+NONE, RUNNING = 0, 1
 
 
 class RunningTask(NamedTuple):
@@ -50,10 +51,12 @@ class RunNote:
 
     Args:
         memory: ``NOTE_BYTES`` of the shared page.
+        state: The byte of its state.
     """
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, memory: memoryview, state: memoryview) -> None:
         self._memory = memory
+        self._state = state
 
     def write(self, pid: int, task_id: str, frame: bytes) -> None:
         """Note a run; the state goes last, so that a reader sees all of it or nothing.
@@ -63,23 +66,22 @@ class RunNote:
             task_id: Of the task.
             frame: The span at its start: ``handoff/frames.py``.
         """
-        memory = self._memory
-        memory[0] = _NONE
+        self._state[0] = NONE
         task = task_id.encode("utf-8", "replace")[:_ID_BYTES]
-        data = _HEAD.pack(_NONE, pid, len(task), len(frame)) + task + frame
-        memory[: len(data)] = data
-        memory[0] = _RUNNING
+        data = _HEAD.pack(pid, len(task), len(frame)) + task + frame
+        self._memory[: len(data)] = data
+        self._state[0] = RUNNING
 
     def clear(self) -> None:
         """Forget the run: its span has ended."""
-        self._memory[0] = _NONE
+        self._state[0] = NONE
 
     def read(self) -> RunningTask | None:
         """Return the run, None where there is none."""
-        memory = self._memory
-        if memory[0] != _RUNNING:
+        if self._state[0] != RUNNING:
             return None
-        _, pid, id_length, length = _HEAD.unpack_from(memory)
+        memory = self._memory
+        pid, id_length, length = _HEAD.unpack_from(memory)
         middle = _HEAD.size + id_length
         return RunningTask(
             pid,
@@ -89,11 +91,16 @@ class RunNote:
 
 
 class RunNotes:
-    """The notes of one slot: of the child that is there, and of the one before it."""
+    """The notes of one slot: of the child that is there, and of the one before it.
 
-    def __init__(self, memory: memoryview) -> None:
-        self.current = RunNote(memory[:NOTE_BYTES])
-        self.before = RunNote(memory[NOTE_BYTES : 2 * NOTE_BYTES])
+    Args:
+        memory: Twice ``NOTE_BYTES`` of the shared page.
+        states: Their two states.
+    """
+
+    def __init__(self, memory: memoryview, states: memoryview) -> None:
+        self.current = RunNote(memory[:NOTE_BYTES], states[:1])
+        self.before = RunNote(memory[NOTE_BYTES:], states[1:])
 
     def take_over(self) -> None:
         """Keep the predecessor's note; called by a child that starts."""

@@ -94,8 +94,8 @@ def start_and_work(launcher: Launcher, broker: str) -> tuple[Process, Producer]:
     producer = Producer(broker)
     producer.send("shop.nap", 2)
     # Plain Celery may hang at a stop that meets a task which is just being received.
-    notes = [note for _, note, _ in counters_of(worker).run_notes()]
-    wait_until(lambda: any(note.read() for note in notes), 20, "the task runs")
+    counters = counters_of(worker)
+    wait_until(lambda: any(counters.run_notes()), 20, "the task runs")
     return worker, producer
 
 
