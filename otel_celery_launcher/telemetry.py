@@ -31,7 +31,7 @@ from otel_celery_launcher.exporter.supervisor import Supervisor
 from otel_celery_launcher.foreign import Destination, ForeignProviders
 from otel_celery_launcher.gone import advise_on_imports
 from otel_celery_launcher.handoff.channel import Channel
-from otel_celery_launcher.handoff.frames import FrameError
+from otel_celery_launcher.handoff.datagrams import FrameError
 from otel_celery_launcher.handoff.processor import ProcessExport
 from otel_celery_launcher.instrumentations import instrument
 from otel_celery_launcher.provider import instance_id, provide

@@ -3,9 +3,10 @@
 """OTLP of most spans, at a fifth of the cost; the SDK's encoder does all others.
 
 A worker's spans are alike: the same names, scopes and resources, and most attributes come
-again. What is the same is encoded once and kept. Spans with events, links, a status, a
-trace state or attributes of other kinds than text, numbers and booleans go through the
-SDK's encoder, and so do all where ``is_faithful`` finds a difference.
+again. What is the same is encoded once and kept; what runs of a task have in common is one
+of these. Spans that are not plain (``rebuild.py``), and those with attributes of other
+kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so do all where
+``is_faithful`` finds a difference.
 
 The wire format is that of https://protobuf.dev/programming-guides/encoding/ and the field
 numbers those of opentelemetry/proto/trace/v1/trace.proto, which never change. Runs in the
@@ -14,8 +15,10 @@ exporter process's sending threads.
 
 from __future__ import annotations
 
+import marshal
 import struct
 from functools import lru_cache
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import (
@@ -26,10 +29,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from otel_celery_launcher.exporter.cleaning import cleaned
-from otel_celery_launcher.exporter.rebuild import EndedSpan
+from otel_celery_launcher.exporter.rebuild import EndedSpan, PlainSpan, read_span
+from otel_celery_launcher.handoff.frames import encode_span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +47,7 @@ _KEPT_LENGTH = 36
 _LONG = 128  # characters of a name, or of a key, that is not kept
 _KEPT_NUMBERS = frozenset({bool, int})
 
-# Resources and scopes by which spans are grouped.
+# Pairs of a resource and a scope by which spans are grouped; sets of attributes in common.
 GROUPS_KEPT = 512
 
 _IDS = struct.Struct(">2sQQ2sQ")  # trace_id = 1, span_id = 2
@@ -64,77 +68,66 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
 
     Values that it would refuse are cleaned: ``cleaning.py``.
     """
-    groups: dict[tuple[int, int], tuple[ReadableSpan, list[bytes]]] = {}
+    groups: dict[tuple[int, bytes], tuple[PlainSpan, list[bytes]]] = {}
     others: list[ReadableSpan] = []
     for span in spans:
-        try:
-            data = _span(span)
-        except UnicodeEncodeError:  # a lone surrogate
-            data = None
-        if data is None:
+        if not isinstance(span, PlainSpan) or (data := _plain(span)) is None:
             others.append(span)
             continue
-        key = (id(span.resource), id(span.instrumentation_scope))
+        resource, record, _ = span.frame
+        key = (id(resource), record[-1] or b"")
         group = groups.get(key)
         if group is None:
             group = groups[key] = (span, [])
         group[1].append(b"\x12" + _varint(len(data)) + data)  # spans = 2
     request = encode_spans_slowly(cleaned(others))
     blocks = []
-    for span, found in groups.values():
-        resource, scope = _headers(span)
-        scope_spans = scope + b"".join(found)
+    for key, (span, found) in groups.items():
+        resource_header, scope_header = _headers(key, span)
+        scope_spans = scope_header + b"".join(found)
         # scope_spans = 2 of the resource's, resource_spans = 1 of the request
-        block = resource + b"\x12" + _varint(len(scope_spans)) + scope_spans
+        block = resource_header + b"\x12" + _varint(len(scope_spans)) + scope_spans
         blocks.append(b"\x0a" + _varint(len(block)) + block)
     request.MergeFromString(b"".join(blocks))
     return request
 
 
-def _span(span: ReadableSpan) -> bytes | None:
-    """Return a span without its tag and length; None where it is not like most."""
-    context, parent, status = span.context, span.parent, span.status
-    start, end, attributes = span.start_time, span.end_time, span.attributes
-    if (
-        context is None
-        or context.trace_state
-        or span.events
-        or span.links
-        or status.status_code is not StatusCode.UNSET
-        or status.description
-        or not (span.name and start and end)
-        or span.dropped_attributes
-        or span.dropped_events
-        or span.dropped_links
-    ):
-        return None
-    trace_id, flags = context.trace_id, _IS_REMOTE_IS_KNOWN
+def _plain(span: PlainSpan) -> bytes | None:
+    """Return a span without its tag and length; None where the SDK has to be asked."""
+    _, record, common = span.frame
+    name, context, parent, kind, start, end, _, _, own, *_ = record
+    trace_id, flags = context[0], _IS_REMOTE_IS_KNOWN
     parts = [
-        _IDS.pack(
-            b"\x0a\x10", trace_id >> 64, trace_id & _LOW, b"\x12\x08", context.span_id
-        )
+        _IDS.pack(b"\x0a\x10", trace_id >> 64, trace_id & _LOW, b"\x12\x08", context[1])
     ]
     if parent is not None:
-        parts.append(_PARENT.pack(b"\x22\x08", parent.span_id))
-        if parent.is_remote:
+        parts.append(_PARENT.pack(b"\x22\x08", parent[1]))
+        if parent[2]:
             flags |= _IS_REMOTE
-    name = span.name
-    parts.append(_kept_name(name) if len(name) < _LONG else _name(name))
-    kind = span.kind.value + 1  # 0 is "unspecified" in OTLP
-    parts.append(_KIND_AND_TIMES.pack(0x30, kind, 0x39, start, 0x41, end))
-    for key, value in (attributes or {}).items():
-        is_short = len(key) < _LONG and (
-            type(value) in _KEPT_NUMBERS
-            or (type(value) is str and len(value) < _KEPT_LENGTH)
-        )
-        encode = _kept_attribute if is_short else _attribute
-        data = encode(key, value)
-        if data is None:
-            return None
-        parts.append(data)
+    try:
+        parts.append(_kept_name(name) if len(name) < _LONG else _name(name))
+        # 0 is "unspecified" in OTLP
+        parts.append(_KIND_AND_TIMES.pack(0x30, kind + 1, 0x39, start, 0x41, end))
+        if common:
+            names, data = _kept_attributes(common)
+            if not names.isdisjoint(own):
+                return None
+            parts.append(data)
+        for key, value in own.items():
+            is_short = len(key) < _LONG and (
+                type(value) in _KEPT_NUMBERS
+                or (type(value) is str and len(value) < _KEPT_LENGTH)
+            )
+            parts.append((_kept_attribute if is_short else _attribute)(key, value))
+    except (_OtherKindError, UnicodeEncodeError):
+        return None
     parts.append(_NO_STATUS)
     parts.append(_FLAGS.pack(b"\x85\x01", flags))
     return b"".join(parts)
+
+
+class _OtherKindError(Exception):
+    """A value is not of the kinds that are encoded here."""
 
 
 def _name(name: str) -> bytes:
@@ -144,19 +137,16 @@ def _name(name: str) -> bytes:
 _kept_name = lru_cache(KEPT)(_name)
 
 
-def _attribute(key: str, value: Any) -> bytes | None:
-    """Return an attribute with tag and length; None where its value is of another kind."""
-    kind = type(value)
-    if kind is str:
-        data = b"\x0a" + _text(value)
-    elif kind is float:
-        data = _DOUBLE.pack(0x21, value)
-    elif kind is bool:
-        data = b"\x10\x01" if value else b"\x10\x00"
-    elif kind is int and -(2**63) <= value < 2**63:
-        data = b"\x18" + _varint(value & _LOW)
-    else:
-        return None
+@lru_cache(GROUPS_KEPT)
+def _kept_attributes(encoded: bytes) -> tuple[frozenset[str], bytes]:
+    """Return names and OTLP of attributes that many spans have in common."""
+    found: dict[str, Any] = marshal.loads(encoded)  # noqa: S302 - checksummed, ours
+    return frozenset(found), b"".join(starmap(_attribute, found.items()))
+
+
+def _attribute(key: str, value: Any) -> bytes:
+    """Return an attribute with tag and length."""
+    data = _value(value)
     pair = (
         (_kept_key(key) if len(key) < _LONG else _key(key))
         + b"\x12"
@@ -167,6 +157,23 @@ def _attribute(key: str, value: Any) -> bytes | None:
 
 
 _kept_attribute = lru_cache(KEPT, typed=True)(_attribute)
+
+
+def _value(value: Any) -> bytes:
+    kind = type(value)
+    if kind is str:
+        return b"\x0a" + _text(value)
+    if kind is float:
+        return _DOUBLE.pack(0x21, value)
+    if kind is bool:
+        return b"\x10\x01" if value else b"\x10\x00"
+    if kind is int and -(2**63) <= value < 2**63:
+        return b"\x18" + _varint(value & _LOW)
+    if kind is tuple or kind is list:
+        parts = [b"\x0a" + _varint(len(each)) + each for each in map(_value, value)]
+        data = b"".join(parts)
+        return b"\x2a" + _varint(len(data)) + data  # array_value = 5
+    raise _OtherKindError
 
 
 def _key(key: str) -> bytes:
@@ -194,15 +201,19 @@ def _varint(number: int) -> bytes:
 
 _BYTES = [bytes((number,)) for number in range(128)]
 
-_known: dict[tuple[int, int], tuple[Any, Any, bytes, bytes]] = {}
+_known: dict[tuple[int, bytes], tuple[Resource, bytes, bytes]] = {}
 
 
-def _headers(span: ReadableSpan) -> tuple[bytes, bytes]:
-    """Return what the SDK makes of a span's resource and scope, without any span."""
-    resource, scope = span.resource, span.instrumentation_scope
-    key = (id(resource), id(scope))
+def _headers(key: tuple[int, bytes], span: PlainSpan) -> tuple[bytes, bytes]:
+    """Return what the SDK makes of a span's resource and scope, without any span.
+
+    Args:
+        key: Identity of the resource, and the scope as it is in a frame.
+        span: One of them.
+    """
+    resource = span.frame[0]
     found = _known.get(key)
-    if found is None or found[0] is not resource or found[1] is not scope:
+    if found is None or found[0] is not resource:
         (resource_spans,) = encode_spans_slowly([span]).resource_spans
         (scope_spans,) = resource_spans.scope_spans
         scope_spans.ClearField("spans")
@@ -210,9 +221,9 @@ def _headers(span: ReadableSpan) -> tuple[bytes, bytes]:
         resource_spans.ClearField("scope_spans")
         if len(_known) >= GROUPS_KEPT:
             _known.clear()
-        found = (resource, scope, resource_spans.SerializeToString(), scope_header)
+        found = (resource, resource_spans.SerializeToString(), scope_header)
         _known[key] = found
-    return found[2], found[3]
+    return found[1], found[2]
 
 
 def is_faithful() -> bool:
@@ -222,7 +233,15 @@ def is_faithful() -> bool:
         context=SpanContext(2**127 + 1, 3, is_remote=False, trace_flags=TraceFlags(1)),
         parent=SpanContext(2**127 + 1, 4, is_remote=True, trace_flags=TraceFlags(3)),
         resource=Resource({"a": "b"}, "https://example.org/r"),
-        attributes={"t": "é", "l": "x" * 300, "f": 0.5, "i": -1, "b": True, "": 0},
+        attributes={
+            "t": "é",
+            "l": "x" * 300,
+            "f": 0.5,
+            "i": -1,
+            "b": True,
+            "": 0,
+            "s": ("x", 1),
+        },
         kind=SpanKind.CONSUMER,
         start_time=1,
         end_time=2,
@@ -236,5 +255,7 @@ def is_faithful() -> bool:
         end_time=2,
     )
     return all(
-        encode_spans([each]) == encode_spans_slowly([each]) for each in (span, root)
+        encode_spans([read_span(each.resource, encode_span(each))])
+        == encode_spans_slowly([each])
+        for each in (span, root)
     )

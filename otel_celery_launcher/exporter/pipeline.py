@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_celery_launcher.exporter.rebuild import read_resource, read_spans
-from otel_celery_launcher.handoff.frames import FrameError
+from otel_celery_launcher.exporter.reporter import one_line
+from otel_celery_launcher.handoff.datagrams import FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,9 @@ HOLD_SECONDS = 0.5
 BATCH_SPANS = 512
 BATCH_BYTES = 512 * 1024
 
+# When it came (monotonic seconds), resource, count of spans, and the spans.
+Message = tuple[float, bytes, int, bytes]
+
 # What a queued message costs over its own bytes (tuple, bytes header, deque slot).
 MESSAGE_OVERHEAD_BYTES = 140
 
@@ -47,8 +51,12 @@ RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 # After so long without success the exporter is built anew: certificates, DNS.
 REBUILD_SECONDS = 60.0
 
-# Answers that refuse a batch for its size: half of it may be taken.
-_TOO_LARGE = re.compile(r"larger than max|message length too large|code: 413\b")
+# Answers that refuse a batch for its size, or for one of its spans, which the encoder does
+# not take: half of it may be taken.
+_NOT_ENCODED = "cannot be encoded"
+_NOT_WHOLE = re.compile(
+    rf"larger than max|message length too large|code: 413\b|{_NOT_ENCODED}"
+)
 
 # Answers that refuse the data itself; everything else may be different later.
 _REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|422)\b")
@@ -93,7 +101,7 @@ class Pipeline:
         self._make_exporter = make_exporter
         self._row = row
         self._limit_bytes = limit_bytes
-        self._queue: deque[tuple[float, bytes, int, bytes] | Flush] = deque()
+        self._queue: deque[Message | Flush] = deque()
         self._bytes = 0
         self._wake = threading.Condition()
         self._is_stopping = False
@@ -111,12 +119,13 @@ class Pipeline:
         with self._wake:
             self._row.add_received(count)
             resource = self._intern(resource)
+            is_first = not self._queue
             self._queue.append((time.monotonic(), resource, count, body))
             self._bytes += len(body) + MESSAGE_OVERHEAD_BYTES
             self.queued += count
             while self._bytes > self._limit_bytes and self._drop_oldest():
                 pass
-            if self.queued >= BATCH_SPANS or self._bytes >= BATCH_BYTES:
+            if is_first or self.queued >= BATCH_SPANS or self._bytes >= BATCH_BYTES:
                 self._wake.notify()
 
     def put_flush(self, flush: Flush) -> None:
@@ -170,41 +179,50 @@ class Pipeline:
 
     def _next_batch(self) -> Batch | None:
         with self._wake:
-            while not self._is_due():
+            while (seconds := self._seconds_until_due()) != 0.0:
                 if self._is_stopping:
                     return None
-                self._wake.wait(HOLD_SECONDS / 2)
-            return self._take_batch()
+                self._wake.wait(seconds)
+            items = self._take()
+        batch = Batch()
+        for item in items:
+            if isinstance(item, Flush):
+                batch.flushes.append(item)
+                continue
+            _, resource, count, body = item
+            try:
+                batch.spans += read_spans(_resource(resource), body)
+            except FrameError:
+                self._count(self._row.add_dropped, count)
+        return batch
 
-    def _is_due(self) -> bool:
+    def _seconds_until_due(self) -> float | None:
+        """Return how long a batch waits for more; None while there is nothing."""
         if not self._queue:
-            return False
+            return None
         first = self._queue[0]
-        return (
+        if (
             self._is_stopping
             or self.queued >= BATCH_SPANS
             or self._bytes >= BATCH_BYTES
             or isinstance(first, Flush)
             or isinstance(self._queue[-1], Flush)
-            or time.monotonic() - first[0] >= HOLD_SECONDS
-        )
+        ):
+            return 0.0
+        return max(0.0, first[0] + HOLD_SECONDS - time.monotonic())
 
-    def _take_batch(self) -> Batch:
-        batch, size = Batch(), 0
-        while self._queue and len(batch.spans) < BATCH_SPANS and size < BATCH_BYTES:
+    def _take(self) -> list[Message | Flush]:
+        items: list[Message | Flush] = []
+        count = size = 0
+        while self._queue and count < BATCH_SPANS and size < BATCH_BYTES:
             item = self._queue.popleft()
-            if isinstance(item, Flush):
-                batch.flushes.append(item)
-                continue
-            _, resource, count, body = item
-            size += len(body)
-            self._bytes -= len(body) + MESSAGE_OVERHEAD_BYTES
-            self.queued -= count
-            try:
-                batch.spans += read_spans(_resource(resource), body)
-            except FrameError:
-                self._row.add_dropped(count)
-        return batch
+            items.append(item)
+            if not isinstance(item, Flush):
+                count += item[2]
+                size += len(item[3])
+                self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
+        self.queued -= count
+        return items
 
     def _deliver(
         self, exporter: SpanExporter | None, spans: list[ReadableSpan]
@@ -216,20 +234,19 @@ class Pipeline:
                 exporter, built = self._build(), time.monotonic()
             self._last_error = self._last_error if exporter is None else ""
             if exporter is not None and self._export(exporter, spans):
-                self._count(self._row.add_exported, spans)
+                self._count(self._row.add_exported, len(spans))
                 break
-            if _TOO_LARGE.search(self._last_error) and len(spans) > 1:
+            is_not_whole = bool(_NOT_WHOLE.search(self._last_error))
+            if is_not_whole and len(spans) > 1:
                 half = len(spans) // 2
                 exporter = self._deliver(exporter, spans[:half])
                 spans = spans[half:]
                 continue
-            if _REFUSED_DATA.search(self._last_error) or _TOO_LARGE.search(
-                self._last_error
-            ):
-                self._count(self._row.add_failed, spans)
+            if is_not_whole or _REFUSED_DATA.search(self._last_error):
+                self._count(self._row.add_failed, len(spans))
                 break
             if not self._wait_for_another_attempt(attempt):
-                self._count(self._row.add_failed, spans)
+                self._count(self._row.add_failed, len(spans))
                 break
             attempt += 1
         return exporter
@@ -239,27 +256,31 @@ class Pipeline:
         try:
             return self._make_exporter()
         except Exception as exc:  # noqa: BLE001 - any exporter; tried again
-            self.note_error(f"{type(exc).__name__}: {exc}")
+            self.note_error(one_line(f"{type(exc).__name__}: {exc}"))
             return None
 
     def _wait_for_another_attempt(self, attempt: int) -> bool:
         """Wait; return False where the process ends and one attempt was made."""
         if not self._last_error:
             self._row.note_error("no answer")
+        pause = RETRY_PAUSES[min(attempt, len(RETRY_PAUSES) - 1)]
         with self._wake:
-            if self._is_stopping and attempt:
+            is_last = self._is_stopping
+            if is_last and attempt:
                 return False
-            self._wake.wait(RETRY_PAUSES[min(attempt, len(RETRY_PAUSES) - 1)])
+            self._wake.wait_for(lambda: self._is_stopping and not is_last, pause)
         return True
 
     @staticmethod
-    def _count(add: Callable[[int], None], spans: list[ReadableSpan]) -> None:
+    def _count(add: Callable[[int], None], spans: int) -> None:
         with _COUNTING:
-            add(len(spans))
+            add(spans)
 
     def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> bool:
         try:
             return exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception as exc:  # noqa: BLE001 - any exporter; the batch is refused
-            self._last_error = f"INVALID_ARGUMENT {type(exc).__name__}: {exc}"
-            return False
+        except OSError as exc:  # of older HTTP exporters, where nobody listens
+            self.note_error(one_line(f"{type(exc).__name__}: {exc}"))
+        except Exception as exc:  # noqa: BLE001 - what an encoder makes of a span
+            self.note_error(one_line(f"{_NOT_ENCODED}: {type(exc).__name__}: {exc}"))
+        return False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Attributes, of a span or an event, that hold the text of an exception.
 MESSAGES = frozenset({"exception.message", "celery.retry.reason"})
 STACKTRACE = "exception.stacktrace"
+_TELLING = MESSAGES | {STACKTRACE}
 
 # What is kept of a stack trace: every other line may be a message's.
 _FRAME = re.compile(r'^ +File "[^"\n]+", line \d+, in [\w.<>]+$', re.MULTILINE)
@@ -34,8 +35,17 @@ class WithoutMessages(ExporterAround):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch."""
         return self._exporter.export(
-            [rewritten(span, _shown, str, _nothing) for span in spans]
+            [
+                span if _is_silent(span) else rewritten(span, _shown, str, _nothing)
+                for span in spans
+            ]
         )
+
+
+def _is_silent(span: ReadableSpan) -> bool:
+    return not (span.events or span.links or span.status.description) and (
+        _TELLING.isdisjoint(span.attributes or ())
+    )
 
 
 def _shown(attributes: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,13 +18,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher.handoff.frames import (
-    ATTRIBUTES,
-    END,
-    ENDED_FIELDS,
-    LENGTH,
-    FrameError,
-)
+from otel_celery_launcher.handoff.datagrams import LENGTH, FrameError
+from otel_celery_launcher.handoff.frames import ATTRIBUTES, END, ENDED_FIELDS
 
 # What a message that passed its checksum can raise when another version wrote it.
 _READ_ERRORS = (
@@ -65,7 +60,9 @@ def read_span(resource: Resource, data: bytes) -> ReadableSpan:
         FrameError: Not written by this version.
     """
     try:
-        return _span(resource, _record(data))
+        record, common = _record(data)
+        make = PlainSpan if _is_plain(record) else _span
+        return make(resource, record, common)
     except _READ_ERRORS as exc:
         raise FrameError(f"not a span: {exc!r}") from exc
 
@@ -87,28 +84,69 @@ class EndedSpan(ReadableSpan):
     """A span whose end another process has seen."""
 
 
-def _record(data: bytes) -> list[Any]:
-    """Return the fields of a span; one that ended as it began has its start in it."""
+class PlainSpan(ReadableSpan):
+    """A span like most: no event, no link, no status, no state, nothing dropped.
+
+    Its fields are read when somebody asks for them; the encoder takes the frame.
+
+    Args:
+        resource: Its resource.
+        record: Its fields, in the order of ``contents`` in ``_compat_spans.py``.
+        common: Attributes that come before those of the record, encoded; may be empty.
+    """
+
+    def __init__(self, resource: Resource, record: list[Any], common: bytes) -> None:
+        self.frame = resource, record, common
+
+    def __getattr__(self, name: str) -> Any:
+        found = vars(_span(*vars(self)["frame"]))
+        if name not in found:
+            raise AttributeError(name)
+        vars(self).update(found)
+        return found[name]
+
+
+def _record(data: bytes) -> tuple[list[Any], bytes]:
+    """Return the fields of a span, and attributes before its own, still encoded.
+
+    One that ended as it began has its start in it.
+    """
     found = marshal.loads(data)  # noqa: S302 - ours
     ended, changes = None, {}
     if len(found) == ENDED_FIELDS:
         start, ended, changes = found
         found = marshal.loads(start)  # noqa: S302 - ours
-    record = list(found)
+    record, common = list(found), b""
     attributes = record[ATTRIBUTES]
     if type(attributes) is tuple:
-        common, own = attributes
-        attributes = {**marshal.loads(common), **own}  # noqa: S302 - ours
-    record[ATTRIBUTES] = {**attributes, **changes}
+        common, attributes = attributes
+    record[ATTRIBUTES] = {**attributes, **changes} if changes else attributes
     record[END] = ended or record[END]
-    return record
+    return record, common
 
 
-def _span(resource: Resource, record: Sequence[Any]) -> ReadableSpan:
+def _is_plain(record: list[Any]) -> bool:
+    (
+        name, context, _, _, start, end, status, description, _,
+        dropped_attributes, events, dropped_events, links, dropped_links, _,
+    ) = record  # fmt: skip
+    return (
+        type(name) is str
+        and name != ""
+        and type(start) is type(end) is int
+        and start > 0 < end
+        and not (status or description or events or links or context[4])
+        and not (dropped_attributes or dropped_events or dropped_links)
+    )
+
+
+def _span(resource: Resource, record: Sequence[Any], common: bytes) -> ReadableSpan:
     (
         name, context, parent, kind, start, end, status, description, attributes,
         dropped_attributes, events, dropped_events, links, dropped_links, scope,
     ) = record  # fmt: skip
+    if common:
+        attributes = {**marshal.loads(common), **attributes}  # noqa: S302 - ours
     return EndedSpan(
         name=name,
         context=_context(context),
@@ -126,7 +164,7 @@ def _span(resource: Resource, record: Sequence[Any]) -> ReadableSpan:
         status=Status(StatusCode(status), description),
         start_time=start,
         end_time=end,
-        instrumentation_scope=None if scope is None else _scope(marshal.dumps(scope)),
+        instrumentation_scope=None if scope is None else _scope(scope),
     )
 
 

@@ -148,7 +148,7 @@ class ExportLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record as an error."""
         if self._is_ours():
-            self._on_error(_one_line(record))
+            self._on_error(_text(record))
         else:
             logging.getLogger().handle(record)
 
@@ -161,11 +161,16 @@ class ExportLogHandler(logging.Handler):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _one_line(record: logging.LogRecord) -> str:
+def _text(record: logging.LogRecord) -> str:
     """Return status and details of a gRPC failure, else the whole message."""
     text = record.getMessage()
     if grpc_failure := _GRPC_FAILURE.search(text):
         text = ": ".join(grpc_failure.groups())
     if record.exc_info and record.exc_info[1] is not None:
         text = f"{text} {record.exc_info[1]!r}"
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line, without what may be secret in its URLs."""
     return _URL_REST.sub(r"\1…", " ".join(text.split()))

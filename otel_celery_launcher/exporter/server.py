@@ -34,15 +34,14 @@ from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
 from otel_celery_launcher.exporter.reporter import ExportLogHandler
 from otel_celery_launcher.exporter.supervisor import CONFIG_VARIABLE
 from otel_celery_launcher.handoff.channel import RECEIVE_BYTES
-from otel_celery_launcher.handoff.frames import (
+from otel_celery_launcher.handoff.datagrams import (
     FLUSH,
     KIND_FLUSH,
     LENGTH,
     FrameError,
-    encode_resource,
-    encode_span,
     split_message,
 )
+from otel_celery_launcher.handoff.frames import encode_resource, encode_span
 
 # The queue's bound: this, or a part of what the container may use.
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -68,6 +67,7 @@ class Server:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._read = socket.socket(fileno=config["read"])
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._counters = Counters(config["counters"])
         self._row = self._counters.rows[EXPORTER_ROW]
         self._parent = config["parent"]
@@ -113,19 +113,20 @@ class Server:
 
     def _drain(self) -> tuple[int, bool]:
         """Read what is there; return how many messages, and whether anybody writes."""
+        buffer = self._buffer
         for count in range(READ_AT_ONCE):
             try:
-                message = self._read.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                length = self._read.recv_into(buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return count, True
             except OSError:
                 return count, False
-            if not message:
+            if not length:
                 return count, False
-            self._take(message)
+            self._take(buffer[:length])
         return READ_AT_ONCE, True
 
-    def _take(self, message: bytes) -> None:
+    def _take(self, message: memoryview) -> None:
         try:
             kind, count, resource, body = split_message(message)
         except FrameError:

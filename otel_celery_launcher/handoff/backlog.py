@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from otel_celery_launcher.handoff.frames import MAX_COUNT, MESSAGE_BYTES
+from otel_celery_launcher.handoff.datagrams import MAX_COUNT, MESSAGE_BYTES
 
 # Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
 BACKLOG_BYTES = 16 * 1024 * 1024

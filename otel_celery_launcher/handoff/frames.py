@@ -2,27 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames: a span as bytes, written in the worker's processes.
 
-A message of the channel is one datagram: a header, the resource, and one or more spans.
-
-    magic  kind  count  resource length | checksum | resource | (length, span) …
-
 A span that ends as it began is what it was at its start, when it ended, and what was
 added: its start is encoded anyway, for the case that its process is killed.
 
-Every message carries its whole resource. Numbers for resources that were sent before
-would be smaller, and wrong after the exporter process was killed: the next one finds
-unread frames in the kernel and knows no numbers. The exporter keeps one copy of each.
-
 ``marshal`` writes a span in about 3 µs and reads only what the same interpreter wrote:
 both ends are the same ``sys.executable``. It is not safe against made-up input, so the
-checksum is looked at before it: the pair has no name, only our own processes write to it.
+checksum of a message is looked at before it (``datagrams.py``).
 """
 
 from __future__ import annotations
 
 import marshal
-import struct
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,20 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext
 
-MAGIC = b"oc"
-KIND_SPANS = 1
-KIND_FLUSH = 2
-
-# magic, kind, spans in the message, length of the resource
-HEADER = struct.Struct("=2sBHI")
-CHECKSUM = struct.Struct("=I")  # of everything but itself
-LENGTH = struct.Struct("=I")
-FLUSH = struct.Struct("=HQ")
-
-# A datagram must fit the socket's send buffer (212,992 bytes on a stock Linux kernel,
-# net.core.wmem_default); several spans are put together up to the first, one span may
-# need the second.
-MESSAGE_BYTES = 32 * 1024
+# A longer one is cut. A datagram must fit the socket's send buffer (212,992 bytes on a
+# stock Linux kernel, net.core.wmem_default).
 SPAN_BYTES = 128 * 1024
 
 # The span of a run that has begun, as it is noted: exporter/running.py.
@@ -61,19 +39,13 @@ START_CHARACTERS = 64
 # What is left of a long text when a span is too large.
 CUT_CHARACTERS = 1024
 
-MAX_COUNT = 1000
-
 # Of a span's record; one that ended as it began has three fields, see encode_end.
 END, ATTRIBUTES = 5, 8
 ENDED_FIELDS = 3
 
-# Records of scopes, by identity; one for each tracer, as a rule.
+# Scopes as bytes, by identity; one for each tracer, as a rule.
 SCOPES_KEPT = 1000
-_scopes: dict[int, tuple[InstrumentationScope, tuple[Any, ...]]] = {}
-
-
-class FrameError(Exception):
-    """A message that is not one of ours; counted by the exporter process."""
+_scopes: dict[int, tuple[InstrumentationScope, bytes]] = {}
 
 
 def encode_resource(resource: Resource) -> bytes:
@@ -139,48 +111,6 @@ def encode_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
     return marshal.dumps((start, ended, changes))
 
 
-def join_message(resource: bytes, spans: list[bytes]) -> bytes:
-    """Return one message with these spans of one resource."""
-    parts = [resource]
-    for data in spans:
-        parts += (LENGTH.pack(len(data)), data)
-    return _seal(KIND_SPANS, len(spans), len(resource), b"".join(parts))
-
-
-def flush_message(row: int, token: int) -> bytes:
-    """Return a message that asks the exporter to say when it has sent all before it.
-
-    Args:
-        row: Row of the counters in which it says so.
-        token: Monotonic nanoseconds: what a later token covers, an earlier one does.
-    """
-    return _seal(KIND_FLUSH, 0, 0, FLUSH.pack(row, token))
-
-
-def split_message(message: bytes) -> tuple[int, int, bytes, bytes]:
-    """Return kind, count of spans, resource and the rest of a message.
-
-    Raises:
-        FrameError: Not one of ours.
-    """
-    start = HEADER.size + CHECKSUM.size
-    if len(message) < start:
-        raise FrameError("shorter than a header")
-    magic, kind, count, resource_length = HEADER.unpack_from(message)
-    if magic != MAGIC or kind not in (KIND_SPANS, KIND_FLUSH):
-        raise FrameError("not a message of this launcher")
-    (checksum,) = CHECKSUM.unpack_from(message, HEADER.size)
-    body = memoryview(message)[start:]
-    if zlib.crc32(body, zlib.crc32(message[: HEADER.size])) != checksum:
-        raise FrameError("damaged")
-    return kind, count, bytes(body[:resource_length]), bytes(body[resource_length:])
-
-
-def _seal(kind: int, count: int, resource_length: int, body: bytes) -> bytes:
-    header = HEADER.pack(MAGIC, kind, count, resource_length)
-    return header + CHECKSUM.pack(zlib.crc32(body, zlib.crc32(header))) + body
-
-
 def _record(span: ReadableSpan) -> tuple[Any, ...]:
     (
         name, context, parent, kind, start, end, status, description, attributes,
@@ -209,14 +139,14 @@ def _record(span: ReadableSpan) -> tuple[Any, ...]:
     )
 
 
-def _scope(scope: InstrumentationScope) -> tuple[Any, ...]:
+def _scope(scope: InstrumentationScope) -> bytes:
     known = _scopes.get(id(scope))
     if known is None or known[0] is not scope:
         if len(_scopes) >= SCOPES_KEPT:
             _scopes.clear()
         attributes = dictionary(scope.attributes)
-        record = (scope.name, scope.version, scope.schema_url, attributes)
-        known = _scopes[id(scope)] = (scope, record)
+        data = _dump((scope.name, scope.version, scope.schema_url, attributes))
+        known = _scopes[id(scope)] = (scope, data)
     return known[1]
 
 
@@ -281,7 +211,7 @@ def _brief(record: tuple[Any, ...]) -> tuple[Any, ...]:
     }
     middle[5:] = [dict(list(attributes.items())[:16]), 0, [], 0, [], 0]
     if scope is not None:
-        scope = (*scope[:3], None)
+        scope = _dump((*marshal.loads(scope)[:3], None))  # noqa: S302 - ours
     return (
         name[:START_CHARACTERS],
         (*context[:4], ()),

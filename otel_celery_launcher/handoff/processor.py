@@ -23,13 +23,15 @@ from otel_celery_launcher import _compat
 from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
 from otel_celery_launcher.handoff.backlog import Backlog
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
-from otel_celery_launcher.handoff.frames import (
+from otel_celery_launcher.handoff.datagrams import (
     MESSAGE_BYTES,
+    flush_message,
+    join_message,
+)
+from otel_celery_launcher.handoff.frames import (
     encode_end,
     encode_resource,
     encode_span,
-    flush_message,
-    join_message,
 )
 
 if TYPE_CHECKING:

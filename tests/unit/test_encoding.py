@@ -24,7 +24,8 @@ from otel_celery_launcher import _compat_otlp
 from otel_celery_launcher.exporter import encoding
 from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.encoding import encode_spans
-from otel_celery_launcher.exporter.rebuild import bounded
+from otel_celery_launcher.exporter.rebuild import bounded, read_span
+from otel_celery_launcher.handoff.frames import encode_span
 from tests.strategies import contexts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -57,6 +58,11 @@ spans = st.builds(
 )
 
 
+def framed(span: ReadableSpan) -> ReadableSpan:
+    """Return a span as the exporter process reads it."""
+    return read_span(span.resource, encode_span(span))
+
+
 def told(request: Any) -> Counter[tuple[bytes, bytes, bytes]]:
     """Return the spans of a request with their resource and scope, in any order."""
     return Counter(
@@ -75,13 +81,14 @@ def told(request: Any) -> Counter[tuple[bytes, bytes, bytes]]:
 @given(st.lists(spans, max_size=5))
 @example([])
 def test_a_request_is_what_the_sdk_makes(given_spans: list[ReadableSpan]) -> None:
-    assert told(encode_spans(given_spans)) == told(encode_spans_slowly(given_spans))
+    found = encode_spans([framed(each) for each in given_spans])
+    assert told(found) == told(encode_spans_slowly(given_spans))
 
 
 def a_span(**given: Any) -> ReadableSpan:
     context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
     fields = {"name": "n", "context": context, "start_time": 1, "end_time": 2} | given
-    return ReadableSpan(**fields)
+    return framed(ReadableSpan(**fields))
 
 
 def test_the_usual_spans_of_a_worker_are_one_block() -> None:
@@ -115,12 +122,14 @@ def test_names_that_no_encoder_takes_are_cleaned(text: str) -> None:
     assert found.name == text.encode("utf-8", "replace").decode()
 
 
-def test_another_scope_at_the_same_address_is_another_scope() -> None:
-    """Groups are known by identity; a scope may go and another take its place."""
+def test_another_resource_at_the_same_address_is_another_resource() -> None:
+    """They are known by identity; one may go and another take its place."""
     for number in range(3 * encoding.GROUPS_KEPT):
-        scope = InstrumentationScope(str(number))
-        request = encode_spans([a_span(instrumentation_scope=scope)])
-        assert request.resource_spans[0].scope_spans[0].scope.name == str(number)
+        scope, resource = InstrumentationScope(str(number)), Resource({"n": number})
+        span = a_span(resource=resource, instrumentation_scope=scope)
+        (block,) = encode_spans([span]).resource_spans
+        assert block.resource.attributes[0].value.int_value == number
+        assert block.scope_spans[0].scope.name == str(number)
 
 
 def test_long_names_are_not_kept() -> None:

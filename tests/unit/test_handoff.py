@@ -32,16 +32,18 @@ from otel_celery_launcher._compat_start import SpanStarter
 from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.rebuild import read_resource, read_span, read_spans
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
+from otel_celery_launcher.handoff.datagrams import (
+    FrameError,
+    join_message,
+    split_message,
+)
 from otel_celery_launcher.handoff.frames import (
     SPAN_BYTES,
-    FrameError,
     encode_common,
     encode_end,
     encode_new,
     encode_resource,
     encode_span,
-    join_message,
-    split_message,
 )
 from tests.strategies import contexts
 

@@ -12,13 +12,13 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.exporter.encoding import encode_spans
 from otel_celery_launcher.exporter.exporters import Cleaning
 from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
+from otel_celery_launcher.handoff.datagrams import join_message, split_message
 from otel_celery_launcher.handoff.frames import (
     encode_resource,
     encode_span,
-    join_message,
-    split_message,
 )
 from tests.harness import wait_until
 
@@ -120,6 +120,44 @@ def test_a_refusal_of_the_data_drops_that_batch_alone(answer: str) -> None:
     flushed(pipeline)
     assert exporter.names == ["next"]
     assert (row.exported, row.failed) == (1, 1)
+    pipeline.stop(5)
+
+
+def test_an_exporter_that_raises_for_want_of_a_collector_keeps_the_data() -> None:
+    """Older HTTP exporters do; `requests` puts the whole URL into its errors."""
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter(
+        [ConnectionError("https://user:secret@collector/v1?key=secret")]
+    )
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline.start()
+    pipeline.put(*message("kept"))
+    flushed(pipeline)
+    assert exporter.names == ["kept"]
+    assert (row.exported, row.failed) == (1, 0)
+    assert row.error == "ConnectionError: https://…"
+    pipeline.stop(5)
+
+
+def test_a_span_that_no_encoder_takes_goes_alone() -> None:
+    """An application may name a span by a number."""
+    row = Counters().rows[EXPORTER_ROW]
+    exporter = Exporter()
+    pipeline = Pipeline(lambda: exporter, row, 10**6)
+
+    def export(spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        encode_spans(spans)
+        exporter.names += [span.name for span in spans]
+        return SUCCESS
+
+    exporter.export = export  # type: ignore[method-assign]
+    pipeline.start()
+    for name in ("1", "2", 3, "4", "5"):
+        pipeline.put(*message(name))
+    flushed(pipeline)
+    assert sorted(exporter.names) == ["1", "2", "4", "5"]
+    assert (row.exported, row.failed) == (4, 1)
+    assert row.error.startswith("cannot be encoded: TypeError")
     pipeline.stop(5)
 
 
