@@ -1,27 +1,27 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of OpenTelemetry's spans: one that is copied, and ends unheard.
+"""Private names of OpenTelemetry's spans: one that is made when somebody looks at it.
 
 What ``_compat.py`` says of itself holds here; the tests are in the same file.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from opentelemetry import trace as trace_api
-from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Tracer, _Span
-from opentelemetry.trace import StatusCode
 
 from otel_celery_launcher._compat_spans import FLAGS, valid_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from opentelemetry.attributes import BoundedAttributes
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Span
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 # What a child's flags take over from its parent's; older SDKs know one flag.
 _KEPT_FLAGS = trace_api.TraceFlags.SAMPLED | getattr(
@@ -29,113 +29,121 @@ _KEPT_FLAGS = trace_api.TraceFlags.SAMPLED | getattr(
 )
 
 
-class _OnDemand:
-    """A field that is made when somebody asks for it; by no lock that a fork could hold."""
+class Begun(NamedTuple):
+    """What a span is made of, unless somebody changes it."""
 
-    def __init__(self, name: str, make: Callable[[Any], Any]) -> None:
-        self._name = name
-        self._make = make
-
-    def __get__(self, span: Any, owner: object = None) -> Any:
-        return vars(span).setdefault(self._name, self._make(span))
+    pattern: Pattern
+    name: str
+    context: trace_api.SpanContext
+    parent: trace_api.SpanContext
+    start: int  # nanoseconds since the epoch
+    common: Mapping[str, Any]  # attributes, shared with other spans
+    own: Mapping[str, Any]  # attributes, after these
 
 
 class LeanSpan(_Span):
-    """A span whose lists of events and links are made when somebody asks for them."""
+    """A span that is no more than its context until somebody asks for anything else.
 
-    _events = _OnDemand("_events", lambda span: span._new_events())
-    _links = _OnDemand("_links", lambda span: span._new_links(()))
+    Nobody looks at most runs of tasks. No lock is taken that a fork could hold: of two
+    threads that look at once, the fields of one are kept.
+    """
 
-    def end_as_it_began(
-        self, name: str, began: dict[str, Any], changes: dict[str, Any]
-    ) -> int:
-        """End a span that is what it was at its start, without telling any processor.
+    begun: Begun
+
+    def __getattr__(self, name: str) -> Any:
+        fields = vars(self)
+        begun = fields.get("begun")
+        if begun is None:  # of a copy that is being made
+            raise AttributeError(name)
+        fields.setdefault("_end_time", None)  # from here on it does not end unheard
+        whole = begun.pattern.whole(begun)
+        whole._attributes._dict.update(fields.get("changes", {}))
+        for each, value in vars(whole).items():
+            fields.setdefault(each, value)
+        if name not in fields:
+            raise AttributeError(name)
+        return fields[name]
+
+    def end_unseen(self, changes: dict[str, Any]) -> int:
+        """End a span that nobody has looked at, without telling any processor.
 
         Args:
-            name: Its name at its start.
-            began: A copy of its attributes at its start.
-            changes: Attributes that it ends with.
+            changes: Attributes that it ends with, too.
 
         Returns:
-            When; nanoseconds since the epoch. 0 where it is another by now, or has
-            ended: nothing was done.
+            When; nanoseconds since the epoch. 0 where somebody has looked at it: nothing
+            was done.
         """
         fields = vars(self)
-        attributes: Any = self._attributes
-        with self._lock:
-            if (
-                self._end_time is not None
-                or attributes._dict != began
-                or attributes.dropped
-                or self._status._status_code is not StatusCode.UNSET
-                or self._name is not name
-                or "_events" in fields
-                or "_links" in fields
-            ):
-                return 0
-            attributes._dict.update(changes)
-            self._end_time = ended = time.time_ns()
-        return ended
+        if "_end_time" in fields:
+            return 0
+        fields["changes"] = changes
+        ended = time.time_ns()
+        return ended if fields.setdefault("_end_time", ended) is ended else 0
 
 
 class Pattern:
-    """The fields that all spans of a tracer have in common.
+    """What all spans of one kind of a tracer have in common.
 
     Args:
         tracer: The tracer.
-        span: One of its spans, without attributes, events or links.
+        kind: Of the spans.
+        most_attributes: How many a span may have; None for any number.
     """
 
-    def __init__(self, tracer: Tracer, span: Any) -> None:
+    def __init__(
+        self, tracer: Tracer, kind: trace_api.SpanKind, most_attributes: int | None
+    ) -> None:
+        self._tracer = tracer
+        self._kind = kind
         self._new_id = tracer.id_generator.generate_span_id
-        self._span = vars(span).copy()
-        del self._span["_events"], self._span["_links"]
-        self._attributes = vars(span._attributes)
-        # Older SDKs log under it, and a log handler may look at the span.
-        is_reentrant = isinstance(span._attributes._lock, type(threading.RLock()))
-        self._new_lock = threading.RLock if is_reentrant else threading.Lock
-        most = span._attributes.maxlen
-        self._most_attributes = 2**31 if most is None else most
+        self._most_attributes = 2**31 if most_attributes is None else most_attributes
+        self.kind: int = kind.value
+        self.resource: Resource = tracer.resource
+        self.scope: InstrumentationScope = tracer._instrumentation_scope
 
     @classmethod
-    def of(cls, tracer: Tracer) -> Pattern | None:
+    def of(cls, tracer: Tracer, kind: trace_api.SpanKind) -> Pattern | None:
         """Return the pattern; None where long values would have to be cut."""
-        context = trace_api.INVALID_SPAN_CONTEXT
-        span = new_span(tracer, "", context, None, trace_api.SpanKind.INTERNAL, ())
-        is_cut = cast("BoundedAttributes", span._attributes).max_value_len is not None
-        return None if is_cut else cls(tracer, span)
+        span = new_span(tracer, "", trace_api.INVALID_SPAN_CONTEXT, None, kind, ())
+        bounded = cast("BoundedAttributes", span._attributes)
+        if bounded.max_value_len is not None:
+            return None
+        return cls(tracer, kind, bounded.maxlen)
 
     def span(
         self,
         parent: trace_api.SpanContext,
         name: str,
-        kind: trace_api.SpanKind,
-        attributes: dict[str, Any],
+        common: Mapping[str, Any],
+        own: Mapping[str, Any],
     ) -> LeanSpan | None:
-        """Return a span that has started; its locks are its own.
+        """Return a span that has started.
 
         Args:
             parent: Valid, sampled.
             name: Of the span.
-            kind: Of the span.
-            attributes: What it starts with; the span's from now on.
+            common: Attributes that other spans have, too; never changed.
+            own: Attributes after these; never changed.
 
         Returns:
             None where some of the attributes would have to be left out.
         """
-        if len(attributes) >= self._most_attributes:  # one comes at the end
+        if len(common) + len(own) >= self._most_attributes:  # one comes at the end
             return None
-        found = self._attributes.copy()
-        found["_dict"], found["_lock"] = attributes, self._new_lock()
-        bounded: BoundedAttributes = object.__new__(BoundedAttributes)
-        bounded.__dict__ = found
-        fields = self._span.copy()
-        fields["_name"], fields["_kind"], fields["_parent"] = name, kind, parent
-        fields["_context"] = child_context(parent, self._new_id())
-        fields["_lock"], fields["_attributes"] = threading.Lock(), bounded
-        fields["_start_time"] = time.time_ns()
+        context = child_context(parent, self._new_id())
+        begun = Begun(self, name, context, parent, time.time_ns(), common, own)
         span: LeanSpan = object.__new__(LeanSpan)
-        span.__dict__ = fields
+        span.__dict__ = {"_context": context, "begun": begun}
+        return span
+
+    def whole(self, begun: Begun) -> Any:
+        """Return the span that ``Tracer.start_span`` would have made."""
+        span: Any = new_span(
+            self._tracer, begun.name, begun.context, begun.parent, self._kind, ()
+        )
+        span._start_time = begun.start
+        span._attributes._dict.update({**begun.common, **begun.own})
         return span
 
 

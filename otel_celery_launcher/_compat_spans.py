@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 
-def attributes_of(span: ReadableSpan) -> dict[str, Any]:
-    """Return a copy of a span's attributes."""
-    return dictionary(span._attributes).copy()
-
-
 # By number: making one takes longer than finding it.
 FLAGS = tuple(map(trace_api.TraceFlags, range(256)))
 
@@ -69,18 +64,6 @@ def contents(span: ReadableSpan) -> tuple[Any, ...]:
         getattr(events, "dropped", 0),
         getattr(links, "_dq", links),
         getattr(links, "dropped", 0),
-        span._instrumentation_scope,
-    )
-
-
-def beginning(span: ReadableSpan) -> tuple[Any, ...]:
-    """Return name, context, parent, number of the kind, start and scope of a span."""
-    return (
-        span._name,
-        span._context,
-        span._parent,
-        span._kind._value_,
-        span._start_time,
         span._instrumentation_scope,
     )
 

@@ -75,7 +75,7 @@ class SpanStarter:
         return span
 
     def pattern_below(self, parent: trace_api.SpanContext) -> Pattern | None:
-        """Return what makes spans below a sampled one by copying another span.
+        """Return what makes CONSUMER spans below a sampled one.
 
         Returns:
             None where somebody would have to be asked, or the parent is not sampled:
@@ -129,7 +129,7 @@ class _Seen:
         self.follows_parent = _follows_parent(tracer)
         ignores_starts = is_one and _ignores_starts(self.only_processor)
         self.pattern = (
-            Pattern.of(cast("Tracer", tracer))
+            Pattern.of(cast("Tracer", tracer), trace_api.SpanKind.CONSUMER)
             if self.follows_parent and not self.is_watched and ignores_starts
             else None
         )

@@ -19,7 +19,13 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from otel_celery_launcher.handoff.datagrams import LENGTH, FrameError
-from otel_celery_launcher.handoff.frames import ATTRIBUTES, END, ENDED_FIELDS
+from otel_celery_launcher.handoff.frames import (
+    ATTRIBUTES,
+    BEGUN_FIELDS,
+    END,
+    ENDED_FIELDS,
+    read_begun,
+)
 
 # What a message that passed its checksum can raise when another version wrote it.
 _READ_ERRORS = (
@@ -116,11 +122,10 @@ def _record(data: bytes) -> tuple[list[Any], bytes]:
     if len(found) == ENDED_FIELDS:
         start, ended, changes = found
         found = marshal.loads(start)  # noqa: S302 - ours
-    record, common = list(found), b""
-    attributes = record[ATTRIBUTES]
-    if type(attributes) is tuple:
-        common, attributes = attributes
-    record[ATTRIBUTES] = {**attributes, **changes} if changes else attributes
+    is_begun = len(found) == BEGUN_FIELDS
+    record, common = read_begun(found) if is_begun else (list(found), b"")
+    if changes:
+        record[ATTRIBUTES] = {**record[ATTRIBUTES], **changes}
     record[END] = ended or record[END]
     return record, common
 

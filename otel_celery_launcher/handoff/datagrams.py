@@ -38,6 +38,27 @@ class FrameError(Exception):
     """A message that is not one of ours; counted by the exporter process."""
 
 
+class Envelope:
+    """What all messages with one span of a resource have in common, made once.
+
+    Args:
+        resource: The resource, encoded.
+    """
+
+    __slots__ = ("_checksum", "_head", "resource")
+
+    def __init__(self, resource: bytes) -> None:
+        self.resource = resource
+        self._head = _CHECKED.pack(MAGIC, KIND_SPANS, 1, len(resource)) + resource
+        self._checksum = zlib.crc32(self._head)
+
+    def message(self, span: bytes) -> bytes:
+        """Return a message with a span."""
+        body = LENGTH.pack(len(span)) + span
+        checksum = _CHECKSUM.pack(zlib.crc32(body, self._checksum))
+        return b"".join((checksum, self._head, body))
+
+
 def join_message(resource: bytes, spans: list[bytes]) -> bytes:
     """Return one message with these spans of one resource."""
     parts = [_CHECKED.pack(MAGIC, KIND_SPANS, len(spans), len(resource)), resource]

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
-from otel_celery_launcher._compat_spans import beginning, contents, dictionary
+from otel_celery_launcher._compat_spans import contents, dictionary
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext
+
+    from otel_celery_launcher._compat_lean import Begun
 
 # A longer one is cut. A datagram must fit the socket's send buffer (212,992 bytes on a
 # stock Linux kernel, net.core.wmem_default).
@@ -39,9 +41,10 @@ START_CHARACTERS = 64
 # What is left of a long text when a span is too large.
 CUT_CHARACTERS = 1024
 
-# Of a span's record; one that ended as it began has three fields, see encode_end.
+# Of a span's record. One that is as it began is told by other fields, ``encode_begun``;
+# one that ended so by these and two more, ``encode_end``.
 END, ATTRIBUTES = 5, 8
-ENDED_FIELDS = 3
+BEGUN_FIELDS, ENDED_FIELDS = 13, 3
 
 # Scopes as bytes, by identity; one for each tracer, as a rule.
 SCOPES_KEPT = 1000
@@ -65,16 +68,16 @@ def encode_span(span: ReadableSpan) -> bytes:
     return data
 
 
-def encode_start(span: ReadableSpan) -> tuple[bytes, bool]:
-    """Return a span that has begun as ``START_BYTES`` at most, and whether it is whole.
+def encode_start(span: ReadableSpan) -> bytes:
+    """Return a span that has begun as ``START_BYTES`` at most.
 
     What is too large goes without its links, its state and its long attributes.
     """
     record = _record(span)
     data = _dump(record)
     if len(data) > START_BYTES:
-        return _dump(_brief(record)), False
-    return data, True
+        return _dump(_brief(record))
+    return data
 
 
 def encode_common(attributes: dict[str, Any]) -> bytes:
@@ -82,29 +85,47 @@ def encode_common(attributes: dict[str, Any]) -> bytes:
     return _dump(attributes)
 
 
-def encode_new(span: ReadableSpan, common: bytes, own: dict[str, Any]) -> bytes:
-    """Return a span that has just begun, without links; of any length.
+def encode_begun(begun: Begun, common: bytes) -> bytes:
+    """Return a span that has just begun; of any length.
 
     Args:
-        span: The span, of ``Pattern.span``.
-        common: The first of its attributes, of ``encode_common``.
-        own: The others.
+        begun: The span.
+        common: Its attributes in common with others, of ``encode_common``.
     """
-    name, context, parent, kind, start, scope = beginning(span)
+    pattern, name, context, parent, start, _, own = begun
+    trace_id, parent_id, is_remote, parent_flags, state, _ = parent  # by declaration
+    items = () if state is DEFAULT_TRACE_STATE else tuple(state.items())
+    flags = int(context.trace_flags), int(parent_flags)
     return _dump(
         (
-            *(name, _context(context), _context(parent), kind, start),
-            *(None, 0, None, (common, own), 0, [], 0, [], 0),
-            None if scope is None else _scope(scope),
+            *(name, trace_id, items, context.span_id, parent_id, is_remote, *flags),
+            *(pattern.kind, start, common, own, _scope(pattern.scope)),
         )
     )
+
+
+def read_begun(record: tuple[Any, ...]) -> tuple[list[Any], bytes]:
+    """Return a span's record, by what ``encode_begun`` has written.
+
+    And the attributes in common, encoded, which come before its own.
+    """
+    (
+        name, trace_id, items, span_id, parent_id, is_remote, flags, parent_flags,
+        kind, start, common, own, scope,
+    ) = record  # fmt: skip
+    context = (trace_id, span_id, False, flags, items)
+    parent = (trace_id, parent_id, is_remote, parent_flags, items)
+    return [
+        *(name, context, parent, kind, start),
+        *(None, 0, None, own, 0, [], 0, [], 0, scope),
+    ], common
 
 
 def encode_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
     """Return a span that ends as it began, as bytes.
 
     Args:
-        start: The whole span at its start, of ``encode_new`` or ``encode_start``.
+        start: The whole span at its start, of ``encode_begun``.
         ended: Nanoseconds since the epoch.
         changes: Attributes that it ends with, too.
     """

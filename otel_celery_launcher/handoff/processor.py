@@ -25,6 +25,7 @@ from otel_celery_launcher.handoff.backlog import Backlog
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.datagrams import (
     MESSAGE_BYTES,
+    Envelope,
     flush_message,
     join_message,
 )
@@ -103,7 +104,7 @@ class ProcessExport(SpanProcessor):
         self._row: Row = counters.rows[MAIN_ROW]
         self._row_number = MAIN_ROW
         self._backlog = Backlog()
-        self._resources: dict[int, tuple[Resource, bytes]] = {}
+        self._envelopes: dict[int, tuple[Resource, Envelope]] = {}
         self._pid = os.getpid()
         self._sent = 0.0  # when a group went out; monotonic seconds
 
@@ -115,13 +116,13 @@ class ProcessExport(SpanProcessor):
             return
         self._look_around()
         try:
-            resource, data = self._resource_bytes(span.resource), encode_span(span)
+            envelope, data = self._envelope(span.resource), encode_span(span)
         except _ENCODING_ERRORS:
             self._row.add_dropped(1)
             return
         is_root = _is_local_root(span)
         is_task = is_root and span.kind is SpanKind.CONSUMER
-        self._hand_over(resource, data, is_root=is_root, is_task=is_task)
+        self._hand_over(envelope, data, is_root=is_root, is_task=is_task)
 
     def run_ended(
         self, resource: Resource, start: bytes, ended: int, changes: dict[str, str]
@@ -136,9 +137,7 @@ class ProcessExport(SpanProcessor):
         """
         self._look_around()
         data = encode_end(start, ended, changes)
-        self._hand_over(
-            self._resource_bytes(resource), data, is_root=True, is_task=True
-        )
+        self._hand_over(self._envelope(resource), data, is_root=True, is_task=True)
 
     def _look_around(self) -> None:
         """See in which process a span ends, and whether that has to watch."""
@@ -148,11 +147,11 @@ class ProcessExport(SpanProcessor):
             self._supervise()
 
     def _hand_over(
-        self, resource: bytes, data: bytes, *, is_root: bool, is_task: bool
+        self, envelope: Envelope, data: bytes, *, is_root: bool, is_task: bool
     ) -> None:
         waits = not is_root and _compat.has_other_threads()
-        if waits or self._backlog or not self._send(join_message(resource, [data]), 1):
-            self._keep(resource, data)
+        if waits or self._backlog or not self._send(envelope.message(data), 1):
+            self._keep(envelope.resource, data)
             if is_root or self._is_group_due():
                 self._empty(TASK_END_SECONDS if is_task else 0)
 
@@ -247,13 +246,13 @@ class ProcessExport(SpanProcessor):
         self._backlog = Backlog()
         self._pid = os.getpid()
 
-    def _resource_bytes(self, resource: Resource) -> bytes:
-        known = self._resources.get(id(resource))
+    def _envelope(self, resource: Resource) -> Envelope:
+        known = self._envelopes.get(id(resource))
         if known is not None and known[0] is resource:
             return known[1]
-        data = encode_resource(resource)
-        self._resources[id(resource)] = (resource, data)
-        return data
+        envelope = Envelope(encode_resource(resource))
+        self._envelopes[id(resource)] = (resource, envelope)
+        return envelope
 
     def _send(self, message: bytes, count: int) -> bool:
         """Send a message; one that cannot be sent ever again counts as dropped."""

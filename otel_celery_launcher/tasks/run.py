@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
 from opentelemetry import context as context_api
@@ -21,9 +21,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
 from otel_celery_launcher._compat_lean import LeanSpan
-from otel_celery_launcher._compat_spans import attributes_of, only
+from otel_celery_launcher._compat_spans import only
 from otel_celery_launcher._compat_start import SpanStarter
-from otel_celery_launcher.handoff.frames import START_BYTES, encode_new, encode_start
+from otel_celery_launcher.handoff.frames import START_BYTES, encode_begun, encode_start
 from otel_celery_launcher.messages import shows_contexts
 from otel_celery_launcher.tasks.carriers import parent_of, usual_parent
 from otel_celery_launcher.tasks.errors import record_error
@@ -47,15 +47,8 @@ class Run:
     span: Span
     token: Any  # puts the context from before back
     began: float  # seconds, of the performance counter
-    note: Note | None  # of a pool child's
-
-
-class Note(NamedTuple):
-    """What was noted of a run at its start, for the case that its process is killed."""
-
-    name: str
-    attributes: dict[str, Any]
-    frame: bytes  # the whole span; empty where it was too large
+    # What is noted of it in a pool child: the whole span, or nothing that its end can use.
+    frame: bytes | None
 
 
 class Runs:
@@ -98,20 +91,17 @@ class Runs:
         if pattern is None:
             return None
         common, own = self._attributes.of_usual_run(task, told)
-        attributes = {**common.attributes, **own}
-        name = f"run/{task.name}"
-        span = pattern.span(parent, name, trace.SpanKind.CONSUMER, attributes)
+        span = pattern.span(parent, f"run/{task.name}", common.attributes, own)
         if span is None:
             return None
-        note = None
+        frame = None
         if self.note is not None:
-            frame = encode_new(span, common.encoded, own)
+            frame = encode_begun(span.begun, common.encoded)
             if len(frame) <= START_BYTES:
                 self.note.write(common.pid, str(told.get("id") or ""), frame)
-                note = Note(name, attributes.copy(), frame)
             else:
-                note = self._note(span, told.get("id"))
-        return Run(span, context_api.attach(only(span)), time.perf_counter(), note)
+                frame = self._note(span, told.get("id"))
+        return Run(span, context_api.attach(only(span)), time.perf_counter(), frame)
 
     def _begin_any(self, task: Any, request: Any) -> Run:
         # An eager task belongs to the code that calls it.
@@ -126,9 +116,9 @@ class Runs:
             lambda: self._attributes.of_run(task, request, parent),
             links,
         )
-        note = None if parent is None else self._note(span, request.id)
+        frame = None if parent is None else self._note(span, request.id)
         token = context_api.attach(trace.set_span_in_context(span, parent))
-        return Run(span, token, time.perf_counter(), note)
+        return Run(span, token, time.perf_counter(), frame)
 
     def end(self, request: Any, state: str | None) -> float | None:
         """End the run that a request belongs to; return the seconds it took."""
@@ -140,13 +130,15 @@ class Runs:
             return None
         exc = sys.exc_info()[1] if state is None else None
         try:
-            if run.note and isinstance(exc, (SystemExit, KeyboardInterrupt)):
+            if run.frame is not None and isinstance(
+                exc, (SystemExit, KeyboardInterrupt)
+            ):
                 # The process ends, by a signal or by the task: the main process will
                 # know why.
                 return None
             if exc is not None:
                 record_error(run.span, exc)
-            if run.note and self.note is not None:
+            if run.frame is not None and self.note is not None:
                 self.note.clear()
             self._end_span(run, {"celery.state": state} if state else {})
         finally:
@@ -155,14 +147,11 @@ class Runs:
 
     def _end_span(self, run: Run, changes: dict[str, str]) -> None:
         """End a span; most end as they began, and their start is encoded already."""
-        span, note = run.span, run.note
-        hand_over = getattr(self._spans.only_processor, "run_ended", None)
-        if hand_over is not None and note is not None and type(span) is LeanSpan:
-            ended = note.frame and span.end_as_it_began(
-                note.name, note.attributes, changes
-            )
-            if ended:
-                hand_over(span.resource, note.frame, ended, changes)
+        span = run.span
+        if run.frame and isinstance(span, LeanSpan):
+            hand_over = getattr(self._spans.only_processor, "run_ended", None)
+            if hand_over is not None and (ended := span.end_unseen(changes)):
+                hand_over(span.begun.pattern.resource, run.frame, ended, changes)
                 return
         span.set_attributes(changes)
         span.end()
@@ -186,15 +175,12 @@ class Runs:
             context = trace.set_span_in_context(trace.INVALID_SPAN, context)
         return context, (Link(publish),)
 
-    def _note(self, span: Span, task_id: object) -> Note | None:
+    def _note(self, span: Span, task_id: object) -> bytes | None:
         """Note a run, where a note is kept and its span is recorded."""
         if self.note is None or not isinstance(span, ReadableSpan):
             return None
-        frame, is_whole = encode_start(span)
-        self.note.write(os.getpid(), str(task_id or ""), frame)
-        if not (is_whole and span.get_span_context().trace_flags.sampled):
-            frame = b""  # its end is encoded whole, or not at all
-        return Note(span.name, attributes_of(span), frame)
+        self.note.write(os.getpid(), str(task_id or ""), encode_start(span))
+        return b""
 
     @staticmethod
     def span_of(request: Any) -> Span | None:

@@ -33,15 +33,16 @@ from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.rebuild import read_resource, read_span, read_spans
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.datagrams import (
+    Envelope,
     FrameError,
     join_message,
     split_message,
 )
 from otel_celery_launcher.handoff.frames import (
     SPAN_BYTES,
+    encode_begun,
     encode_common,
     encode_end,
-    encode_new,
     encode_resource,
     encode_span,
 )
@@ -57,7 +58,9 @@ class Ended(SpanProcessor):
 
 
 def there_and_back(span: ReadableSpan) -> ReadableSpan:
-    message = join_message(encode_resource(span.resource), [encode_span(span)])
+    resource, data = encode_resource(span.resource), encode_span(span)
+    message = join_message(resource, [data])
+    assert Envelope(resource).message(data) == message
     _, count, resource, body = split_message(message)
     (rebuilt,) = read_spans(read_resource(resource), body)
     assert count == 1
@@ -137,11 +140,11 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     both = {**common, **own}
     pattern = SpanStarter(tracer).pattern_below(parent)
     assert pattern is not None
-    span = pattern.span(parent, "run", SpanKind.CONSUMER, {**both})
+    span = pattern.span(parent, "run", common, own)
     assert span is not None
-    start = encode_new(span, encode_common(common), own)
+    start = encode_begun(span.begun, encode_common(common))
     changes = {"celery.state": state}
-    ended = span.end_as_it_began("run", both, changes)
+    ended = span.end_unseen(changes)
     rebuilt = read_span(span.resource, encode_end(start, ended, changes))
     assert encode_spans([rebuilt]) == encode_spans([span])
     assert (rebuilt.context, rebuilt.parent) == (span.context, span.parent)

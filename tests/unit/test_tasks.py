@@ -187,7 +187,7 @@ def a_span(name: str = "run/shop.pay", **attributes: str) -> ReadableSpan:
 
 
 def a_run(pid: int = 0, task_id: str = "id") -> RunningTask:
-    return RunningTask(pid or os.getpid(), task_id, encode_start(a_span())[0])
+    return RunningTask(pid or os.getpid(), task_id, encode_start(a_span()))
 
 
 def a_dead_process() -> int:
@@ -221,8 +221,7 @@ def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
 )
 def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> None:
     span = a_span("run/" + "x" * 3000, **attributes)
-    frame, is_whole = encode_start(span)
-    assert not is_whole
+    frame = encode_start(span)
     assert len(frame) <= START_BYTES
     found = read_span(Resource.get_empty(), frame)
     assert (found.context, found.parent) == (span.context, span.parent)
@@ -260,7 +259,7 @@ def test_only_the_runs_of_dead_processes_are_ended() -> None:
 
 def test_a_lost_span_is_the_span_that_was_noted() -> None:
     begun = a_span(queue="celery")
-    run = RunningTask(os.getpid(), "id", encode_start(begun)[0])
+    run = RunningTask(os.getpid(), "id", encode_start(begun))
     span = lost_span(run, Resource({"service.name": "x"}), 9, {"signal": "9"})
     assert (span.context, span.parent) == (begun.context, begun.parent)
     assert [link.context for link in span.links] == [begun.parent]
