@@ -3,11 +3,14 @@
 One after the other gets a burst of tasks that carry a trace context, published
 beforehand. User and system time of its processes from one of its bursts to the next,
 divided by the tasks of one: spans are exported after a burst, too. The next worker's burst
-follows within a second, so that a machine that is slow for a while is slow for all.
+follows within a second, so that a machine that is slow for a while is slow for all. Each
+round goes in another order: who comes after a worker that exports for a while after its
+burst pays for that, too (50 µs a task of plain Celery's, always after the same one).
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
@@ -132,7 +135,7 @@ def measure(
             runner.begin(scene)
         for number in range(rounds + WARM_ROUNDS + 1):
             print(f"{scene.name}, {children} children: round {number}", file=sys.stderr)
-            for runner in now:
+            for runner in random.Random(number).sample(now, len(now)):
                 runner.burst(scene, counts=number > WARM_ROUNDS)
         time.sleep(LATE_SECONDS)
         bursts = rounds + WARM_ROUNDS + 1
