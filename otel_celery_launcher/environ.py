@@ -15,8 +15,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dotenv import dotenv_values
-
 from otel_celery_launcher.errors import LauncherError
 
 if TYPE_CHECKING:
@@ -112,5 +110,7 @@ def _read_wanted(path: Path) -> dict[str, str]:
 
 
 def _parse(path: Path) -> dict[str, str]:
+    from dotenv import dotenv_values  # most starts find no file
+
     values = dotenv_values(path, encoding="utf-8")
     return {name: value for name, value in values.items() if value is not None}
