@@ -69,7 +69,7 @@ outage: $(VENV)/tested servers
 	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -k collector_outage
 
 # Everything beside plain Celery and other launchers: docs/benchmarks.*; half an hour.
-ROUNDS ?= 12
+ROUNDS ?= 24
 bench: $(VENV)/tested servers
 	$(BIN)/python bench/run.py $(ROUNDS)
 

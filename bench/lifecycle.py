@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 CHILDREN = (1, 2, 4, 8, 16, 32)
 RECYCLED = 8  # in each of the first rounds; some take five seconds
-RECYCLING_ROUNDS = 3
+RECYCLING_ROUNDS = 4
 
 # Seconds. Celery's main process sees a child's end at once, or, where it looks a moment too
 # early, with its next look after the pool, five seconds later.
@@ -114,9 +115,10 @@ def measure(
     ]
     for number in range(rounds):
         print(f"start, stop, recycled child: round {number}", file=sys.stderr)
-        for each in lives:
+        in_turn = random.Random(number).sample(lives, len(lives))
+        for each in in_turn:
             each.start_and_stop()
-        for each in lives if number < RECYCLING_ROUNDS else ():
+        for each in in_turn if number < RECYCLING_ROUNDS else ():
             each.recycle()
     for children in CHILDREN:
         print(f"memory: {children} children", file=sys.stderr)

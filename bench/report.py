@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from variants import CELERY, INLINE, PROCESS, UPSTREAM
+from variants import CELERY, CONTROL, INLINE, PROCESS, UPSTREAM
 
 PLAIN, OURS, THEIRS = CELERY.name, PROCESS.name, UPSTREAM.name
 
@@ -54,12 +54,10 @@ def lifecycle_table(found: dict[str, dict[str, Any]]) -> str:
         [
             name,
             *(
-                "-"
-                if each[what] is None
-                else f"{each[what]:.2f} ({each[what] / plain[what]:.2f})"
+                f"{each[what]:.2f} ({each[what] / plain[what]:.2f})"
                 for what in ("ready", "stop", "recycled")
             ),
-            share(each.get("recycled late")),
+            share(each["recycled late"]),
             str(each["connections"]),
         ]
         for name, each in found.items()
@@ -181,7 +179,8 @@ BAR, GAP, LEFT, WIDTH = 18, 12, 190, 460
 
 def svg(found: dict[str, Any]) -> str:
     """Draw what a no-op task adds: in the worker, and in the exporter process."""
-    bars = {name: each for name, each in found.items() if name != PLAIN}
+    left_out = (PLAIN, CONTROL.name)
+    bars = {name: each for name, each in found.items() if name not in left_out}
     most = max(each["added"] + each["exporter"] for each in bars.values())
     height = len(bars) * (BAR + GAP) + 60
     lines = [

@@ -24,7 +24,16 @@ import exporter
 import lifecycle
 import publish
 import report
-from variants import CELERY, INLINE, PROCESS, ROOT, UPSTREAM, Variant, installed
+from variants import (
+    CELERY,
+    CONTROL,
+    INLINE,
+    PROCESS,
+    ROOT,
+    UPSTREAM,
+    Variant,
+    installed,
+)
 from worker import free_port, start_redis
 
 DOCS = ROOT / "docs"
@@ -66,11 +75,12 @@ def measure(
     variants: list[Variant], folder: Path, port: int, rounds: int
 ) -> dict[str, Any]:
     scenes = [cpu.NOOP, cpu.TEN, cpu.UNSAMPLED]
-    three = [CELERY, PROCESS, UPSTREAM]
+    few = [CELERY, CONTROL, PROCESS, UPSTREAM]
     data: dict[str, Any] = {"about": about(variants, rounds)}
-    data["cpu"] = plain(cpu.measure(variants, scenes, folder, port, rounds=rounds))
+    side_by_side = [CELERY, CONTROL, *variants[1:]]
+    data["cpu"] = plain(cpu.measure(side_by_side, scenes, folder, port, rounds=rounds))
     data["cpu, 32 children"] = plain(
-        cpu.measure(three, [cpu.NOOP], folder, port, rounds=rounds, children=32)
+        cpu.measure(few, [cpu.NOOP], folder, port, rounds=rounds, children=32)
     )
     data["lifecycle"] = lifecycle.measure(
         variants, folder, port, rounds=max(3, rounds // 3)
@@ -94,11 +104,11 @@ def write(data: dict[str, Any]) -> None:
 def main() -> None:
     is_quick = "--quick" in sys.argv
     numbers = [int(each) for each in sys.argv[1:] if each.isdigit()]
-    rounds = numbers[0] if numbers else 12
+    rounds = numbers[0] if numbers else 24
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         if is_quick:
-            variants = [CELERY, PROCESS, INLINE, UPSTREAM]
+            variants = [CELERY, CONTROL, PROCESS, INLINE, UPSTREAM]
             if not all(each.install() for each in variants):
                 sys.exit("not all can be installed here")
         else:

@@ -79,9 +79,23 @@ class SpanStarter:
 
         Returns:
             None where somebody would have to be asked, or the parent is not sampled:
-            use ``start``.
+            use ``unrecorded_below`` or ``start``.
         """
         return self._look().pattern if parent.trace_flags & _SAMPLED else None
+
+    def unrecorded_below(
+        self, parent: trace_api.SpanContext
+    ) -> trace_api.NonRecordingSpan | None:
+        """Return a span below one that is not sampled.
+
+        Returns:
+            None where somebody would have to be asked, or the parent is sampled.
+        """
+        if parent.trace_flags & _SAMPLED or not self._look().follows_parent:
+            return None
+        tracer = cast("Tracer", self._tracer)
+        new_id = tracer.id_generator.generate_span_id()
+        return trace_api.NonRecordingSpan(child_context(parent, new_id))
 
     @property
     def only_processor(self) -> object | None:
@@ -105,10 +119,10 @@ class SpanStarter:
         parent = trace_api.get_current_span(context).get_span_context()
         if not parent.is_valid:
             return None
+        if not parent.trace_flags & _SAMPLED:
+            return self.unrecorded_below(parent)
         tracer = cast("Tracer", self._tracer)
         own = child_context(parent, tracer.id_generator.generate_span_id())
-        if not parent.trace_flags & _SAMPLED:
-            return trace_api.NonRecordingSpan(own)
         span = new_span(tracer, name, own, parent, kind, links)
         span.start(parent_context=context)
         return span

@@ -67,7 +67,7 @@ def set_up(variant: str) -> Callable[[], None]:
     return nothing
 
 
-def request(number: int) -> dict[str, Any]:
+def request(number: int, flags: str) -> dict[str, Any]:
     """Return a request as a worker's main process hands it to a child."""
     task_id = f"8e2ba1a4-0000-4000-8000-{number:012}"
     now = time.time()
@@ -78,7 +78,7 @@ def request(number: int) -> dict[str, Any]:
         "kwargs": {}, "reply_to": "reply", "correlation_id": task_id, "headers": None,
         "hostname": "celery@host", "is_eager": False, "ignore_result": True,
         "delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0},
-        "traceparent": f"00-{number + 1:032x}-{number + 1:016x}-01",
+        "traceparent": f"00-{number + 1:032x}-{number + 1:016x}-{flags}",
         "otel_celery_published": now, "otel_celery_received": now,
     }  # fmt: skip
 
@@ -118,16 +118,17 @@ def main() -> None:
 
     app.finalize()
 
-    def run(name: str) -> Callable[[int], object]:
+    def run(name: str, flags: str = "01") -> Callable[[int], object]:
         task = app.tasks[name]
         tracer = build_tracer(name, task, app=app, hostname="celery@host")
-        return lambda number: tracer(f"{number}", [], {}, request(number))
+        return lambda number: tracer(f"{number}", [], {}, request(number, flags))
 
     print(
         json.dumps(
             {
                 "publish": calls(lambda _: noop.apply_async(), empty),
                 "run": calls(run("hot.noop"), empty),
+                "run that is not sampled": calls(run("hot.noop", "00"), empty),
                 "run with ten inner spans": calls(run("hot.inner"), empty),
             }
         )

@@ -78,8 +78,8 @@ class Runs:
     def _begin_usual(self, task: Any, request: Any) -> Run | None:
         """Start a run as most are; ``_begin_any`` does the same, at twice the cost.
 
-        A message with a ``traceparent`` of a sampled trace, and nothing else to look
-        for. None where it is not so.
+        A message with a ``traceparent`` and nothing else to look for, a sampler that
+        follows it. None where it is not so.
         """
         told = request.__dict__  # what the message says; the class has the defaults
         if not self._is_usual or told.get("is_eager") or shows_contexts():
@@ -87,20 +87,21 @@ class Runs:
         parent = usual_parent(told)
         if parent is None:
             return None
-        pattern = self._spans.pattern_below(parent)
-        if pattern is None:
-            return None
-        common, own = self._attributes.of_usual_run(task, told)
-        span = pattern.span(parent, f"run/{task.name}", common.attributes, own)
+        frame = None
+        span: Span | None
+        if pattern := self._spans.pattern_below(parent):
+            common, own = self._attributes.of_usual_run(task, told)
+            span = pattern.span(parent, f"run/{task.name}", common.attributes, own)
+            if span is not None and self.note is not None:
+                frame = encode_begun(span.begun, common.encoded)
+                if len(frame) <= START_BYTES:
+                    self.note.write(common.pid, str(told.get("id") or ""), frame)
+                else:
+                    frame = self._note(span, told.get("id"))
+        else:
+            span = self._spans.unrecorded_below(parent)
         if span is None:
             return None
-        frame = None
-        if self.note is not None:
-            frame = encode_begun(span.begun, common.encoded)
-            if len(frame) <= START_BYTES:
-                self.note.write(common.pid, str(told.get("id") or ""), frame)
-            else:
-                frame = self._note(span, told.get("id"))
         return Run(span, context_api.attach(only(span)), time.perf_counter(), frame)
 
     def _begin_any(self, task: Any, request: Any) -> Run:
