@@ -170,16 +170,14 @@ class Counters:
         self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
         self.rows = [Row(memory, index) for index in range(ROWS)]
-        words = memory[
-            :_STATES_START
-        ]  # of all rows; one figure of all: words[figure::_ROW_WORDS]
+        # A figure of all rows is words[figure::_ROW_WORDS].
+        words = memory[:_STATES_START]
         self._counts, self._times = words.cast("Q"), words.cast("d")
         self._states = memory[_STATES_START:_NOTES_START]
+        notes, size = memory[_NOTES_START:], 2 * NOTE_BYTES
         self.notes = [
             RunNotes(
-                memory[_NOTES_START:][
-                    2 * row * NOTE_BYTES : 2 * (row + 1) * NOTE_BYTES
-                ],
+                notes[row * size : (row + 1) * size],
                 self._states[2 * row : 2 * (row + 1)],
             )
             for row in range(ROWS)

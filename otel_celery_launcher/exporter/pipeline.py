@@ -119,13 +119,13 @@ class Pipeline:
         with self._wake:
             self._row.add_received(count)
             resource = self._intern(resource)
-            is_first = not self._queue
+            was_empty, was_full = not self._queue, self._is_full()
             self._queue.append((time.monotonic(), resource, count, body))
             self._bytes += len(body) + MESSAGE_OVERHEAD_BYTES
             self.queued += count
             while self._bytes > self._limit_bytes and self._drop_oldest():
                 pass
-            if is_first or self.queued >= BATCH_SPANS or self._bytes >= BATCH_BYTES:
+            if was_empty or (self._is_full() and not was_full):
                 self._wake.notify()
 
     def put_flush(self, flush: Flush) -> None:
@@ -156,6 +156,10 @@ class Pipeline:
             self._is_stopping = True
             self._wake.notify()
         self._thread.join(seconds)
+
+    def _is_full(self) -> bool:
+        """Return whether there is enough for a batch."""
+        return self.queued >= BATCH_SPANS or self._bytes >= BATCH_BYTES
 
     def _drop_oldest(self) -> bool:
         for index, item in enumerate(self._queue):
@@ -203,8 +207,7 @@ class Pipeline:
         first = self._queue[0]
         if (
             self._is_stopping
-            or self.queued >= BATCH_SPANS
-            or self._bytes >= BATCH_BYTES
+            or self._is_full()
             or isinstance(first, Flush)
             or isinstance(self._queue[-1], Flush)
         ):

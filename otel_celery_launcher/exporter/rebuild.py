@@ -105,7 +105,8 @@ class PlainSpan(ReadableSpan):
         self.frame = resource, record, common
 
     def __getattr__(self, name: str) -> Any:
-        found = vars(_span(*vars(self)["frame"]))
+        frame = vars(self).get("frame")
+        found = {} if frame is None else vars(_span(*frame))  # none of a copy in making
         if name not in found:
             raise AttributeError(name)
         vars(self).update(found)
