@@ -100,9 +100,10 @@ class Server:
                 break
             if not all(pipeline.is_alive() for pipeline in self._pipelines):
                 os._exit(EXIT_BUG)  # a bug; the supervisor starts another
-            # So long that so many messages come, at the rate at which they came just now.
-            elapsed = drained - before
-            time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / max(count, 1)))
+            if count:
+                # So long that so many come, at the rate at which they came just now.
+                elapsed = drained - before
+                time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / count))
         self._drain()
         if os.getppid() != self._parent:
             self._end_lost_runs()
