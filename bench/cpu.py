@@ -156,10 +156,9 @@ def _figures(runner: Runner, plain: Runner, scene: Scene, bursts: int) -> Figure
     low, middle, high = statistics.quantiles(added, n=4)
     expected = scene.tasks * scene.spans * bursts
     spans = runner.sink.spans()
-    has_spans = runner is not plain and runner.variant.counts
     return Figures(
         *(main, children, exporter, middle, (high - low) / 2),
         rate=statistics.median(runner.rates),
-        kept=spans / expected if expected and has_spans else None,
+        kept=spans / expected if expected and runner.variant.counts else None,
         wire=runner.sink.bytes() / spans if spans else None,
     )

@@ -104,7 +104,9 @@ class Variant:
 
 _GRPC = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:{grpc}"}
 # The interface alone: what the inner spans of an application cost without any SDK.
-CELERY = Variant("celery", "celery", ("celery[redis]", "opentelemetry-api"))
+CELERY = Variant(
+    "celery", "celery", ("celery[redis]", "opentelemetry-api"), counts=False
+)
 # The same once more: what it differs by is what the others' figures are worth.
 CONTROL = replace(CELERY, name="celery, again")
 PROCESS = Variant(
