@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import Tracer, _Span
 
-from otel_celery_launcher._compat_spans import FLAGS, valid_context
+from otel_celery_launcher._compat_spans import FLAGS, MadeLate, valid_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,28 +41,19 @@ class Begun(NamedTuple):
     own: Mapping[str, Any]  # attributes, after these
 
 
-class LeanSpan(_Span):
+class LeanSpan(MadeLate, _Span):
     """A span that is no more than its context until somebody asks for anything else.
 
-    Nobody looks at most runs of tasks. No lock is taken that a fork could hold: of two
-    threads that look at once, the fields of one are kept.
+    Nobody looks at most runs of tasks.
     """
 
     begun: Begun
 
-    def __getattr__(self, name: str) -> Any:
+    def whole_span(self) -> Span:
+        """Return the span that ``Tracer.start_span`` would have made."""
         fields = vars(self)
-        begun = fields.get("begun")
-        if begun is None:  # of a copy that is being made
-            raise AttributeError(name)
         fields.setdefault("_end_time", None)  # from here on it does not end unheard
-        whole = begun.pattern.whole(begun)
-        whole._attributes._dict.update(fields.get("changes", {}))
-        for each, value in vars(whole).items():
-            fields.setdefault(each, value)
-        if name not in fields:
-            raise AttributeError(name)
-        return fields[name]
+        return self.begun.pattern.whole(self.begun, fields.get("changes", {}))
 
     def end_unseen(self, changes: dict[str, Any]) -> int:
         """End a span that nobody has looked at, without telling any processor.
@@ -137,14 +128,14 @@ class Pattern:
         span.__dict__ = {"_context": context, "begun": begun}
         return span
 
-    def whole(self, begun: Begun) -> Any:
-        """Return the span that ``Tracer.start_span`` would have made."""
+    def whole(self, begun: Begun, changes: Mapping[str, Any]) -> Span:
+        """Return the SDK's span, as it began and with the attributes it ended with."""
         span: Any = new_span(
             self._tracer, begun.name, begun.context, begun.parent, self._kind, ()
         )
         span._start_time = begun.start
-        span._attributes._dict.update({**begun.common, **begun.own})
-        return span
+        span._attributes._dict.update({**begun.common, **begun.own, **changes})
+        return cast("Span", span)
 
 
 def child_context(parent: trace_api.SpanContext, new_id: int) -> trace_api.SpanContext:

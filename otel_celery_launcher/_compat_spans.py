@@ -40,6 +40,27 @@ def only(span: trace_api.Span) -> Context:
     return Context({_SPAN_KEY: span})
 
 
+class MadeLate:
+    """A span whose fields are made when somebody asks for one of them; a mixin.
+
+    By no lock that a fork could hold: of two threads that ask at once, the fields of one
+    are kept.
+    """
+
+    def whole_span(self) -> ReadableSpan:
+        """Return a span with all fields."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        fields = vars(self)
+        if fields:  # a copy that is being made has none
+            for each, value in vars(self.whole_span()).items():
+                fields.setdefault(each, value)
+        if name not in fields:
+            raise AttributeError(name)
+        return fields[name]
+
+
 def contents(span: ReadableSpan) -> tuple[Any, ...]:
     """Return what a span is made of, once no thread changes it any more.
 

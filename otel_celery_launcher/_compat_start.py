@@ -93,9 +93,7 @@ class SpanStarter:
         """
         if parent.trace_flags & _SAMPLED or not self._look().follows_parent:
             return None
-        tracer = cast("Tracer", self._tracer)
-        new_id = tracer.id_generator.generate_span_id()
-        return trace_api.NonRecordingSpan(child_context(parent, new_id))
+        return trace_api.NonRecordingSpan(self._context_below(parent))
 
     @property
     def only_processor(self) -> object | None:
@@ -119,13 +117,17 @@ class SpanStarter:
         parent = trace_api.get_current_span(context).get_span_context()
         if not parent.is_valid:
             return None
+        own = self._context_below(parent)
         if not parent.trace_flags & _SAMPLED:
-            return self.unrecorded_below(parent)
+            return trace_api.NonRecordingSpan(own)
         tracer = cast("Tracer", self._tracer)
-        own = child_context(parent, tracer.id_generator.generate_span_id())
         span = new_span(tracer, name, own, parent, kind, links)
         span.start(parent_context=context)
         return span
+
+    def _context_below(self, parent: trace_api.SpanContext) -> trace_api.SpanContext:
+        tracer = cast("Tracer", self._tracer)
+        return child_context(parent, tracer.id_generator.generate_span_id())
 
 
 class _Seen:

@@ -5,8 +5,8 @@
 A worker's spans are alike: the same names, scopes and resources, and most attributes come
 again. What is the same is encoded once and kept; what runs of a task have in common is one
 of these. Spans that are not plain (``rebuild.py``), and those with attributes of other
-kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so do all where
-``is_faithful`` finds a difference.
+kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so
+do all where ``is_faithful`` finds a difference.
 
 The wire format is that of https://protobuf.dev/programming-guides/encoding/ and the field
 numbers those of opentelemetry/proto/trace/v1/trace.proto, which never change. Runs in the
@@ -79,15 +79,15 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         group = groups.get(key)
         if group is None:
             group = groups[key] = (span, [])
-        group[1].append(b"\x12" + _varint(len(data)) + data)  # spans = 2
+        group[1].append(b"\x12" + _sized(data))  # spans = 2
     request = encode_spans_slowly(cleaned(others))
     blocks = []
     for key, (span, found) in groups.items():
         resource_header, scope_header = _headers(key, span)
         scope_spans = scope_header + b"".join(found)
         # scope_spans = 2 of the resource's, resource_spans = 1 of the request
-        block = resource_header + b"\x12" + _varint(len(scope_spans)) + scope_spans
-        blocks.append(b"\x0a" + _varint(len(block)) + block)
+        block = resource_header + b"\x12" + _sized(scope_spans)
+        blocks.append(b"\x0a" + _sized(block))
     request.MergeFromString(b"".join(blocks))
     return request
 
@@ -147,13 +147,8 @@ def _kept_attributes(encoded: bytes) -> tuple[frozenset[str], bytes]:
 def _attribute(key: str, value: Any) -> bytes:
     """Return an attribute with tag and length."""
     data = _value(value)
-    pair = (
-        (_kept_key(key) if len(key) < _LONG else _key(key))
-        + b"\x12"
-        + _varint(len(data))
-        + data
-    )  # value = 2
-    return b"\x4a" + _varint(len(pair)) + pair  # attributes = 9
+    pair = (_kept_key(key) if len(key) < _LONG else _key(key)) + b"\x12" + _sized(data)
+    return b"\x4a" + _sized(pair)  # attributes = 9; key = 1, value = 2
 
 
 _kept_attribute = lru_cache(KEPT, typed=True)(_attribute)
@@ -170,9 +165,8 @@ def _value(value: Any) -> bytes:
     if kind is int and -(2**63) <= value < 2**63:
         return b"\x18" + _varint(value & _LOW)
     if kind is tuple or kind is list:
-        parts = [b"\x0a" + _varint(len(each)) + each for each in map(_value, value)]
-        data = b"".join(parts)
-        return b"\x2a" + _varint(len(data)) + data  # array_value = 5
+        parts = [b"\x0a" + _sized(_value(each)) for each in value]
+        return b"\x2a" + _sized(b"".join(parts))  # array_value = 5
     raise _OtherKindError
 
 
@@ -184,7 +178,11 @@ _kept_key = lru_cache(KEPT)(_key)
 
 
 def _text(text: str) -> bytes:
-    data = text.encode()
+    return _sized(text.encode())
+
+
+def _sized(data: bytes) -> bytes:
+    """Return bytes after their length."""
     return _varint(len(data)) + data
 
 

@@ -21,7 +21,7 @@ from otel_celery_launcher.checks import load_component
 from otel_celery_launcher.exporter.around import ExporterAround
 from otel_celery_launcher.exporter.cleaning import cleaned
 from otel_celery_launcher.exporter.privacy import WithoutMessages
-from otel_celery_launcher.exporter.reporter import one_line
+from otel_celery_launcher.exporter.reporter import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,7 +126,7 @@ class CountingExporter(ExporterAround):
         try:
             result = self._exporter.export(spans)
         except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
-            self._row.note_error(one_line(f"{type(exc).__name__}: {exc}"))
+            self._row.note_error(error_text(exc))
             result = SpanExportResult.FAILURE
         finally:
             _thread.is_exporting = False

@@ -34,7 +34,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
 from otel_celery_launcher.exporter.exporters import CountingExporter, is_exporting
-from otel_celery_launcher.exporter.reporter import ExportLogHandler
+from otel_celery_launcher.exporter.reporter import ExportLogHandler, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -189,7 +189,7 @@ class InlineExport(SpanProcessor):
         try:
             exporter = make()
         except Exception as exc:  # noqa: BLE001 - any exporter
-            self._note_error(f"{type(exc).__name__}: {exc}")
+            self._note_error(error_text(exc))
             return None
         return CountingExporter(exporter, self._row, self._reporter.poll)
 

@@ -9,6 +9,7 @@ time, sent through the SDK's exporter, and kept until the collector has taken th
 
 from __future__ import annotations
 
+import enum
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_celery_launcher.exporter.rebuild import read_resource, read_spans
-from otel_celery_launcher.exporter.reporter import one_line
+from otel_celery_launcher.exporter.reporter import error_text
 from otel_celery_launcher.handoff.datagrams import FrameError
 
 if TYPE_CHECKING:
@@ -51,12 +52,8 @@ RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 # After so long without success the exporter is built anew: certificates, DNS.
 REBUILD_SECONDS = 60.0
 
-# Answers that refuse a batch for its size, or for one of its spans, which the encoder does
-# not take: half of it may be taken.
-_NOT_ENCODED = "cannot be encoded"
-_NOT_WHOLE = re.compile(
-    rf"larger than max|message length too large|code: 413\b|{_NOT_ENCODED}"
-)
+# Answers that refuse a batch for its size: half of it may be taken.
+_TOO_LARGE = re.compile(r"larger than max|message length too large|code: 413\b")
 
 # Answers that refuse the data itself; everything else may be different later.
 _REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|422)\b")
@@ -69,6 +66,15 @@ _COUNTING = threading.Lock()
 @lru_cache(maxsize=256)
 def _resource(data: bytes) -> Resource:
     return read_resource(data)
+
+
+class Answer(enum.Enum):
+    """What became of an export."""
+
+    TAKEN = enum.auto()
+    NOT_WHOLE = enum.auto()  # half of it may be taken
+    REFUSED = enum.auto()  # for good
+    LATER = enum.auto()
 
 
 @dataclass
@@ -167,7 +173,7 @@ class Pipeline:
                 del self._queue[index]
                 self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
                 self.queued -= item[2]
-                self._row.add_dropped(item[2])
+                self._count(self._row.add_dropped, item[2])
                 return True
         return False
 
@@ -235,20 +241,17 @@ class Pipeline:
         while spans:
             if exporter is None or time.monotonic() - built > REBUILD_SECONDS:
                 exporter, built = self._build(), time.monotonic()
-            self._last_error = self._last_error if exporter is None else ""
-            if exporter is not None and self._export(exporter, spans):
+            answer = Answer.LATER if exporter is None else self._export(exporter, spans)
+            if answer is Answer.TAKEN:
                 self._count(self._row.add_exported, len(spans))
                 break
-            is_not_whole = bool(_NOT_WHOLE.search(self._last_error))
-            if is_not_whole and len(spans) > 1:
+            if answer is Answer.NOT_WHOLE and len(spans) > 1:
                 half = len(spans) // 2
                 exporter = self._deliver(exporter, spans[:half])
                 spans = spans[half:]
                 continue
-            if is_not_whole or _REFUSED_DATA.search(self._last_error):
-                self._count(self._row.add_failed, len(spans))
-                break
-            if not self._wait_for_another_attempt(attempt):
+            is_refused = answer is not Answer.LATER
+            if is_refused or not self._wait_for_another_attempt(attempt):
                 self._count(self._row.add_failed, len(spans))
                 break
             attempt += 1
@@ -259,7 +262,7 @@ class Pipeline:
         try:
             return self._make_exporter()
         except Exception as exc:  # noqa: BLE001 - any exporter; tried again
-            self.note_error(one_line(f"{type(exc).__name__}: {exc}"))
+            self.note_error(error_text(exc))
             return None
 
     def _wait_for_another_attempt(self, attempt: int) -> bool:
@@ -279,11 +282,18 @@ class Pipeline:
         with _COUNTING:
             add(spans)
 
-    def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> bool:
+    def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> Answer:
+        self._last_error = ""
         try:
-            return exporter.export(spans) is SpanExportResult.SUCCESS
+            if exporter.export(spans) is SpanExportResult.SUCCESS:
+                return Answer.TAKEN
         except OSError as exc:  # of older HTTP exporters, where nobody listens
-            self.note_error(one_line(f"{type(exc).__name__}: {exc}"))
+            self.note_error(error_text(exc))
+            return Answer.LATER
         except Exception as exc:  # noqa: BLE001 - what an encoder makes of a span
-            self.note_error(one_line(f"{_NOT_ENCODED}: {type(exc).__name__}: {exc}"))
-        return False
+            self.note_error(f"cannot be encoded: {error_text(exc)}")
+            return Answer.NOT_WHOLE
+        if _TOO_LARGE.search(self._last_error):
+            return Answer.NOT_WHOLE
+        is_refused = _REFUSED_DATA.search(self._last_error)
+        return Answer.REFUSED if is_refused else Answer.LATER

@@ -18,13 +18,13 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
+from otel_celery_launcher._compat_spans import MadeLate
 from otel_celery_launcher.handoff.datagrams import LENGTH, FrameError
 from otel_celery_launcher.handoff.frames import (
     ATTRIBUTES,
     BEGUN_FIELDS,
     END,
     ENDED_FIELDS,
-    read_begun,
 )
 
 # What a message that passed its checksum can raise when another version wrote it.
@@ -90,7 +90,7 @@ class EndedSpan(ReadableSpan):
     """A span whose end another process has seen."""
 
 
-class PlainSpan(ReadableSpan):
+class PlainSpan(MadeLate, ReadableSpan):
     """A span like most: no event, no link, no status, no state, nothing dropped.
 
     Its fields are read when somebody asks for them; the encoder takes the frame.
@@ -104,13 +104,9 @@ class PlainSpan(ReadableSpan):
     def __init__(self, resource: Resource, record: list[Any], common: bytes) -> None:
         self.frame = resource, record, common
 
-    def __getattr__(self, name: str) -> Any:
-        frame = vars(self).get("frame")
-        found = {} if frame is None else vars(_span(*frame))  # none of a copy in making
-        if name not in found:
-            raise AttributeError(name)
-        vars(self).update(found)
-        return found[name]
+    def whole_span(self) -> ReadableSpan:
+        """Return the span."""
+        return _span(*self.frame)
 
 
 def _record(data: bytes) -> tuple[list[Any], bytes]:
@@ -124,11 +120,28 @@ def _record(data: bytes) -> tuple[list[Any], bytes]:
         start, ended, changes = found
         found = marshal.loads(start)  # noqa: S302 - ours
     is_begun = len(found) == BEGUN_FIELDS
-    record, common = read_begun(found) if is_begun else (list(found), b"")
+    record, common = _begun(found) if is_begun else (list(found), b"")
     if changes:
         record[ATTRIBUTES] = {**record[ATTRIBUTES], **changes}
     record[END] = ended or record[END]
     return record, common
+
+
+def _begun(record: tuple[Any, ...]) -> tuple[list[Any], bytes]:
+    """Return a span's record, by what ``encode_begun`` has written.
+
+    And the attributes in common, encoded, which come before its own.
+    """
+    (
+        name, trace_id, items, span_id, parent_id, is_remote, flags, parent_flags,
+        kind, start, common, own, scope,
+    ) = record  # fmt: skip
+    context = (trace_id, span_id, False, flags, items)
+    parent = (trace_id, parent_id, is_remote, parent_flags, items)
+    return [
+        *(name, context, parent, kind, start),
+        *(None, 0, None, own, 0, [], 0, [], 0, scope),
+    ], common
 
 
 def _is_plain(record: list[Any]) -> bool:

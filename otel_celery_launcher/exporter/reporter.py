@@ -168,9 +168,14 @@ def _text(record: logging.LogRecord) -> str:
         text = ": ".join(grpc_failure.groups())
     if record.exc_info and record.exc_info[1] is not None:
         text = f"{text} {record.exc_info[1]!r}"
-    return one_line(text)
+    return _one_line(text)
 
 
-def one_line(text: str) -> str:
+def error_text(exc: BaseException) -> str:
+    """Return an exception's kind and message, on one line and without secrets."""
+    return _one_line(f"{type(exc).__name__}: {exc}")
+
+
+def _one_line(text: str) -> str:
     """Return a text as one line, without what may be secret in its URLs."""
     return _URL_REST.sub(r"\1…", " ".join(text.split()))

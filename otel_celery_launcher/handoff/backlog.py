@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from otel_celery_launcher.handoff.datagrams import MAX_COUNT, MESSAGE_BYTES
+from otel_celery_launcher.handoff.datagrams import MAX_COUNT, MESSAGE_BYTES, Envelope
 
 # Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
 BACKLOG_BYTES = 16 * 1024 * 1024
 
-# Resource and span, encoded.
-Item = tuple[bytes, bytes]
+# What its resource makes messages with, and a span.
+Item = tuple[Envelope, bytes]
 
 
 class Backlog:
@@ -32,9 +32,9 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._items)
 
-    def add(self, resource: bytes, data: bytes) -> int:
+    def add(self, envelope: Envelope, data: bytes) -> int:
         """Keep a span; return how many older ones had to go for it."""
-        self._items.append((resource, data))
+        self._items.append((envelope, data))
         self.bytes += len(data)
         dropped = 0
         while self.bytes > BACKLOG_BYTES and len(self._items) > 1:
@@ -56,7 +56,8 @@ class Backlog:
                 self.bytes = 0
                 return group
             if group and (
-                item[0] != group[0][0] or size + len(item[1]) > MESSAGE_BYTES
+                item[0].resource != group[0][0].resource
+                or size + len(item[1]) > MESSAGE_BYTES
             ):
                 self._items.appendleft(item)
                 break

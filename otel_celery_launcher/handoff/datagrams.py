@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of the channel: one datagram each, with one or more spans of one resource.
 
-    checksum | magic  kind  count  resource length | resource | (length, span) …
+    checksum | magic  kind  resource length | resource | count | (length, span) …
 
 Every message carries its whole resource. Numbers for resources that were sent before
 would be smaller, and wrong after the exporter process was killed: the next one finds
@@ -16,15 +16,20 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAGIC = b"oc"
 KIND_SPANS = 1
 KIND_FLUSH = 2
 
-# checksum of all that follows, magic, kind, spans in the message, length of the resource
-_HEADER = struct.Struct("=I2sBHI")
-_CHECKED = struct.Struct("=2sBHI")
+# checksum of all that follows, magic, kind, length of the resource
+_HEADER = struct.Struct("=I2sBI")
+_CHECKED = struct.Struct("=2sBI")
 _CHECKSUM = struct.Struct("=I")
+_COUNT = struct.Struct("=H")
 LENGTH = struct.Struct("=I")
 FLUSH = struct.Struct("=HQ")
 
@@ -39,7 +44,7 @@ class FrameError(Exception):
 
 
 class Envelope:
-    """What all messages with one span of a resource have in common, made once.
+    """What all messages with spans of a resource have in common, made once.
 
     Args:
         resource: The resource, encoded.
@@ -49,22 +54,17 @@ class Envelope:
 
     def __init__(self, resource: bytes) -> None:
         self.resource = resource
-        self._head = _CHECKED.pack(MAGIC, KIND_SPANS, 1, len(resource)) + resource
+        self._head = _CHECKED.pack(MAGIC, KIND_SPANS, len(resource)) + resource
         self._checksum = zlib.crc32(self._head)
 
-    def message(self, span: bytes) -> bytes:
-        """Return a message with a span."""
-        body = LENGTH.pack(len(span)) + span
+    def message(self, spans: Sequence[bytes]) -> bytes:
+        """Return one message with these spans."""
+        parts = [_COUNT.pack(len(spans))]
+        for data in spans:
+            parts += (LENGTH.pack(len(data)), data)
+        body = b"".join(parts)
         checksum = _CHECKSUM.pack(zlib.crc32(body, self._checksum))
         return b"".join((checksum, self._head, body))
-
-
-def join_message(resource: bytes, spans: list[bytes]) -> bytes:
-    """Return one message with these spans of one resource."""
-    parts = [_CHECKED.pack(MAGIC, KIND_SPANS, len(spans), len(resource)), resource]
-    for data in spans:
-        parts += (LENGTH.pack(len(data)), data)
-    return _sealed(b"".join(parts))
 
 
 def flush_message(row: int, token: int) -> bytes:
@@ -74,7 +74,9 @@ def flush_message(row: int, token: int) -> bytes:
         row: Row of the counters in which it says so.
         token: Monotonic nanoseconds: what a later token covers, an earlier one does.
     """
-    return _sealed(_CHECKED.pack(MAGIC, KIND_FLUSH, 0, 0) + FLUSH.pack(row, token))
+    head = _CHECKED.pack(MAGIC, KIND_FLUSH, 0)
+    data = head + _COUNT.pack(0) + FLUSH.pack(row, token)
+    return _CHECKSUM.pack(zlib.crc32(data)) + data
 
 
 def split_message(message: bytes | memoryview) -> tuple[int, int, bytes, bytes]:
@@ -85,15 +87,13 @@ def split_message(message: bytes | memoryview) -> tuple[int, int, bytes, bytes]:
     """
     if len(message) < _HEADER.size:
         raise FrameError("shorter than a header")
-    checksum, magic, kind, count, resource_length = _HEADER.unpack_from(message)
+    checksum, magic, kind, resource_length = _HEADER.unpack_from(message)
     if magic != MAGIC or kind not in (KIND_SPANS, KIND_FLUSH):
         raise FrameError("not a message of this launcher")
     whole = memoryview(message)
     if zlib.crc32(whole[_CHECKSUM.size :]) != checksum:
         raise FrameError("damaged")
     end = _HEADER.size + resource_length
-    return kind, count, bytes(whole[_HEADER.size : end]), bytes(whole[end:])
-
-
-def _sealed(data: bytes) -> bytes:
-    return _CHECKSUM.pack(zlib.crc32(data)) + data
+    (count,) = _COUNT.unpack_from(message, end)
+    body = whole[end + _COUNT.size :]
+    return kind, count, bytes(whole[_HEADER.size : end]), bytes(body)

@@ -104,23 +104,6 @@ def encode_begun(begun: Begun, common: bytes) -> bytes:
     )
 
 
-def read_begun(record: tuple[Any, ...]) -> tuple[list[Any], bytes]:
-    """Return a span's record, by what ``encode_begun`` has written.
-
-    And the attributes in common, encoded, which come before its own.
-    """
-    (
-        name, trace_id, items, span_id, parent_id, is_remote, flags, parent_flags,
-        kind, start, common, own, scope,
-    ) = record  # fmt: skip
-    context = (trace_id, span_id, False, flags, items)
-    parent = (trace_id, parent_id, is_remote, parent_flags, items)
-    return [
-        *(name, context, parent, kind, start),
-        *(None, 0, None, own, 0, [], 0, [], 0, scope),
-    ], common
-
-
 def encode_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
     """Return a span that ends as it began, as bytes.
 

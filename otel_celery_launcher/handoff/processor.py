@@ -27,7 +27,6 @@ from otel_celery_launcher.handoff.datagrams import (
     MESSAGE_BYTES,
     Envelope,
     flush_message,
-    join_message,
 )
 from otel_celery_launcher.handoff.frames import (
     encode_end,
@@ -150,8 +149,8 @@ class ProcessExport(SpanProcessor):
         self, envelope: Envelope, data: bytes, *, is_root: bool, is_task: bool
     ) -> None:
         waits = not is_root and _compat.has_other_threads()
-        if waits or self._backlog or not self._send(envelope.message(data), 1):
-            self._keep(envelope.resource, data)
+        if waits or self._backlog or not self._send(envelope.message([data]), 1):
+            self._keep(envelope, data)
             if is_root or self._is_group_due():
                 self._empty(TASK_END_SECONDS if is_task else 0)
 
@@ -262,8 +261,8 @@ class ProcessExport(SpanProcessor):
             self._row.add_dropped(count)
             return True
 
-    def _keep(self, resource: bytes, data: bytes) -> None:
-        dropped = self._backlog.add(resource, data)
+    def _keep(self, envelope: Envelope, data: bytes) -> None:
+        dropped = self._backlog.add(envelope, data)
         if dropped:
             self._row.add_dropped(dropped)
 
@@ -279,7 +278,7 @@ class ProcessExport(SpanProcessor):
         end = time.monotonic() + seconds
         while group := self._backlog.take():
             spans = [data for _, data in group]
-            if not self._send(join_message(group[0][0], spans), len(spans)):
+            if not self._send(group[0][0].message(spans), len(spans)):
                 self._backlog.put_back(group)
                 if time.monotonic() >= end:
                     return False

@@ -552,12 +552,12 @@ def test_of_two_threads_that_look_at_once_neither_loses_anything(
     assert span is not None
     make = _compat_lean.Pattern.whole
 
-    def make_late(pattern: _compat_lean.Pattern, begun: _compat_lean.Begun) -> Any:
+    def make_late(*arguments: Any) -> Any:
         monkeypatch.undo()
         second = threading.Thread(target=span.set_attribute, args=("second", 2))
         second.start()
         second.join()
-        return make(pattern, begun)
+        return make(*arguments)
 
     monkeypatch.setattr(_compat_lean.Pattern, "whole", make_late)
     span.set_attribute("first", 1)

@@ -35,7 +35,6 @@ from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.datagrams import (
     Envelope,
     FrameError,
-    join_message,
     split_message,
 )
 from otel_celery_launcher.handoff.frames import (
@@ -58,9 +57,8 @@ class Ended(SpanProcessor):
 
 
 def there_and_back(span: ReadableSpan) -> ReadableSpan:
-    resource, data = encode_resource(span.resource), encode_span(span)
-    message = join_message(resource, [data])
-    assert Envelope(resource).message(data) == message
+    envelope = Envelope(encode_resource(span.resource))
+    message = envelope.message([encode_span(span)])
     _, count, resource, body = split_message(message)
     (rebuilt,) = read_spans(read_resource(resource), body)
     assert count == 1
@@ -216,7 +214,7 @@ def test_foreign_bytes_are_refused(data: bytes) -> None:
 def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
     span = a_span(key="value")
     message = bytearray(
-        join_message(encode_resource(span.resource), [encode_span(span)])
+        Envelope(encode_resource(span.resource)).message([encode_span(span)])
     )
     position = data.draw(st.integers(0, len(message) - 1))
     message[position] ^= data.draw(st.integers(1, 255))
