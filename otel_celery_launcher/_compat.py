@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.context import Context
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
@@ -38,15 +39,21 @@ class ForkableTracerProvider(TracerProvider):
     set by ``set_resource`` instead; only the lock has to be new.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, attend: Callable[[Any, str], None], **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._attend = attend  # called with each new tracer, and its scope
         # Only SDK 1.44 and later remember them, and they keep the resource they got.
         self.handed_out: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def get_tracer(self, *arguments: Any, **named: Any) -> trace_api.Tracer:
         """Return a tracer, and remember it for ``set_resource``."""
         tracer = super().get_tracer(*arguments, **named)
-        self.handed_out.add(tracer)
+        # The same tracer for the same scope: since SDK 1.44.
+        if tracer not in self.handed_out:
+            self.handed_out.add(tracer)
+            if isinstance(tracer, Tracer):  # no stand-in for one that is turned off
+                scope = named.get("instrumenting_module_name", *arguments[:1])
+                self._attend(tracer, str(scope))
         return tracer
 
     def _handle_fork(self) -> None:
@@ -101,6 +108,13 @@ def is_default(propagator: TextMapPropagator) -> bool:
     return _Default.is_seen_default
 
 
+def single_propagators(
+    propagator: TextMapPropagator,
+) -> tuple[TextMapPropagator, ...]:
+    """Return the parts of a composite propagator; of any other, itself."""
+    return tuple(getattr(propagator, "_propagators", (propagator,)))
+
+
 class _Default:
     """The propagator that was asked about last."""
 
@@ -139,14 +153,65 @@ def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
     ``BaseInstrumentor`` keeps one instance a class, so an application's own call of
     ``CeleryInstrumentor().instrument()`` would instrument a second time.
     """
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+
     CeleryInstrumentor._instance = instance
 
 
-def suppress_instrumentations() -> None:
-    """Tell instrumentations of clients to make no spans in this context from here on."""
-    context_api.attach(
-        context_api.set_value(context_api._SUPPRESS_INSTRUMENTATION_KEY, True)
+# What ``suppressing`` puts beside the key of the instrumentations.
+_QUIET_KEY = context_api.create_key("otel-celery-quiet")
+
+
+class _OutsideSpans:
+    """True where no span is current."""
+
+    def __bool__(self) -> bool:
+        return not trace_api.get_current_span().get_span_context().is_valid
+
+
+def suppressing(*, outside_spans_only: bool) -> Context:
+    """Return the current context, in which instrumentations of clients make no spans.
+
+    They ask for the truth of what is kept under the key (opentelemetry-instrumentation,
+    ``utils.py``).
+
+    Args:
+        outside_spans_only: Whether they go on as ever while a span is current.
+    """
+    value = _OutsideSpans() if outside_spans_only else True
+    context = context_api.set_value(_QUIET_KEY, value)
+    return context_api.set_value(
+        context_api._SUPPRESS_INSTRUMENTATION_KEY, value, context
     )
+
+
+def unsuppressed() -> Context:
+    """Return the current context without what ``suppressing`` has put there."""
+    context = context_api.set_value(_QUIET_KEY, None)
+    return context_api.set_value(
+        context_api._SUPPRESS_INSTRUMENTATION_KEY, None, context
+    )
+
+
+def is_suppressed(context: Context | None, *, is_below_a_span: bool) -> bool:
+    """Return whether we have asked clients to make no spans in a context.
+
+    Not whether the application has: its own spans stay when it suppresses others.
+
+    Args:
+        context: The context; None for the current one.
+        is_below_a_span: Whether that has a span.
+    """
+    value = context_api.get_value(_QUIET_KEY, context)
+    return not is_below_a_span if isinstance(value, _OutsideSpans) else bool(value)
+
+
+def suppress_instrumentations_outside_spans() -> None:
+    """Tell instrumentations of clients to begin no traces in this context from here on.
+
+    Inside a span of the application they go on as ever.
+    """
+    context_api.attach(suppressing(outside_spans_only=True))
 
 
 def let_exceptions_through_detach() -> None:

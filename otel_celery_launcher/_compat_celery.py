@@ -9,53 +9,243 @@ changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3.
 from __future__ import annotations
 
 import os
-from functools import partial
+import sys
+from functools import partial, wraps
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from celery._state import _get_active_apps
+from celery.app.task import Context
+from celery.concurrency import get_implementation
+
+from otel_celery_launcher.errors import report_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextvars import ContextVar
+
+    from opentelemetry.context import Context as TraceContext
+
+
+def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function of ours that stands in the place of Celery's.
+
+    Whoever wraps it by ``functools.wraps`` takes the mark along, and calls it.
+    """
+    function._is_of_otel_celery = True  # type: ignore[attr-defined]
+    return function
+
+
+def _is_marked(function: Any) -> bool:
+    return getattr(function, "_is_of_otel_celery", False) is True
+
+
+def _add_consumer_step(app: Any, step: type) -> None:
+    """Add a step to the worker's consumer, in the place of an earlier one of its name."""
+    steps = app.steps["consumer"]
+    name = step.name  # type: ignore[attr-defined]
+    steps -= {each for each in steps if getattr(each, "name", None) == name}
+    steps.add(step)
 
 
 def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
     """Call ``around(app, send, producer, name, message, **options)`` for each publish.
 
     Every way of publishing ends in the function that ``AMQP._create_task_sender`` makes,
-    once for each application (celery ``app/amqp.py``). Returns the undoing.
+    once for each application (celery ``app/amqp.py``). Applications that have published
+    already get another one. Celery's module is not imported for it. Returns the undoing.
     """
-    from celery.app.amqp import AMQP
+    import wrapt  # not for `otel-celery inspect`
 
-    create = AMQP._create_task_sender
+    originals: list[Any] = []  # the class, and its method
+    is_wanted = [True]
 
-    def create_task_sender(amqp: Any) -> Callable[..., Any]:
-        return partial(around, amqp.app, create(amqp))
+    def wrap(module: Any) -> None:
+        if not is_wanted:
+            return
+        create = module.AMQP._create_task_sender
+
+        def create_task_sender(amqp: Any) -> Callable[..., Any]:
+            return partial(around, amqp.app, create(amqp))
+
+        originals[:] = [module.AMQP, create]
+        module.AMQP._create_task_sender = create_task_sender
+        _forget_task_senders(around)
 
     def unwrap() -> None:
-        AMQP._create_task_sender = create
+        is_wanted.clear()
+        if originals:
+            originals[0]._create_task_sender = originals[1]
+            _forget_task_senders(around)
 
-    AMQP._create_task_sender = create_task_sender
+    wrapt.register_post_import_hook(wrap, "celery.app.amqp")
     return unwrap
 
 
-def watch_decode_errors(
-    told: Callable[[Any, Any, BaseException], None],
-) -> Callable[[], None]:
-    """Call ``told(consumer, message, exc)`` for messages a worker cannot decode.
+def _forget_task_senders(around: Callable[..., Any]) -> None:
+    """Let each application make its sender anew; one of its own making stays."""
+    for app in list(_get_active_apps()):
+        kept = getattr(app.__dict__.get("amqp"), "__dict__", {})
+        sender = kept.get("send_task_message")
+        is_wrapped = isinstance(sender, partial) and sender.func == around
+        name = getattr(sender, "__qualname__", "")
+        if is_wrapped or name.startswith("AMQP._create_task_sender."):
+            del kept["send_task_message"]
 
-    Celery has no signal for them (``worker/consumer/consumer.py``). Returns the undoing.
+
+def keep_out_of_headers(*names: str) -> None:
+    """Keep headers of ours out of ``self.request.headers``.
+
+    ``Context`` puts whatever it has no attribute for among the custom headers (celery
+    ``app/task.py``, ``_get_custom_headers``): a task without any has None there.
     """
-    from celery.worker.consumer import Consumer
+    for name in names:
+        setattr(Context, name, None)
 
-    decode_error = Consumer.on_decode_error
 
-    def on_decode_error(consumer: Any, message: Any, exc: BaseException) -> None:
-        decode_error(consumer, message, exc)
-        told(consumer, message, exc)
+def call_at_start(examine: Callable[[Any], object]) -> None:
+    """Call ``examine(app)`` where a worker or a beat would be made, with its application.
 
-    def undo() -> None:
-        Consumer.on_decode_error = decode_error
+    Both have it as an argument or an attribute of their class (celery
+    ``worker/worker.py``, ``beat.py``).
+    """
+    import wrapt  # not for `otel-celery inspect`
 
-    Consumer.on_decode_error = on_decode_error
-    return undo
+    def wrap_worker(module: Any) -> None:
+        def make(worker: Any, app: Any = None, *_: Any, **__: Any) -> None:
+            examine(app or worker.app)
+
+        module.WorkController.__init__ = make
+
+    def wrap_beat(module: Any) -> None:
+        def make(service: Any, app: Any, *_: Any, **__: Any) -> None:
+            del service
+            examine(app)
+
+        module.Service.__init__ = make
+
+    wrapt.register_post_import_hook(wrap_worker, "celery.worker.worker")
+    wrapt.register_post_import_hook(wrap_beat, "celery.beat")
+
+
+def watch_decode_errors(
+    app: Any, on_error: Callable[[Any, Any, BaseException], None]
+) -> None:
+    """Call ``on_error(consumer, message, exc)`` for messages a worker cannot decode.
+
+    Celery has no signal for them (``worker/consumer/consumer.py``). A step of the consumer
+    changes that one object: an application may still replace what Celery's module has.
+    """
+    from celery.bootsteps import StartStopStep
+
+    class OtelCeleryDecodeErrors(StartStopStep):  # type: ignore[misc]
+        name = "otel_celery.decode_errors"
+
+        def __init__(self, parent: Any, **named: Any) -> None:
+            super().__init__(parent, **named)
+            decode_error = parent.on_decode_error
+
+            def on_decode_error(message: Any, exc: BaseException) -> None:
+                decode_error(message, exc)
+                on_error(parent, message, exc)
+
+            parent.on_decode_error = on_decode_error
+
+    _add_consumer_step(app, OtelCeleryDecodeErrors)
+
+
+def fail_requests_inside(context_of: Callable[[object], TraceContext | None]) -> None:
+    """Handle the failure of a killed run inside its context: errbacks, retries, signals.
+
+    The worker's main process does (celery ``worker/request.py``); for a run that could
+    end by itself it has nothing more to do, and ``context_of`` returns None.
+    """
+    from celery.worker.request import Request
+    from opentelemetry.context import attach, detach
+
+    def inside(handle: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(handle)
+        def handle_inside(request: Any, *arguments: Any, **named: Any) -> Any:
+            context = context_of(request.id)
+            if context is None:
+                return handle(request, *arguments, **named)
+            token = attach(context)
+            try:
+                return handle(request, *arguments, **named)
+            finally:
+                detach(token)
+
+        return _marked(handle_inside)
+
+    for name in ("on_failure", "on_timeout"):
+        handle = getattr(Request, name)
+        if not _is_marked(handle):
+            setattr(Request, name, inside(handle))
+
+
+def watch_skipped_runs(app: Any, on_skipped: Callable[[Any, object], None]) -> None:
+    """Call ``on_skipped(task, headers)`` for deliveries that Celery does not run again.
+
+    With ``worker_deduplicate_successful_tasks`` the tracer of a task returns neither
+    result nor run time for one that had succeeded (celery ``app/trace.py``); there is no
+    signal. For the tracers that have been made by now.
+    """
+
+    def watched(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(run)
+        def trace_task(uuid: Any, args: Any, kwargs: Any, request: Any = None) -> Any:
+            found = run(uuid, args, kwargs, request)
+            # By identity: a result is the application's, and so is its ``__eq__``.
+            is_skipped = found[0] is None and found[1] is None and found[2] is None
+            if is_skipped and request:
+                delivery = request.get("delivery_info") or {}
+                if delivery.get("redelivered"):
+                    on_skipped(task, request)
+            return found
+
+        return _marked(trace_task)
+
+    for task in app.tasks.values():
+        if task.__trace__ is not None and not _is_marked(task.__trace__):
+            task.__trace__ = watched(task, task.__trace__)
+
+
+def watch_skipped_runs_of_main(
+    app: Any, on_skipped: Callable[[Any, object], None]
+) -> None:
+    """Watch the tracers that the consumer makes, for pools that run tasks in main."""
+    from celery.bootsteps import StartStopStep
+
+    class OtelCelerySkippedRuns(StartStopStep):  # type: ignore[misc]
+        name = "otel_celery.skipped_runs"
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, parent: Any) -> None:
+            watch_skipped_runs(parent.app, on_skipped)
+
+    _add_consumer_step(app, OtelCelerySkippedRuns)
+
+
+def watch_schedule_entries(current: ContextVar[str]) -> None:
+    """Keep the name of the schedule's entry that beat publishes, while it does.
+
+    Every scheduler sends an entry by ``Scheduler.apply_async`` (celery ``beat.py``).
+    """
+    from celery.beat import Scheduler
+
+    apply_async = Scheduler.apply_async
+    if _is_marked(apply_async):
+        return  # of a beat in this process already
+
+    @wraps(apply_async)
+    def apply_entry(self: Any, entry: Any, *arguments: Any, **named: Any) -> Any:
+        token = current.set(str(entry.name))
+        try:
+            return apply_async(self, entry, *arguments, **named)
+        finally:
+            current.reset(token)
+
+    Scheduler.apply_async = _marked(apply_entry)
 
 
 def with_prefix(formatter: Any, prefix: str) -> Any:
@@ -103,16 +293,56 @@ def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
     spawn.get_preparation_data = get_preparation_data
 
 
+def import_instrumentor_alone() -> None:
+    """Import the contrib instrumentor without the worker's modules of Celery.
+
+    It wants ``celery.worker.request`` for an annotation (0.51b0 to 0.66b2). That module
+    copies names of ``celery.app.trace``, which a program may replace before it starts a
+    worker of its own. Under Celery's own command line it has been imported by now.
+    """
+    name = "celery.worker.request"
+    if name in sys.modules:
+        return
+    stand_in: Any = ModuleType(name)
+    stand_in.Request = object
+    sys.modules[name] = stand_in
+    try:
+        import opentelemetry.instrumentation.celery  # noqa: F401
+    finally:
+        del sys.modules[name]
+
+
+# Where Celery closes what it does not know: ``--detach``, ``-B``, SIGHUP.
+_CLOSERS = frozenset({"celery.platforms", "celery.beat", "celery.apps.worker"})
+
+
 def keep_descriptors_open(descriptors: Callable[[], Sequence[int]]) -> None:
-    """Make Celery's ``close_open_fds`` (``-B``, ``--detach``) spare our descriptors."""
+    """Make Celery's ``close_open_fds`` (``-B``, ``--detach``) spare our descriptors.
+
+    An application that calls it gets Celery's own.
+    """
     from celery import platforms
 
     close = platforms.close_open_fds
 
     def close_open_fds(keep: Sequence[Any] | None = None) -> None:
-        close([*(keep or ()), *descriptors()])
+        caller = sys._getframe(1).f_globals.get("__name__")
+        close([*(keep or ()), *descriptors()] if caller in _CLOSERS else keep)
 
     platforms.close_open_fds = close_open_fds
+
+
+def add_inspect_method(name: str) -> None:
+    """Let ``app.control.inspect()`` ask what ``celery inspect`` can ask.
+
+    Each of Celery's own inspect commands has a method (celery ``app/control.py``).
+    """
+    from celery.app.control import Inspect
+
+    def ask(inspect: Any) -> Any:
+        return inspect._request(name)
+
+    setattr(Inspect, name, ask)
 
 
 def pool_slot() -> int:
@@ -121,6 +351,39 @@ def pool_slot() -> int:
 
     index = getattr(current_process(), "index", None)
     return index if isinstance(index, int) else os.getpid()
+
+
+def call_while_idle(seconds: float, call: Callable[[], bool]) -> None:
+    """Call something again and again while this pool child has no task.
+
+    billiard's pool child waits in a function that it keeps in ``wait_for_job`` and reads
+    once, after its initializer; with Celery's queues that is a read that blocks (billiard
+    ``pool.py``, ``Worker._make_recv_method``).
+
+    Args:
+        seconds: Between two calls.
+        call: What is called; the child waits as before once it returns False, and while
+            it does so at once nothing is in the way of the next task.
+    """
+    from billiard.process import current_process
+
+    worker: Any = getattr(current_process(), "_target", None)
+    wait_for_job = getattr(worker, "wait_for_job", None)
+    reader = getattr(getattr(worker, "inq", None), "_reader", None)
+    if not callable(wait_for_job) or reader is None:
+        return
+
+    def wait() -> Any:
+        try:
+            while call() and not reader.poll(seconds):
+                pass
+        except (OSError, EOFError):  # the next read finds it, too
+            pass
+        except Exception:  # noqa: BLE001 - the boundary: no task runs here
+            report_failure("some spans wait for the next task")
+        return wait_for_job()
+
+    worker.wait_for_job = wait
 
 
 def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> None:
@@ -148,7 +411,7 @@ def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> 
             if self.entry is not None:
                 self.entry.cancel()
 
-    app.steps["consumer"].add(OtelCeleryTimer)
+    _add_consumer_step(app, OtelCeleryTimer)
 
 
 # Modules of the pools that run tasks in the main process.
@@ -160,6 +423,14 @@ _POOLS_WITHOUT_FORK = {
 }
 
 
-def never_forks(pool: type) -> bool:
-    """Return whether a pool class, or what it derives from, runs tasks in main."""
-    return any(each.__module__ in _POOLS_WITHOUT_FORK for each in pool.__mro__)
+def never_forks(pool: type | str) -> bool:
+    """Return whether a pool runs tasks in the main process.
+
+    Args:
+        pool: Its class, or the name by which ``app.Worker(pool_cls=...)`` takes it.
+
+    Raises:
+        Exception: What the import of an application's own pool raises.
+    """
+    kind: Any = get_implementation(pool) if isinstance(pool, str) else pool
+    return any(each.__module__ in _POOLS_WITHOUT_FORK for each in kind.__mro__)

@@ -8,6 +8,7 @@ nothing, for the exporter process.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,3 +32,21 @@ def replace_encoder(encode: Callable[..., Any]) -> frozenset[str]:
     for module in replaced:
         module.encode_spans = encode
     return frozenset(module.__name__ for module in replaced)
+
+
+def let_repeated_errors_through() -> None:
+    """Let the exporters log each failure, in the process that exports.
+
+    Since 1.34 a filter swallows a record whose format is that of the one before it, so
+    that another answer of the collector is not heard (``DuplicateFilter``). What the
+    exporters log goes into one line a minute of ours anyway: ``reporter.py``.
+    """
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("opentelemetry.exporter") and isinstance(
+            logger, logging.Logger
+        ):
+            logger.filters[:] = [
+                each
+                for each in logger.filters
+                if type(each).__name__ != "DuplicateFilter"
+            ]

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from string import Formatter
 from typing import Any
 
 PATH_SEPARATOR = os.pathsep
+
+# Of a value in a line. Longer ones are no words of a user's: keys, whole files.
+SHOWN_CHARACTERS = 200
+
+HIGHEST = 2**31 - 1
 
 # A value as written in; the value the SDK shall see out, None for "unset it".
 Check = Callable[[str], "str | None"]
@@ -38,6 +43,10 @@ BUILTIN = {
 }
 
 
+# Before, opentelemetry/propagate raises at its import for this word.
+NONE_PROPAGATOR_SINCE = (1, 33)
+
+
 class BadValueError(Exception):
     """A value that does not fit: what was expected, and what is used instead."""
 
@@ -45,6 +54,10 @@ class BadValueError(Exception):
         super().__init__(expected)
         self.expected = expected
         self.instead = instead
+
+
+# Stands for every component of a group.
+ALL = "*"
 
 
 def is_installed(group: str, name: str) -> bool:
@@ -80,11 +93,14 @@ def boolean(value: str) -> str:
     raise BadValueError("true or false", "false")
 
 
-def sdk_disabled(value: str) -> str:
-    """Accept true or false; anything else disables, the more private side."""
+def otel_boolean(value: str) -> str:
+    """Accept OpenTelemetry's booleans: only true, in any case, is true.
+
+    https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#boolean
+    """
     if value.lower() in ("true", "false"):
         return value.lower()
-    raise BadValueError("true or false", "true")
+    raise BadValueError("true or false", "false")
 
 
 def one_of(*choices: str) -> Check:
@@ -117,15 +133,19 @@ def number(lowest: float, highest: float, *, over: bool = False) -> Check:
 
 
 def whole_number(lowest: int) -> Check:
-    """Return a check for a whole number of at least ``lowest``."""
+    """Return a check for a whole number of at least ``lowest``.
+
+    Lengths and waits of C's take no more than 31 bits everywhere.
+    """
 
     def check(value: str) -> str:
         try:
-            if int(value) >= lowest:
-                return value
+            found = int(value)
         except ValueError:
-            pass
-        raise BadValueError(f"a whole number of {lowest} or more", None)
+            found = -1
+        if lowest <= found <= HIGHEST:
+            return value
+        raise BadValueError(f"a whole number from {lowest} to {HIGHEST}", None)
 
     return check
 
@@ -141,30 +161,49 @@ def installed_one(group: str, default: str) -> Check:
     return check
 
 
-def installed(group: str, also: tuple[str, ...] = ()) -> Check:
-    """Return a check for names of installed components; the known ones are kept."""
+def installed(group: str) -> Check:
+    """Return a check for names of installed components; the known ones are kept.
 
-    def check(value: str) -> str:
-        known, unknown = _sort_names(group, value, also)
+    ``*`` is all of them: releases of the SDK before that looked for one of that name.
+    """
+
+    def check(value: str) -> str | None:
+        known, unknown = _sort_names(group, value, (ALL,))
+        if ALL in known:
+            every = sorted({each.name for each in entry_points(group=group)})
+            known = [*dict.fromkeys([*(name for name in known if name != ALL), *every])]
+        used = ",".join(known) or None
         if unknown:
-            raise BadValueError(
-                f"installed {_kind(group)}s; {_unknown(unknown)}",
-                ",".join(known) or None,
-            )
-        return value
+            expected = f"installed {_kind(group)}s; {_unknown(unknown)}"
+            raise BadValueError(expected, used)
+        return used
 
     return check
 
 
 def propagators(value: str) -> str | None:
-    """Accept installed propagators; the SDK raises at import for any other."""
+    """Accept installed propagators; the SDK raises at import for any other.
+
+    An empty name between two commas is one of those.
+    """
     known, unknown = _sort_names("opentelemetry_propagator", value, ("none",))
     if unknown:
         raise BadValueError(
             f"installed propagators; {_unknown(unknown)}",
             ",".join(known) or "tracecontext",
         )
-    return value
+    if "none" in known and release_of("opentelemetry-api") < NONE_PROPAGATOR_SINCE:
+        rest = [name for name in known if name != "none"]
+        raise BadValueError(
+            "installed propagators; none came with opentelemetry-api 1.33",
+            ",".join(rest) or "tracecontext",
+        )
+    return ",".join(known) or None
+
+
+def release_of(distribution: str) -> tuple[int, ...]:
+    """Return the release of an installed distribution: major and minor number."""
+    return tuple(int(part) for part in version(distribution).split(".")[:2])
 
 
 def sampler(value: str) -> str:
@@ -187,7 +226,7 @@ def sampler_argument(value: str, sampler_name: str) -> str | None:
     raise BadValueError("a ratio from 0 to 1", "0")
 
 
-def exporters(value: str) -> str:
+def exporters(value: str) -> str | None:
     """Accept otlp, console, none, or the names of installed exporters."""
     group = "opentelemetry_traces_exporter"
     known, unknown = _sort_names(group, value, ("otlp", "none"))
@@ -196,7 +235,7 @@ def exporters(value: str) -> str:
             f"otlp, console, none or installed exporters; {_unknown(unknown)}",
             ",".join(known) or "none",
         )
-    return value
+    return ",".join(known) or None
 
 
 def resource_attributes(value: str) -> str | None:
@@ -207,19 +246,30 @@ def resource_attributes(value: str) -> str | None:
         raise BadValueError(
             "key=value pairs, separated by commas", ",".join(good) or None
         )
-    return value
+    return ",".join(good) or None
 
 
 def service_name_template(value: str) -> str:
-    """Accept text with the fields {name} and {role}."""
+    """Accept text with {name} and {role} as they are: no width, no attribute of them."""
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(value) if field}
-        value.format(name="", role="")
-    except (ValueError, IndexError, KeyError):
-        fields = {"?"}
-    if fields <= {"name", "role"}:
+        fields = [each[1:] for each in Formatter().parse(value) if each[1] is not None]
+    except ValueError:
+        fields = [("", "", None)]
+    if all(field in (("name", "", None), ("role", "", None)) for field in fields):
         return value
     raise BadValueError("text with {name} and {role}, such as {name}-{role}", None)
+
+
+def is_showable(value: str) -> bool:
+    """Return whether a value may stand in a line: one that is short, and no key."""
+    return len(value) <= SHOWN_CHARACTERS and value.isprintable()
+
+
+def shown(value: str) -> str:
+    """Return a value as it stands in a line; a pasted key is never shown."""
+    if is_showable(value):
+        return repr(value)
+    return f"({len(value)} characters, not shown)"
 
 
 def _sort_names(
@@ -231,7 +281,7 @@ def _sort_names(
 
 
 def _unknown(names: list[str]) -> str:
-    return f"{', '.join(map(repr, names))} is not installed or misspelt"
+    return f"{', '.join(map(shown, names))} is not installed or misspelt"
 
 
 def _kind(group: str) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher import __version__
-from otel_celery_launcher.errors import LauncherError
+from otel_celery_launcher.errors import LauncherError, guarded
+from otel_celery_launcher.import_path import let_the_applications_packages_win
 from otel_celery_launcher.messages import say
 from otel_celery_launcher.relaunch import with_executable
 from otel_celery_launcher.roles import read_command_line
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
     from otel_celery_launcher.roles import CommandLine
+    from otel_celery_launcher.telemetry import Telemetry
+
+USAGE_ERROR = 2  # click's status for a command line that it does not understand
 
 OWN_COMMANDS = {
+    "bootstrap": "Tell which instrumentations fit what is installed.",
     "demo": "Trace a small workflow here.",
     "doctor": "Tell whether tracing will work here.",
     "exec": "Run any Python program, traced.",
+    "healthcheck": "Tell by the exit status whether a worker works.",
     "tail": "Receive traces here and show them.",
 }
 
@@ -42,9 +48,11 @@ Options, before Celery's:
   --env-file FILE  Load a file of variables whole; may be repeated.
 
 Commands of its own:
+  bootstrap        Tell which instrumentations fit what is installed here.
   demo             Trace a small workflow here and now; needs nothing installed.
   doctor           Tell whether tracing will work here: settings, collector, broker.
   exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
+  healthcheck      Tell by the exit status whether a worker works; for containers.
   tail             Receive traces here and show each when it is complete.
 
 Celery's help:
@@ -53,6 +61,7 @@ Celery's help:
 
 def run() -> None:
     """Console script: run ``main`` and exit with its status."""
+    let_the_applications_packages_win()
     _name_program()
     sys.exit(main(sys.argv[1:], os.environ))
 
@@ -63,13 +72,20 @@ def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
         command_line = read_command_line(arguments, environ)
         if command_line.command in OWN_COMMANDS:
             return _run_own_command(command_line, environ)
-        problems = _load_env_files(command_line, environ)
+        problems: list[str] = []
+        with guarded("no .env file is loaded"):
+            problems += _load_env_files(command_line, environ)
         sys.argv[1:] = _celery_arguments(command_line)
         if "_OTEL_CELERY_COMPLETE" in environ:  # the shell asks (click's protocol)
             return _complete()
-        if command_line.role is None:
-            return _run_plain_celery(command_line)
-        return _run_traced_celery(command_line, environ, problems)
+        try:
+            if command_line.role is None:
+                return _run_plain_celery(command_line)
+            return _run_traced_celery(command_line, environ, problems)
+        except SystemExit as exc:
+            if exc.code == USAGE_ERROR:
+                _say_what_was_meant(command_line.command or "")
+            raise
     except LauncherError as error:
         say(f"{error}; {error.hint}")
         return error.exit_status
@@ -94,13 +110,33 @@ def _run_plain_celery(command_line: CommandLine) -> int:
         print(OWN_HELP)  # noqa: T201
         sys.stdout.flush()
     elif command_line.shows_version:
-        print(f"otel-celery {__version__}", flush=True)  # noqa: T201
+        print(_version(), flush=True)  # noqa: T201
     if command_line.command == "inspect":
         import otel_celery_launcher.status  # noqa: F401 - knows `inspect otel_status`
     from celery.__main__ import main as celery_main
 
     celery_main()
     return 0
+
+
+def _version() -> str:
+    """Return the releases that decide what works; nothing of them is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        sdk = f"OpenTelemetry {version('opentelemetry-sdk')}"
+    except PackageNotFoundError:
+        sdk = "OpenTelemetry is not installed"
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"otel-celery {__version__} ({sdk}, Python {python})"
+
+
+def _say_what_was_meant(command: str) -> None:
+    """Name a command of ours that Celery, which refuses this one, does not know."""
+    from difflib import get_close_matches
+
+    for near in get_close_matches(command, OWN_COMMANDS, 1, 0.7):
+        say(f"{command!r} is no command; did you mean `otel-celery {near}`?")
 
 
 def _run_traced_celery(
@@ -110,23 +146,40 @@ def _run_traced_celery(
     from celery import maybe_patch_concurrency
 
     maybe_patch_concurrency()
-
-    from otel_celery_launcher.settings import Settings, prepare_environment
-
-    problems += prepare_environment(environ)
-    if environ.get("OTEL_SDK_DISABLED") == "true":
+    telemetry = None
+    with guarded("Celery runs untraced"):
+        telemetry = _set_up(command_line, environ, problems)
+    if telemetry is None:
         for problem in problems:
             say(problem)
         return _celery_main()
-    settings = Settings.from_environ(environ, command_line)
 
     from otel_celery_launcher.launch import run_with_telemetry
 
-    return run_with_telemetry(settings, problems, _celery_main)
+    return run_with_telemetry(telemetry, problems, _celery_main)
+
+
+def _set_up(
+    command_line: CommandLine, environ: MutableMapping[str, str], problems: list[str]
+) -> Telemetry | None:
+    """Return what was set up, None where tracing is off; imports what that takes."""
+    from otel_celery_launcher.corrections import is_disabled, prepare_environment
+
+    problems += prepare_environment(environ)
+    if is_disabled(environ):
+        return None
+    from otel_celery_launcher.advice import application_notes
+    from otel_celery_launcher.launch import set_up
+    from otel_celery_launcher.settings import Settings
+
+    problems += application_notes(command_line, environ)
+
+    return set_up(Settings.from_environ(environ, command_line))
 
 
 def _celery_main() -> int:
     """Run Celery's command line; imported only when telemetry is set up."""
+    import celery.__main__  # noqa: F401 - under `celery` the application finds it
     from celery.bin.celery import main
 
     return main()  # type: ignore[no-any-return]
@@ -164,8 +217,7 @@ def _complete() -> int:
 def _run_own_command(
     command_line: CommandLine, environ: MutableMapping[str, str]
 ) -> int:
-    arguments = command_line.celery_arguments
-    words = arguments[arguments.index(str(command_line.command)) + 1 :]
+    words = command_line.command_words
     if command_line.command == "exec":
         from otel_celery_launcher.execute import main as execute
 
@@ -174,21 +226,24 @@ def _run_own_command(
         from otel_celery_launcher.doctor.command import main as doctor
 
         return doctor(
-            [*_global_options(command_line), *words], command_line.env_files, environ
+            [*command_line.global_words, *words], command_line.env_files, environ
         )
+    if command_line.command == "healthcheck":
+        from otel_celery_launcher.healthcheck import main as healthcheck
+
+        return healthcheck(words, command_line.env_files, environ)
+    if command_line.command == "bootstrap":
+        from otel_celery_launcher.bootstrap import main as bootstrap
+
+        return bootstrap(words)
     if command_line.command == "tail":
+        environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past all logging
         from otel_celery_launcher.tail.command import main as tail
 
         return tail(words)
     from otel_celery_launcher.demo.command import main as demo
 
     return demo(words)
-
-
-def _global_options(command_line: CommandLine) -> tuple[str, ...]:
-    """Return what stands before the command: ``-A app``."""
-    arguments = command_line.celery_arguments
-    return arguments[: arguments.index(str(command_line.command))]
 
 
 def _name_program() -> None:

@@ -11,6 +11,7 @@ over every file; of two files the later wins.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,9 @@ def load_env_files(
             found.update(values)
             problems += problem
     for path in wanted:
-        found.update(_read_wanted(Path(path)))
+        values, problem = _read_wanted(Path(path))
+        found.update(values)
+        problems += problem
     loaded = {name: value for name, value in found.items() if name not in environ}
     environ.update(loaded)
     if wanted:
@@ -88,13 +91,13 @@ def _read_found(path: Path) -> tuple[dict[str, str], list[str]]:
     try:
         if not path.is_file():
             return {}, []
-        values = _parse(path)
-    except (OSError, UnicodeDecodeError) as exc:
+        values, problems = _parse(path)
+    except (OSError, ValueError) as exc:
         return {}, [f"{path} cannot be read ({exc}): going on without it"]
-    return {k: v for k, v in values.items() if k.startswith("OTEL_")}, []
+    return {k: v for k, v in values.items() if k.startswith("OTEL_")}, problems
 
 
-def _read_wanted(path: Path) -> dict[str, str]:
+def _read_wanted(path: Path) -> tuple[dict[str, str], list[str]]:
     try:
         if not path.is_file():
             raise LauncherError(
@@ -102,15 +105,50 @@ def _read_wanted(path: Path) -> dict[str, str]:
                 f"create it or correct the path (looked in {Path.cwd()})",
             )
         return _parse(path)
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise LauncherError(
             f"--env-file is {str(path)!r}: expected a readable UTF-8 file ({exc})",
             "correct the file's permissions or encoding",
         ) from exc
 
 
-def _parse(path: Path) -> dict[str, str]:
+def _parse(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Return a file's variables, and a line for each statement that cannot be read."""
     from dotenv import dotenv_values  # most starts find no file
 
-    values = dotenv_values(path, encoding="utf-8")
-    return {name: value for name, value in values.items() if value is not None}
+    logger, problems = logging.getLogger("dotenv.main"), _Problems(path)
+    logger.addFilter(problems.take)
+    try:
+        values = {
+            name: value
+            for name, value in dotenv_values(path, encoding="utf-8").items()
+            if value is not None
+        }
+    finally:
+        logger.removeFilter(problems.take)
+    for name, value in values.items():
+        if "=" in name or "\0" in name + value:
+            raise ValueError(f"no environment can hold its variable {name!r}")
+    return values, problems.lines
+
+
+class _Problems:
+    """Takes what python-dotenv logs of a file: its line names the statement alone.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.lines: list[str] = []
+
+    def take(self, record: logging.LogRecord) -> bool:
+        """Keep a record as a line of ours (python-dotenv 0.19 to 1.2)."""
+        where = record.getMessage()
+        if isinstance(record.args, tuple) and record.args:
+            where = f"line {record.args[0]}"
+        self.lines.append(
+            f"{self._path}, {where}: expected NAME=value; going on without that line"
+        )
+        return False

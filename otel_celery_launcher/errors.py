@@ -1,14 +1,26 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher's own exit statuses and the one error it prints itself.
+"""The launcher's own exit statuses, the one error it prints itself, and failures of its own.
 
 LauncherError           a request that cannot be carried out; printed by ``cli.main``
 
-Everything else keeps Celery's exit status. After start nothing of ours raises into a
-task, so no other exception class is needed.
+Everything else keeps Celery's exit status: what fails in our own code is one line by
+``report_failure``, and Celery goes on without it. Imports next to nothing, since it is
+needed where an import has failed.
 """
 
 from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher import __version__, messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
 
 # Statuses of sysexits.h: systemd's RestartPreventExitStatus=78 stops restart loops.
 EXIT_OK = 0
@@ -19,6 +31,21 @@ EXIT_CONFIG = 78
 EXIT_CANNOT_EXECUTE = 126  # as a shell has it
 EXIT_NOT_FOUND = 127
 EXIT_INTERRUPTED = 130
+
+# Of an exception's message in a line: some hold whole documents.
+MESSAGE_CHARACTERS = 300
+
+
+# What data of somebody else's can raise while it is read or encoded: a message, an
+# attribute. Never a soft time limit, which is raised at any bytecode.
+MALFORMED_ERRORS = (
+    AttributeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class LauncherError(Exception):
@@ -34,3 +61,62 @@ class LauncherError(Exception):
         super().__init__(message)
         self.hint = hint
         self.exit_status = exit_status
+
+
+@contextmanager
+def guarded(consequence: str) -> Iterator[None]:
+    """Let nothing of ours through but a ``LauncherError``: where that is the boundary.
+
+    Args:
+        consequence: What happens after a failure: ``Celery runs untraced``.
+    """
+    try:
+        yield
+    except LauncherError:
+        raise
+    except Exception:  # noqa: BLE001 - the boundary: it stops no program of the user's
+        report_failure(consequence)
+
+
+def report_failure(consequence: str) -> None:
+    """Say in one line where our code has failed; called while its exception is handled.
+
+    The whole traceback follows with OTEL_LOG_LEVEL=debug.
+
+    Args:
+        consequence: What happens now: ``Celery runs untraced``.
+    """
+    exc = sys.exc_info()[1]
+    if exc is None:
+        return
+    what = f"{_description(exc)}{_place(exc.__traceback__)}"
+    if isinstance(exc, (OSError, MemoryError)):
+        messages.say(
+            f"the system refuses what tracing needs: {consequence}. {what};"
+            " compare the limits of this process: ulimit -a"
+        )
+    else:
+        messages.say(
+            f"a bug in otel-celery {__version__}: {consequence}. Please report it: {what}"
+        )
+    if messages.is_debugging():
+        messages.write("".join(traceback.format_exception(exc)))
+
+
+def _description(exc: BaseException) -> str:
+    """Return an exception's type and message, on one line of bounded length."""
+    try:
+        message = " ".join(str(exc).split())[:MESSAGE_CHARACTERS]
+    except Exception:  # noqa: BLE001 - the boundary: an exception of any library
+        message = "(its message cannot be read)"
+    return f"{type(exc).__name__}: {message}"
+
+
+def _place(trace: TracebackType | None) -> str:
+    """Return the line that raised; opens no file, of which there may be too many."""
+    frames = list(traceback.walk_tb(trace))
+    if not frames:
+        return ""
+    frame, line = frames[-1]
+    code = frame.f_code
+    return f" ({code.co_filename}:{line} in {code.co_name})"

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from otel_celery_launcher import hosted
+from otel_celery_launcher.corrections import prepare_environment
 from otel_celery_launcher.environ import load_env_files
 from otel_celery_launcher.errors import (
     EXIT_CANNOT_EXECUTE,
@@ -24,13 +26,32 @@ from otel_celery_launcher.errors import (
     LauncherError,
 )
 from otel_celery_launcher.messages import say
-from otel_celery_launcher.roles import DEFAULT_ROLE, GENERIC_MODULE_NAMES, app_name
-from otel_celery_launcher.settings import prepare_environment
+from otel_celery_launcher.python_commands import (
+    as_doctor,
+    as_ours,
+    is_python,
+    python_options,
+    words_for_ours,
+)
+from otel_celery_launcher.roles import (
+    DEFAULT_ROLE,
+    GENERIC_MODULE_NAMES,
+    app_name,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Mapping, MutableMapping, Sequence
 
 STARTUP = Path(__file__).parent / "startup"
+
+# Whose programs come to a point where Celery starts.
+ROLES_OF_CELERY = ("worker", "beat")
+
+# With -I and -E Python does not read PYTHONPATH, with -S it runs no sitecustomize.
+_ISOLATING_OPTIONS = frozenset("IES")
+
+# The kernel reads so much of a script's first line (linux/binfmts.h, BINPRM_BUF_SIZE).
+_FIRST_LINE_BYTES = 256
 
 # Programs that say nothing about the service; their folder does.
 _GENERIC_PROGRAMS = GENERIC_MODULE_NAMES | {
@@ -61,26 +82,38 @@ _GENERIC_PROGRAMS = GENERIC_MODULE_NAMES | {
     metavar="FILE",
     help="Load a file of variables whole; may be repeated.",
 )
+@click.option(
+    "--doctor",
+    "is_examined",
+    is_flag=True,
+    help="Run the program up to the start of its worker or beat, and examine that.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def execute(
     environ: MutableMapping[str, str],
     role: str,
     env_files: tuple[str, ...],
+    is_examined: bool,
     command: tuple[str, ...],
 ) -> None:
     """Run a Python program, traced: otel-celery exec -- uvicorn shop.web:app."""
     problems = load_env_files(environ, role=role, workdir=None, env_files=env_files)
     problems += prepare_environment(environ)
-    name = Path(command[0]).name
-    if name == "celery":
-        problems.append(
-            "exec runs programs that are not Celery's: write otel-celery in the place of"
-            " celery, without exec"
-        )
+    command = _ours(command, environ)
+    is_ours = words_for_ours(command) is not None
+    if is_examined and is_ours:
+        _replace_process(as_doctor(command, role), environ)
+    if is_examined and role not in ROLES_OF_CELERY:  # it would serve, and not end
+        from otel_celery_launcher.doctor.command import examine_program
+
+        sys.exit(examine_program(role, service_of(command), None, environ))
+    if is_examined:
+        environ[hosted.DOCTOR_VARIABLE] = "1"
+    problems += _untraced(command, environ)
     for problem in problems:
         say(problem)
-    if name != "otel-celery":  # which does all of it itself
+    if not is_ours:  # which does all of it itself
         _prepare(environ, role, service_of(command))
     _replace_process(command, environ)
 
@@ -108,9 +141,46 @@ def service_of(command: Sequence[str]) -> str:
         if has_attribute and module.replace(".", "").isidentifier():
             return app_name(module)
     program = Path(command[0]).stem
-    is_python = program.startswith(("python", "pypy"))
-    name = hosted.program_name(command) if is_python else program
+    name = hosted.program_name(command) if is_python(command[0]) else program
     return Path.cwd().name if name in _GENERIC_PROGRAMS else name
+
+
+def _ours(command: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return otel-celery's command line for one of Celery's; any other as it is."""
+    if is_python(command[0]):
+        return tuple(as_ours([_find(command[0], environ), *command[1:]])) or command
+    if Path(command[0]).name != "celery":
+        return command
+    path = _find(command[0], environ)
+    ours = as_ours([sys.executable, path, *command[1:]])
+    return tuple(ours[1:]) or command  # by its own first line, its own interpreter
+
+
+def _untraced(command: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Return a line where Python's options keep our start-up code out."""
+    words = command if is_python(command[0]) else _interpreter_of(command[0], environ)
+    letters = python_options(words)[0] if words else ""
+    skipping = [f"-{letter}" for letter in letters if letter in _ISOLATING_OPTIONS]
+    if not skipping:
+        return []
+    return [
+        f"Python is started with {' '.join(skipping)}, which skips otel-celery's start-up"
+        " code: the program runs untraced; drop the option, or call"
+        " otel_celery_launcher.setup() at the start of the program"
+    ]
+
+
+def _interpreter_of(name: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the Python command line that a script's first line names, if it does."""
+    try:
+        with open(_find(name, environ), "rb") as file:
+            first = file.readline(_FIRST_LINE_BYTES)
+    except OSError:  # said when it cannot be executed either
+        return []
+    words = first[2:].decode(errors="replace").split() if first[:2] == b"#!" else []
+    if words and Path(words[0]).name == "env":
+        words = [word for word in words[1:] if word != "-S"]
+    return words if words and is_python(words[0]) else []
 
 
 def _prepare(environ: MutableMapping[str, str], role: str, service: str) -> None:
@@ -122,13 +192,19 @@ def _prepare(environ: MutableMapping[str, str], role: str, service: str) -> None
     environ.pop(hosted.PROGRAM_VARIABLE, None)  # exec below exec: a program of its own
 
 
+def _find(name: str, environ: Mapping[str, str]) -> str:
+    """Return the path of a command, or its name where it is not on ``PATH``."""
+    if os.sep in name:
+        return name
+    return shutil.which(name, path=environ.get("PATH")) or name
+
+
 def _replace_process(
     command: Sequence[str], environ: MutableMapping[str, str]
 ) -> NoReturn:
     name = command[0]
-    found = name if os.sep in name else shutil.which(name, path=environ.get("PATH"))
     try:
-        os.execve(found or name, list(command), dict(environ))
+        os.execve(_find(name, environ), list(command), dict(environ))
     except FileNotFoundError as exc:
         raise LauncherError(
             f"{name!r} is no command here: expected a program on PATH, or its path",

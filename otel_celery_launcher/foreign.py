@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # A collector takes OTLP on both; the same host means the same collector.
 OTLP_PORTS = frozenset({4317, 4318})
 
+# Providers around providers; more than one is nobody's.
+_LAYERS = 3
+
 # A processor that is left out has nothing to send; its thread ends at once.
 RETIRE_SECONDS = 1.0
 
@@ -70,6 +73,15 @@ class Destination:
         return f"{self.host}:{self.port}"
 
 
+def sdk_provider(provider: object) -> TracerProvider | None:
+    """Return the SDK's provider: this one, or the one it wraps (Logfire's ``provider``)."""
+    for _ in range(_LAYERS):
+        if isinstance(provider, TracerProvider):
+            return provider
+        provider = getattr(provider, "provider", None)
+    return None
+
+
 class ForeignProviders:
     """Keeps the hand-off last in every provider, and duplicates out.
 
@@ -84,6 +96,11 @@ class ForeignProviders:
         self._kept: list[SpanProcessor] = []
         self._providers: list[TracerProvider] = []
         self.notes: list[str] = []
+        self._says_at_once = False
+
+    def say_at_once(self) -> None:
+        """Write each note from here on: those from before are in the start's lines."""
+        self._says_at_once = True
 
     def guard(self, provider: TracerProvider) -> None:
         """Keep our hand-off the last processor of a provider, come what may."""
@@ -110,17 +127,26 @@ class ForeignProviders:
 
         The API would refuse it with a warning, and its processors would be lost.
         """
+        trace.set_tracer_provider = self.adopt
 
-        def set_tracer_provider(tracer_provider: object) -> None:
-            if isinstance(tracer_provider, TracerProvider):
-                before = len(self.notes)
-                self.guard(tracer_provider)
-                for note in self.notes[before:] or [
-                    "the application's own tracer provider runs beside otel-celery's"
-                ]:
-                    messages.log(note)
-
-        trace.set_tracer_provider = set_tracer_provider
+    def adopt(self, tracer_provider: object) -> None:
+        """Let the spans of an application's provider pass our hand-off, too; say so."""
+        provider = sdk_provider(tracer_provider)
+        if provider is None:
+            owner = type(tracer_provider).__module__.partition(".")[0]
+            messages.log(
+                f"the application's tracer provider is of {owner}: expected one of the"
+                " OpenTelemetry SDK; its spans do not pass otel-celery's exporter"
+            )
+            return
+        if provider in self._providers:
+            return
+        before = len(self.notes)
+        self.guard(provider)
+        if len(self.notes) == before:
+            self._note(
+                "the application's own tracer provider runs beside otel-celery's"
+            )
 
     def flushes(self) -> list[Callable[[], object]]:
         """Return calls that send what the application's processors hold."""
@@ -147,8 +173,13 @@ class ForeignProviders:
         if not destination.is_same_as(self._destination):
             return True
         run_bounded([processor.shutdown], RETIRE_SECONDS)
-        self.notes.append(
+        self._note(
             f"the application exports to {destination.shown}, as otel-celery does: its"
             " exporter is left out, so that each span comes once"
         )
         return False
+
+    def _note(self, note: str) -> None:
+        self.notes.append(note)
+        if self._says_at_once:
+            messages.log(note)

@@ -5,7 +5,7 @@
 Touched when the worker is ready and every two seconds from then on by a timer of its
 consumer: Celery's own heartbeats come from the same timer. A worker that hangs, or has
 lost its broker, touches nothing; one that ends removes the file. So a probe needs no
-broker and no Python: ``test -n "$(find FILE -newermt '-30 seconds')"``.
+broker: ``healthcheck.py``.
 
 Runs in the worker's main process.
 """
@@ -19,6 +19,7 @@ from celery import signals
 from celery.utils.nodenames import node_format
 
 from otel_celery_launcher import _compat_celery, messages
+from otel_celery_launcher.checks import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,7 @@ class HealthFile:
         except OSError as exc:
             self._is_ready = False
             self._log(
-                f"OTEL_CELERY_HEALTH_FILE is {self._template!r}: expected a file that"
+                f"OTEL_CELERY_HEALTH_FILE is {shown(self._template)}: expected a file that"
                 f" can be written ({exc.strerror}): it is not touched; probes that look"
                 " at it will fail"
             )

@@ -16,6 +16,7 @@ beat_embedded_init      the process of `worker -B`, after it closed all descript
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -24,21 +25,38 @@ from celery import signals
 from opentelemetry.context import Context, attach
 
 from otel_celery_launcher import _compat, _compat_celery
+from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.exporter.counters import BEAT_ROW, POOL_ROWS
+from otel_celery_launcher.tasks.schedule import current_entry
 from otel_celery_launcher.tasks.spans import note_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_celery_launcher.telemetry import Telemetry
 
 # How often the main process sends what it holds and looks at the counters.
 POLL_SECONDS = 0.5
 
+# How often a pool child without a task sends what it had to keep.
+IDLE_SECONDS = 0.1
+
 
 class Lifecycle:
-    """Receivers of Celery's signals; each runs in the process its docstring names."""
+    """Receivers of Celery's signals; each runs in the process its docstring names.
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    Args:
+        telemetry: What was set up.
+        prepare_spawned_children: Called before the pool is made, in a main process.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        prepare_spawned_children: Callable[[], None] | None = None,
+    ) -> None:
         self._telemetry = telemetry
+        self._prepare_spawned_children = prepare_spawned_children
         self._main = os.getpid()
         self._forks = True
 
@@ -53,7 +71,7 @@ class Lifecycle:
             (signals.beat_init, self._beat_init),
             (signals.beat_embedded_init, self._beat_embedded_init),
         ):
-            signal_.connect(receiver, weak=False)
+            signal_.connect(_guarded(receiver), weak=False)
         self._telemetry.lost_runs.connect()
 
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
@@ -61,6 +79,13 @@ class Lifecycle:
         self._main = os.getpid()
         self._telemetry.reporter.own()
         self._telemetry.lost_runs.own()
+        # Celery's own modules of a worker are imported by now, and not before.
+        from otel_celery_launcher.status import answer_with
+
+        answer_with(self._telemetry.status)
+        _compat_celery.fail_requests_inside(self._telemetry.lost_runs.context_of)
+        if self._prepare_spawned_children is not None:
+            self._prepare_spawned_children()
         self._forks = not _compat_celery.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
         _compat_celery.add_timer(sender.app, "export", POLL_SECONDS, self._poll)
@@ -71,7 +96,7 @@ class Lifecycle:
         What instrumentations of clients see from here on in this thread is Celery's.
         Tasks start in a context of their own, publishes make their span all the same.
         """
-        _compat.suppress_instrumentations()
+        _compat.suppress_instrumentations_outside_spans()
 
     def _worker_ready(self, **_: Any) -> None:
         """Main process: where tasks run in it, it forks no more."""
@@ -95,6 +120,7 @@ class Lifecycle:
         if not self._is_child():
             return  # solo
         attach(Context())  # not the main process's
+        self._telemetry.quiet.tasks_run_here()
         slot = _compat_celery.pool_slot()
         row = POOL_ROWS[slot % len(POOL_ROWS)]
         self._telemetry.set_slot(str(slot))
@@ -102,6 +128,9 @@ class Lifecycle:
         notes = self._telemetry.counters.notes[row]
         notes.take_over()
         note_runs(notes.current)
+        _compat_celery.call_while_idle(
+            IDLE_SECONDS, self._telemetry.export.child_is_idle
+        )
 
     def _child_shutdown(self, **_: Any) -> None:
         """Pool child: send what is there before ``os._exit``."""
@@ -112,12 +141,17 @@ class Lifecycle:
         """Beat: the process that stays; `worker -B` sends this signal, too."""
         if self._telemetry.settings.role != "beat":
             return
+        _compat_celery.watch_schedule_entries(current_entry)
         self._telemetry.reporter.own()
         self._main_started(forks=False)
+        # Its look at the schedule, in a database as a rule, is no trace: a publish is.
+        _compat.suppress_instrumentations_outside_spans()
 
     def _beat_embedded_init(self, **_: Any) -> None:
         """``worker -B``: a forked process that SIGTERM ends at once."""
         attach(Context())  # not the main process's
+        _compat.suppress_instrumentations_outside_spans()
+        _compat_celery.watch_schedule_entries(current_entry)
         self._telemetry.set_slot("beat")
         self._telemetry.export.child_started(BEAT_ROW)
 
@@ -130,3 +164,14 @@ class Lifecycle:
 
     def _is_child(self) -> bool:
         return os.getpid() != self._main or self._telemetry.is_spawned
+
+
+def _guarded(receive: Callable[..., None]) -> Callable[..., None]:
+    """Return a receiver that says where it fails: Celery's log is not set up by then."""
+
+    @functools.wraps(receive)
+    def receiver(**arguments: Any) -> None:
+        with guarded("some spans may be missing"):
+            receive(**arguments)
+
+    return receiver

@@ -24,6 +24,21 @@ from otel_celery_launcher import _compat_celery
 IDS = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s] "
 
 
+# Speak of each malformed header of each message: anybody can send them. Theirs would be
+# lines in the application's log that plain Celery does not write (API 1.30 to 1.45).
+PROPAGATION_LOGGERS = (
+    "opentelemetry.baggage.propagation",
+    "opentelemetry.trace.propagation.tracecontext",
+    "opentelemetry.trace.span",
+)
+
+
+def silence_propagators() -> None:
+    """Write nothing about headers that cannot be read (launcher, spawned child)."""
+    for name in PROPAGATION_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def add_ids(service_name: str) -> None:
     """Put the ids on every log record from here on (launcher, spawned child)."""
     make, ids = logging.getLogRecordFactory(), _Ids(service_name)
@@ -41,9 +56,10 @@ def write_ids(service_name: str) -> None:
     ids = _Ids(service_name)
 
     def fill(record: logging.LogRecord) -> bool:
-        """Complete a record that another factory has made."""
+        """Complete a record that an application's own factory has made."""
         if not hasattr(record, "otelTraceID"):
-            record.__dict__.update(ids.of(trace.INVALID_SPAN_CONTEXT))
+            context = trace.get_current_span().get_span_context()
+            record.__dict__.update(ids.of(context))
         return True
 
     def change(logger: Any = None, **_: Any) -> None:

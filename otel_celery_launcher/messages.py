@@ -11,18 +11,72 @@ import contextlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from otel_celery_launcher.terminal import has_colour
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger("otel_celery_launcher")
 
+# The form of what is written to standard error: text, or JSON with an object a line.
+FORMAT_VARIABLE = "OTEL_CELERY_LOG_FORMAT"
 
-def say(line: str) -> None:
-    """Write a line to standard error, which may be closed, full, or a broken pipe."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"otel-celery: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+def say(
+    line: str, level: int = logging.WARNING, fields: Mapping[str, Any] | None = None
+) -> None:
+    """Write a line of ours to standard error.
+
+    Args:
+        line: The text.
+        level: How bad it is, as in ``logging``.
+        fields: What the line says, for a program; only in JSON.
+    """
+    if os.environ.get(FORMAT_VARIABLE, "").strip().lower() == "json":
+        write(_as_json(line, level, fields or {}))
+    else:
+        write(f"{_prefix(level)} {line}\n")
+
+
+def _as_json(line: str, level: int, fields: Mapping[str, Any]) -> str:
+    import json  # by most starts not needed
+    from datetime import datetime, timezone
+
+    record = {
+        "timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "level": logging.getLevelName(level),
+        "logger": logger.name,
+        "message": f"otel-celery: {line}",
+        **fields,
+    }
+    return json.dumps(record, default=str) + "\n"
+
+
+def _prefix(level: int) -> str:
+    """Return what begins each line; in colour on a terminal."""
+    text = "otel-celery:"
+    stream = sys.stderr
+    with contextlib.suppress(Exception):  # of the application's making
+        if has_colour(stream):
+            colour = 33 if level >= logging.WARNING else 32
+            return f"\x1b[{colour}m{text}\x1b[0m"
+    return text
+
+
+def write(text: str) -> None:
+    """Write to standard error, which may be closed, full, or a broken pipe."""
+    if sys.stderr is None:  # closed at the start; `print` would take standard output
+        return
+    with contextlib.suppress(Exception):  # an application may have put anything there
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def is_debugging() -> bool:
+    """Return whether OTEL_LOG_LEVEL asks for everything there is to say."""
+    return os.environ.get("OTEL_LOG_LEVEL", "").strip().lower() == "debug"
 
 
 def is_heard() -> bool:

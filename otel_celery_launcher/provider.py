@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from otel_celery_launcher import __version__, _compat
 from otel_celery_launcher.checks import load_component
 from otel_celery_launcher.exporter.cleaning import clean
+from otel_celery_launcher.foreign import sdk_provider
 from otel_celery_launcher.tasks.sampling import TaskSampler
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
 
     from otel_celery_launcher.foreign import ForeignProviders
+    from otel_celery_launcher.quiet import QuietTracers
     from otel_celery_launcher.settings import Settings
 
 # https://opentelemetry.io/docs/specs/semconv/resource/service/ (UUIDv5 namespace)
@@ -52,16 +54,19 @@ class SystemIdGenerator(RandomIdGenerator):
 
 
 def provide(
-    settings: Settings, foreign: ForeignProviders, resource: dict[str, Any] | None
+    settings: Settings,
+    foreign: ForeignProviders,
+    quiet: QuietTracers,
+    resource: dict[str, Any] | None,
 ) -> tuple[TracerProvider | None, list[str]]:
     """Return the provider we may change, and what to say about it.
 
     Sets the global provider unless one is there already.
     """
     if _compat.has_tracer_provider():
-        present = trace.get_tracer_provider()
-        if not isinstance(present, TracerProvider):
-            owner = type(present).__module__.partition(".")[0]
+        present = sdk_provider(given := trace.get_tracer_provider())
+        if present is None:
+            owner = type(given).__module__.partition(".")[0]
             return None, [
                 f"a tracer provider of {owner} is in place: spans go through it, not"
                 " through otel-celery's exporter"
@@ -71,6 +76,7 @@ def provide(
         present.sampler = _by_task(present.sampler, settings)
         return present, ["a tracer provider is in place and kept", *foreign.notes]
     provider = _compat.ForkableTracerProvider(
+        attend=quiet.attend,
         sampler=_sampler(settings),
         resource=Resource(resource) if resource else _resource(settings),
         id_generator=_id_generator(settings),

@@ -21,7 +21,12 @@ def reference() -> str:
             " says what is used instead, always the more private and the cheaper"
             " side; `OTEL_CELERY_STRICT=true` makes it exit status 78.",
             "",
-            "Variables of metrics and logs, `OTEL_CONFIG_FILE` and `OTEL_LOG_LEVEL`"
+            "A boolean of our own is true, yes, on, 1 or false, no, off, 0, in any case. One"
+            " of OpenTelemetry's is true only as `true`, in any case: its specification"
+            " wants every other word to be false, and one line names a word that is neither"
+            " `true` nor `false`.",
+            "",
+            "Variables of metrics and logs and `OTEL_CONFIG_FILE`"
             " are not handled; those that are set are named when the worker starts.",
             "",
             *_table("## Our own", OWN),

@@ -74,12 +74,15 @@ class CommandLine:
 
     command: str | None = None
     role: str | None  # None: no telemetry for this command
+    app: str = ""  # the value of -A
     app_name: str
     workdir: str | None = None
     pool: str | None = None
     node: str | None = None
     env_files: tuple[str, ...] = ()
     celery_arguments: tuple[str, ...] = ()
+    global_words: tuple[str, ...] = ()  # before the command
+    command_words: tuple[str, ...] = ()  # after it
     starts_workers: bool = False  # by executing Python anew: multi, --detach
     shows_version: bool = False
     shows_help: bool = False
@@ -108,12 +111,15 @@ def read_command_line(
     return CommandLine(
         command=command,
         role=_role(command, command_words),
+        app=app,
         app_name=app_name(app),
         workdir=options.get("workdir") or environ.get("CELERY_WORKDIR"),
         pool=worker_options.get("pool") or environ.get("CELERY_WORKER_POOL"),
         node=worker_options.get("node") or environ.get("CELERY_WORKER_HOSTNAME"),
         env_files=env_files,
         celery_arguments=tuple(rest),
+        global_words=tuple(global_words),
+        command_words=tuple(command_words),
         starts_workers=starts_workers(command, command_words),
         shows_version="--version" in global_words,
         shows_help="--help" in global_words or not rest,

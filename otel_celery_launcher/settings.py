@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings, read once by the launcher into a frozen object.
 
-``correct_environment`` checks every variable of the table and puts a value that works
-in the place of a bad one, before anything of OpenTelemetry is imported.
+``correct_environment`` (``corrections.py``) checks every variable of the table and puts a
+value that works in the place of a bad one, before anything of OpenTelemetry is imported.
 ``Settings.from_environ`` then reads what is left. Nobody else reads the environment,
 but for the SDK, which reads its own variables.
 """
@@ -15,27 +15,32 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from otel_celery_launcher import advice, checks
-from otel_celery_launcher.checks import BadValueError
-from otel_celery_launcher.errors import LauncherError
-from otel_celery_launcher.own_variables import Variable
+from otel_celery_launcher.corrections import batch_sizes
+from otel_celery_launcher.delivery.failures import TRACES_PATH, shown_path
+from otel_celery_launcher.otlp_checks import (
+    default_endpoint,
+    split_endpoint,
+    traces_value,
+)
 from otel_celery_launcher.task_settings import TaskSettings
-from otel_celery_launcher.unhandled import unhandled_variables
-from otel_celery_launcher.variables import VARIABLES
+from otel_celery_launcher.unhandled import misspelt_notes, unhandled_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from otel_celery_launcher.roles import CommandLine
 
 DEFAULT_SAMPLER = "parentbased_always_on"
-DEFAULT_ENDPOINTS = {
-    "grpc": "http://localhost:4317",
-    "http/protobuf": "http://localhost:4318",
-}
-_TRACES_COMPRESSION = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"
-
+ROOTS_PER_SECOND = 100
 # Pools that run tasks in the main process and neither fork nor patch threads.
 INLINE_POOLS = frozenset({"solo", "threads"})
+
+# How spans leave, by the mode of the settings.
+MODES = {
+    "process": "by an exporter process",
+    "inline": "by each process itself",
+    "adaptive": "by itself until the first fork",
+}
 
 OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
@@ -45,6 +50,7 @@ class Settings:
     """What the launcher does, decided before the SDK is imported."""
 
     role: str
+    is_program: bool  # one that is not Celery's command line
     service_name: str
     node: str
     mode: str  # how spans leave: process, inline, adaptive (inline until a fork)
@@ -62,15 +68,44 @@ class Settings:
     log_correlation: bool  # ids in the text of log lines
     shows_contexts: bool  # a line for each inject and extract
     hides_exception_messages: bool
+    client_roots: str  # whether a client's call begins a trace: auto, always, never
+    has_duplicates: bool  # drivers record what SQLAlchemy records, too
+    roots_per_second: float  # 0 for no bound
     tasks: TaskSettings
     has_instance_id: bool
     notes: tuple[str, ...]  # one line each, for the start
+    endpoint_notes: tuple[str, ...]  # those of them that are about the endpoint
     unhandled: tuple[str, ...]
+    misspelt: tuple[str, ...]  # a line for each name
 
     @property
     def sends_otlp(self) -> bool:
         """Whether an exporter sends to the endpoint."""
         return any(name.startswith("otlp_") for name in self.exporters)
+
+    @property
+    def has_ratio(self) -> bool:
+        """Whether the sampler's argument is a ratio, which has been checked."""
+        return self.sampler.endswith("traceidratio")
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether the sampler keeps no trace that begins here."""
+        if self.has_ratio:
+            return float(self.sampler_argument or 1) == 0
+        return self.sampler.endswith("always_off")
+
+    @property
+    def url(self) -> str:
+        """Where spans go: by HTTP a path is added to what is not the traces' own."""
+        if "otlp_proto_http" in self.exporters and not self.has_traces_endpoint:
+            return f"{self.endpoint.rstrip('/')}{TRACES_PATH}"
+        return self.endpoint
+
+    @property
+    def shown_path(self) -> str:
+        """The path of ``url``, as it may be shown."""
+        return shown_path(split_endpoint(self.url).path)
 
     @classmethod
     def from_environ(
@@ -78,15 +113,14 @@ class Settings:
     ) -> Settings:
         """Build the settings from an environment that ``correct_environment`` left."""
         role = command_line.role or ""
-        protocol = _otlp(environ, "PROTOCOL") or "grpc"
-        endpoint = _otlp(environ, "ENDPOINT") or DEFAULT_ENDPOINTS[protocol]
+        protocol = traces_value(environ, "PROTOCOL") or "grpc"
+        endpoint = traces_value(environ, "ENDPOINT") or default_endpoint(environ)
         service_name, name_notes = _service_name(environ, command_line)
         exporters, exporter_notes = _exporters(environ, protocol)
-        otlp_notes = (
-            advice.endpoint_notes(
-                protocol, endpoint, is_insecure=_otlp(environ, "INSECURE") == "true"
-            )
-            if exporters
+        is_insecure = traces_value(environ, "INSECURE") == "true"
+        endpoint_notes = (
+            advice.endpoint_notes(protocol, endpoint, is_insecure=is_insecure)
+            if any(each.startswith("otlp_") for each in exporters)
             else []
         )
         mode = _mode(environ, command_line, exporters)
@@ -95,13 +129,14 @@ class Settings:
         )
         return cls(
             role=role,
+            is_program=command_line.is_hosted,
             service_name=service_name,
-            node=command_line.node or role,
+            node=as_text(command_line.node or role),
             mode=mode,
             exporters=exporters,
             endpoint=endpoint,
             has_traces_endpoint="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in environ,
-            headers=_otlp(environ, "HEADERS") or "",
+            headers=traces_value(environ, "HEADERS") or "",
             sampler=environ.get("OTEL_TRACES_SAMPLER") or DEFAULT_SAMPLER,
             sampler_argument=environ.get("OTEL_TRACES_SAMPLER_ARG"),
             id_generator=environ.get("OTEL_PYTHON_ID_GENERATOR") or "random",
@@ -110,138 +145,57 @@ class Settings:
                     environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
                 )
             ),
-            pending_limit=sum(_batch_sizes(environ)),
+            pending_limit=sum(batch_sizes(environ)),
             shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
             log_correlation=environ.get("OTEL_PYTHON_LOG_CORRELATION") == "true",
             shows_contexts=environ.get("OTEL_LOG_LEVEL") == "debug",
             hides_exception_messages=environ.get("OTEL_CELERY_EXCEPTION_MESSAGES")
             == "false",
+            client_roots=environ.get("OTEL_CELERY_CLIENT_ROOTS", "auto"),
+            has_duplicates=environ.get("OTEL_CELERY_DB_SPANS") == "both",
+            roots_per_second=float(
+                environ.get("OTEL_CELERY_ROOT_SPANS_PER_SECOND") or ROOTS_PER_SECOND
+            ),
             tasks=TaskSettings.from_environ(environ),
             health_file=environ.get("OTEL_CELERY_HEALTH_FILE") or "",
             has_instance_id="service.instance.id" in _resource(environ),
-            notes=(*name_notes, *exporter_notes, *otlp_notes, *pool_notes),
+            notes=(*name_notes, *exporter_notes, *endpoint_notes, *pool_notes),
+            endpoint_notes=tuple(endpoint_notes),
             unhandled=unhandled_variables(environ),
+            misspelt=tuple(misspelt_notes(environ)),
         )
 
 
-def correct_environment(environ: MutableMapping[str, str]) -> list[str]:
-    """Put a value that works in the place of each bad one; return a line for each.
+def as_text(value: str) -> str:
+    """Return what a variable or an argument holds as text that every reader takes.
 
-    An empty value becomes unset: some readers in the SDK tell the two apart.
+    Their bytes need not be UTF-8; percent-encoding can even hide a NUL in them.
     """
-    problems: list[str] = []
-    for variable in VARIABLES:
-        value = environ.get(variable.name)
-        if value is None:
-            continue
-        stripped = value.strip()
-        try:
-            corrected = variable.check(stripped) if stripped else None
-        except BadValueError as bad:
-            corrected = bad.instead
-            problems.append(_bad_value_line(variable, value, bad))
-        _put(environ, variable.name, corrected)
-    problems += _correct_together(environ)
-    return problems
-
-
-def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
-    """Correct the environment; return a line for each bad value.
-
-    Raises:
-        LauncherError: There is one, with OTEL_CELERY_STRICT=true.
-    """
-    problems = correct_environment(environ)
-    if problems and environ.get("OTEL_CELERY_STRICT") == "true":
-        raise LauncherError(
-            "; ".join(problems),
-            "correct it, or unset OTEL_CELERY_STRICT to start without",
-        )
-    return problems
-
-
-def _correct_together(environ: MutableMapping[str, str]) -> list[str]:
-    """Correct what only two variables together show to be bad."""
-    problems = []
-    argument = environ.get("OTEL_TRACES_SAMPLER_ARG")
-    sampler = environ.get("OTEL_TRACES_SAMPLER", "")
-    if argument is not None:
-        try:
-            checks.sampler_argument(argument, sampler)
-        except BadValueError as bad:
-            _put(environ, "OTEL_TRACES_SAMPLER_ARG", bad.instead)
-            problems.append(
-                f"OTEL_TRACES_SAMPLER_ARG is {argument!r}: expected {bad.expected}"
-                f" for {sampler}; using {bad.instead}"
-            )
-    if (_otlp(environ, "PROTOCOL") or "grpc") == "grpc":
-        for name in ("OTEL_EXPORTER_OTLP_COMPRESSION", _TRACES_COMPRESSION):
-            if environ.get(name) == "deflate":
-                del environ[name]
-                problems.append(
-                    f"{name} is 'deflate': expected none or gzip with grpc; using none"
-                )
-    queue, batch = _batch_sizes(environ)
-    if batch > queue:
-        if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in environ:
-            problems.append(
-                f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE is '{batch}': expected at most"
-                f" OTEL_BSP_MAX_QUEUE_SIZE; using {queue}"
-            )
-        environ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = str(queue)
-    return problems
-
-
-def _batch_sizes(environ: Mapping[str, str]) -> tuple[int, int]:
-    """Return the sizes of the BatchSpanProcessor's queue and of one batch."""
-    return (
-        int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or 2048),
-        int(environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or 512),
-    )
-
-
-def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> None:
-    if value is None:
-        environ.pop(name, None)
-    elif environ.get(name) != value:
-        environ[name] = value
-
-
-def _bad_value_line(variable: Variable, value: str, bad: BadValueError) -> str:
-    if variable.secret:
-        shown = "set (value not shown)"
-    else:
-        is_endpoint = variable.name.endswith("_ENDPOINT")
-        shown = repr(advice.shown_endpoint(value) if is_endpoint else value)
-    if bad.instead is None:
-        used = "nothing" if variable.default == "unset" else variable.default
-    else:
-        used = "its other items" if variable.secret else bad.instead
-    return f"{variable.name} is {shown}: expected {bad.expected}; using {used}"
+    return value.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _service_name(
     environ: Mapping[str, str], command_line: CommandLine
 ) -> tuple[str, list[str]]:
+    """Return the name of the service, and what to say about it."""
     role = command_line.role or ""
     given = environ.get("OTEL_SERVICE_NAME") or _resource(environ).get("service.name")
     template = environ.get("OTEL_CELERY_SERVICE_NAME")
     if template:
         name = template.format(name=given or command_line.app_name, role=role)
-    elif given:
-        name = given
     else:
-        name = f"{command_line.app_name}-{role}"
-        return name, [
-            f"no service name is set: using {name!r}; set OTEL_SERVICE_NAME=<name> and"
-            ' OTEL_CELERY_SERVICE_NAME="{name}-{role}"'
-        ]
-    if role in name.lower():
+        name = given or f"{command_line.app_name}-{role}"
+    name = as_text(name)
+    if not template and not given:
+        note = f"no service name is set: using {checks.shown(name)}; set OTEL_SERVICE_NAME=<name> and"
+    elif role in name.lower():
         return name, []
-    return name, [
-        f"the service name {name!r} does not tell the role {role!r}, so worker, beat and"
-        ' producer look alike; set OTEL_CELERY_SERVICE_NAME="{name}-{role}"'
-    ]
+    else:
+        note = (
+            f"the service name {checks.shown(name)} does not tell the role {role!r}, so"
+            " worker, beat and producer look alike; set"
+        )
+    return name, [f'{note} OTEL_CELERY_SERVICE_NAME="{{name}}-{{role}}"']
 
 
 def _exporters(
@@ -277,12 +231,6 @@ def _mode(
         forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
         return "process" if forks else "inline"
     return mode
-
-
-def _otlp(environ: Mapping[str, str], suffix: str) -> str | None:
-    return environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{suffix}") or environ.get(
-        f"OTEL_EXPORTER_OTLP_{suffix}"
-    )
 
 
 def _resource(environ: Mapping[str, str]) -> dict[str, str]:

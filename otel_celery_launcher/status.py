@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.worker.control import inspect_command
 
+from otel_celery_launcher import _compat_celery
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,3 +36,6 @@ def otel_status(state: Any) -> dict[str, Any]:
 def answer_with(give: Callable[[], dict[str, Any]]) -> None:
     """Answer with what ``give`` returns (launcher of a worker)."""
     _Answer.give = give
+
+
+_compat_celery.add_inspect_method(NAME)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from otel_celery_launcher.checks import BadValueError, split_names
 from otel_celery_launcher.rules import split_rules
+from otel_celery_launcher.tasks.labels import is_path
 
 # https://opentelemetry.io/docs/specs/semconv/non-normative/ (one migration page each),
 # and what the Python instrumentations read beside them.
@@ -26,6 +27,9 @@ STABILITY_NAMES = frozenset(
 # A header of baggage is 8,192 bytes at most; so is any name in it.
 _NAME_CHARACTERS = 256
 
+# More characters than there is memory for; Python reads no number of thousands of digits.
+_SIZE_DIGITS = 10
+
 
 def sample(value: str) -> str:
     """Accept globs with ratios from 0 to 1; any other ratio is 0."""
@@ -42,6 +46,14 @@ def capture(value: str) -> str:
         (glob, size) for glob, size in rules if glob and (not size or _is_size(size))
     ]
     expected = "globs, or glob=characters, such as orders.*=200"
+    return _accept(value, rules, good, expected)
+
+
+def task_names(value: str) -> str:
+    """Accept globs, each with the path of an argument."""
+    rules = split_rules(value)
+    good = [(glob, path) for glob, path in rules if glob and is_path(path)]
+    expected = "glob=argument, such as run_job=0,execute_workload=0.ti.dag_id"
     return _accept(value, rules, good, expected)
 
 
@@ -76,7 +88,8 @@ def _is_ratio(text: str) -> bool:
 
 
 def _is_size(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) > 0
+    is_number = text.isascii() and text.isdigit() and len(text) <= _SIZE_DIGITS
+    return is_number and int(text) > 0
 
 
 def _accept(

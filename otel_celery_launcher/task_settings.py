@@ -31,11 +31,15 @@ class TaskSettings:
     new_traces: Rules[bool] = field(default_factory=Rules)
     # Whose arguments are told, and how many characters of them.
     arguments: Rules[int] = field(default_factory=Rules)
+    # Whose names have the value of an argument behind them, and the path to it.
+    labels: Rules[str] = field(default_factory=Rules)
     # Entries of the baggage that become attributes.
     baggage: tuple[str, ...] = ()
     # Today's messaging conventions, and whether the names before them stay.
     has_messaging_names: bool = False
     has_older_names: bool = True
+    # Whether Celery's own calls of its broker and result backend are spans.
+    has_plumbing: bool = True
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> TaskSettings:
@@ -57,9 +61,11 @@ class TaskSettings:
                     environ.get("OTEL_CELERY_CAPTURE_ARGS", "")
                 )
             ),
+            labels=Rules(split_rules(environ.get("OTEL_CELERY_TASK_NAME_FROM", ""))),
             baggage=tuple(
                 split_names(environ.get("OTEL_CELERY_BAGGAGE_ATTRIBUTES", ""))
             ),
             has_messaging_names="messaging" in opt_in or "messaging/dup" in opt_in,
             has_older_names="messaging" not in opt_in or "messaging/dup" in opt_in,
+            has_plumbing=environ.get("OTEL_CELERY_PLUMBING") != "false",
         )

@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.re import parse_env_headers
 
-from otel_celery_launcher import _compat, logs, messages
+from otel_celery_launcher import __version__, _compat, logs, messages
 from otel_celery_launcher.advice import shown_endpoint
 from otel_celery_launcher.exporter.adaptive import AdaptiveExport
 from otel_celery_launcher.exporter.bounded import run_bounded
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
-from otel_celery_launcher.exporter.exporters import load_exporter_classes
+from otel_celery_launcher.exporter.exporters import (
+    late_exporter_classes,
+    load_exporter_classes,
+)
 from otel_celery_launcher.exporter.inline import InlineExport
 from otel_celery_launcher.exporter.lost import Reason, lost_span
 from otel_celery_launcher.exporter.reporter import Reporter
@@ -33,9 +36,13 @@ from otel_celery_launcher.gone import advise_on_imports
 from otel_celery_launcher.handoff.channel import Channel
 from otel_celery_launcher.handoff.datagrams import FrameError
 from otel_celery_launcher.handoff.processor import ProcessExport
-from otel_celery_launcher.instrumentations import instrument
+from otel_celery_launcher.instrumentations import LeftOff, instrument
+from otel_celery_launcher.monkey_patching import may_be_patched
+from otel_celery_launcher.plumbing import keep_backends_quiet
 from otel_celery_launcher.provider import instance_id, provide
+from otel_celery_launcher.quiet import ROLES_WITH_CLIENT_ROOTS, QuietTracers
 from otel_celery_launcher.tasks.lost import LostRuns
+from otel_celery_launcher.tasks.spans import received_messages
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -54,6 +61,7 @@ class Telemetry:
     """What ``start`` made; lifecycle.py moves it through a process's life."""
 
     settings: Settings
+    quiet: QuietTracers
     export: Export
     channel: Channel | None
     reporter: Reporter
@@ -61,13 +69,14 @@ class Telemetry:
     foreign: ForeignProviders
     provider: TracerProvider | None
     instrumented: list[str]
-    off: list[str]  # found instrumentations that are not on, with the reason
+    off: list[LeftOff]  # found instrumentations that are not on
     notes: list[str]
     lost_runs: LostRuns = field(init=False)
     is_spawned: bool = False  # a pool child in an interpreter of its own
 
     def __post_init__(self) -> None:
         self.lost_runs = LostRuns(self.counters, self.end_lost_run)
+        self.quiet.on_left_out = lambda name: self.export.add_left_out(name)
 
     def set_slot(self, slot: str) -> None:
         """Give this process its ``service.instance.id``: the same for a successor."""
@@ -113,8 +122,8 @@ class Telemetry:
         counters, settings = self.counters, self.settings
         return {
             "versions": {
-                name: version(name)
-                for name in ("otel-celery-launcher", "celery", "opentelemetry-sdk")
+                "otel-celery-launcher": __version__,
+                **{name: version(name) for name in ("celery", "opentelemetry-sdk")},
             },
             "role": settings.role,
             "service_name": settings.service_name,
@@ -130,8 +139,11 @@ class Telemetry:
                 "overflow": sum(row.dropped for row in counters.rows),
             },
             "received": counters.rows[EXPORTER_ROW].received,
-            "queued": counters.rows[EXPORTER_ROW].queued,
+            "queued": counters.queued,
+            "left_out": counters.left_out,
             "last_error": counters.error,
+            "is_failing": counters.refused > counters.reached,
+            "received_messages": received_messages(),
             "exporter_restarts": self.export.restarts,
         }
 
@@ -148,7 +160,7 @@ class Telemetry:
         """Send everything there is, as the last act of the main process."""
         self.lost_runs.poll(is_end=True)
         self._close(self.settings.shutdown_seconds * (1 - self.export.child_share))
-        self.reporter.poll()
+        self.reporter.report_end()
 
     def _close(self, seconds: float) -> None:
         """Close ours; flush the application's processors beside it, if there are any."""
@@ -179,7 +191,9 @@ def start(
     _compat.let_exceptions_through_detach()
     advise_on_imports()
     counters = Counters(counters_descriptor)
-    reporter = Reporter(counters, shown_endpoint(settings.endpoint))
+    reporter = Reporter(
+        counters, shown_endpoint(settings.endpoint), settings.shown_path
+    )
     if counters_descriptor is not None:
         reporter.disown()
     notes: list[str] = []
@@ -199,17 +213,29 @@ def start(
                 ),
             )
     foreign = ForeignProviders(export, _destination(settings))
-    provider, provider_notes = provide(settings, foreign, resource)
+    quiet = QuietTracers(
+        client_roots=settings.client_roots,
+        is_theirs=settings.role in ROLES_WITH_CLIENT_ROOTS,
+        has_duplicates=settings.has_duplicates,
+        roots_per_second=settings.roots_per_second,
+    )
+    provider, provider_notes = provide(settings, foreign, quiet, resource)
+    keep_backends_quiet(
+        has_plumbing=settings.tasks.has_plumbing, runs_tasks=settings.role == "worker"
+    )
     notes += provider_notes
+    logs.silence_propagators()
     logs.add_ids(settings.service_name)
     if settings.log_correlation:
         logs.write_ids(settings.service_name)
     if settings.shows_contexts:
         messages.show_contexts()
-    instrumented, off, failed = instrument(settings)
+    instrumented, off, failed = instrument(settings, foreign.adopt)
     notes += failed
+    foreign.say_at_once()
     return Telemetry(
         settings=settings,
+        quiet=quiet,
         export=export,
         channel=channel,
         reporter=reporter,
@@ -226,10 +252,8 @@ def _destination(settings: Settings) -> Destination | None:
     """Return where we send by OTLP, if we do."""
     if not settings.sends_otlp:
         return None
-    endpoint = settings.endpoint
-    if "otlp_proto_http" in settings.exporters and not settings.has_traces_endpoint:
-        endpoint = f"{endpoint.rstrip('/')}/v1/traces"
-    return Destination.read(endpoint, parse_env_headers(settings.headers, liberal=True))
+    headers = parse_env_headers(settings.headers, liberal=True)
+    return Destination.read(settings.url, headers)
 
 
 def _process_export(
@@ -260,7 +284,11 @@ def _process_export(
 def _inline_export(
     settings: Settings, counters: Counters, reporter: Reporter
 ) -> tuple[InlineExport, list[str]]:
-    classes, problems = load_exporter_classes(
+    # Where a monkey patch may follow, before which gRPC and requests are not imported,
+    # or a fork, after which an exporter process does it.
+    is_late = settings.mode == "adaptive" and may_be_patched()
+    load = late_exporter_classes if is_late else load_exporter_classes
+    classes, problems = load(
         settings.exporters, hides_messages=settings.hides_exception_messages
     )
     export = InlineExport(

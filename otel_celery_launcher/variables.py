@@ -54,9 +54,9 @@ OTLP = (
     ),
     Variable(
         "ENDPOINT",
-        "URL",
+        "URL; with grpc also a target of gRPC's, such as `unix:///run/otel.sock`, `dns:///host:4317`",
         "http://localhost:4317",
-        "Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS.",
+        "Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS, unless `OTEL_EXPORTER_OTLP_INSECURE` is `true`.",
         otlp_checks.endpoint,
         "unset",
     ),
@@ -90,16 +90,33 @@ OTLP = (
         "INSECURE",
         "true, false",
         "false",
-        "`true`: no TLS for an endpoint without scheme (grpc).",
-        checks.one_of("true", "false"),
-        "false",
+        "`true`: no TLS for an endpoint that is no URL (grpc).",
+        otlp_checks.insecure,
+        "the endpoint's scheme decides",
     ),
     *(
-        Variable(name, "path", "unset", text, otlp_checks.readable_file, "unset")
+        Variable(
+            name,
+            "path",
+            "unset",
+            f"{text} Never shown.",
+            otlp_checks.readable_file,
+            "unset",
+            secret=True,
+        )
         for name, text in (
-            ("CERTIFICATE", "PEM file with what the collector's is checked against."),
-            ("CLIENT_KEY", "PEM file with our private key (mTLS)."),
-            ("CLIENT_CERTIFICATE", "PEM file with our certificate (mTLS)."),
+            (
+                "CERTIFICATE",
+                "PEM file that the collector's certificate is checked against.",
+            ),
+            (
+                "CLIENT_KEY",
+                "PEM file with the client's private key (mTLS), only together with its certificate.",
+            ),
+            (
+                "CLIENT_CERTIFICATE",
+                "PEM file with the client's certificate (mTLS), with gRPC only together with its key.",
+            ),
         )
     ),
 )
@@ -109,9 +126,9 @@ STANDARD = (
         "OTEL_SDK_DISABLED",
         "true, false",
         "false",
-        "`true` is plain Celery.",
-        checks.sdk_disabled,
-        "true",
+        "`true`, in any case, is plain Celery; no other word is.",
+        checks.otel_boolean,
+        "false",
     ),
     Variable(
         "OTEL_SERVICE_NAME",
@@ -134,7 +151,7 @@ STANDARD = (
         "names, separated by commas",
         "unset",
         "Installed resource detectors, run once in the main process before any fork.",
-        checks.installed("opentelemetry_resource_detector", also=("*",)),
+        checks.installed("opentelemetry_resource_detector"),
         "the known names",
     ),
     Variable(
@@ -187,10 +204,10 @@ STANDARD = (
     ),
     Variable(
         "OTEL_PYTHON_LOG_CORRELATION",
-        "boolean",
+        "true, false",
         "false",
         "Write trace and span id into the lines of Celery's own log formats. As attributes (`otelTraceID`, `otelSpanID`) they are on every log record.",
-        checks.boolean,
+        checks.otel_boolean,
         "false",
     ),
     Variable(
@@ -225,7 +242,7 @@ STANDARD = (
     *(
         Variable(
             f"OTEL_BSP_{name}",
-            "whole number over 0",
+            "whole number over 0, below 2^31",
             default,
             text,
             checks.whole_number(1),
@@ -237,7 +254,7 @@ STANDARD = (
     *(
         Variable(
             f"OTEL_{name}_LIMIT",
-            "whole number",
+            "whole number below 2^31",
             "none" if name.endswith("LENGTH") else "128",
             "Limit of a span, as the SDK's documentation has it.",
             checks.whole_number(0),

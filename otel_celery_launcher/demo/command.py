@@ -22,7 +22,14 @@ import click
 
 from otel_celery_launcher.errors import EXIT_FAILED, EXIT_OK
 from otel_celery_launcher.receiver import Receiver
-from otel_celery_launcher.waterfall import WaterfallRow, arrange, show
+from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.terminal import (
+    prepare_output,
+    until_reader_leaves,
+    write_line,
+)
+from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange
+from otel_celery_launcher.terminal import LINES, escape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +52,13 @@ POST /checkout
 EXPECTED_NOTES = {"run/update_search": "ERROR"}
 EXPECTED_BAGGAGE = {"tenant_id": "acme", "request_source": "web"}
 
+NEXT = """
+Next, with your own application:
+  otel-celery tail               a collector for development, in one terminal
+  export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317
+  otel-celery -A <app> worker    and: otel-celery exec --role web -- <command>
+  otel-celery -A <app> doctor    what is missing, and what to type next"""
+
 # Worker features that only cost time where there is one worker.
 QUICK = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
@@ -56,7 +70,7 @@ def run_demo() -> int:
     """Run the workflow, print its trace, check it; return the exit status."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
-        click.echo(
+        write_line(
             "A web request leaves work for a Celery worker that was started by\n"
             "`otel-celery -A shop worker`; the application has no tracing set-up.\n"
         )
@@ -65,14 +79,15 @@ def run_demo() -> int:
     rows = arrange(receiver.spans)
     wrong = check(rows)
     if wrong:
-        click.echo("\nThe trace is not what it should be:\n  " + "\n  ".join(wrong))
-        click.echo(f"\nThe worker's log:\n{log}")
+        write_line("\nThe trace is not what it should be:\n  " + "\n  ".join(wrong))
+        write_line(f"\nThe worker's log:\n{escape_controls(log, keep=LINES)}")
         return EXIT_FAILED
     seen = " ".join(f"{key}={value}" for key, value in EXPECTED_BAGGAGE.items())
-    click.echo(
-        f"{len(rows)} spans, 1 trace, {time.monotonic() - start:.1f} s."
-        f" send_email saw the request's baggage: {seen}."
+    write_line(
+        f"{len(rows)} spans, 1 trace, {time.monotonic() - start:.1f} s.\n"
+        f"send_email saw the request's baggage: {seen}."
     )
+    write_line(NEXT)
     return EXIT_OK
 
 
@@ -80,7 +95,10 @@ def run_demo() -> int:
 @click.pass_context
 def demo(context: click.Context) -> None:
     """Run the demo as a command of its own."""
-    context.exit(run_demo())
+    prepare_output()
+    with until_reader_leaves():
+        status = run_demo()
+    context.exit(status)
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -92,7 +110,7 @@ def _paths(rows: Sequence[WaterfallRow]) -> Iterator[str]:
     """Yield the names from the root to each span."""
     above: list[str] = []
     for row in rows:
-        above[row.depth :] = [row.span.name]
+        above[row.depth :] = [escape_controls(row.span.name)]
         yield " > ".join(above)
 
 
@@ -180,8 +198,8 @@ def _run_workflow(folder: Path, environ: dict[str, str], receiver: Receiver) -> 
             )
             expected = len(expected_paths())
             spans = receiver.wait_for(lambda came: len(came) >= expected, SPANS_SECONDS)
-            show(arrange(spans))
-            click.echo("\nStopping the worker (Celery takes some seconds here) …")
+            Screen().show(arrange(spans))
+            write_line("\nStopping the worker (Celery takes some seconds here) …")
         finally:
             _stop(worker)
     return log.read_text(errors="replace")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 
-from otel_celery_launcher.launch import run_with_telemetry
+from otel_celery_launcher.launch import run_with_telemetry, set_up
 from otel_celery_launcher.roles import read_command_line
 from otel_celery_launcher.settings import Settings
 
@@ -21,4 +21,4 @@ def _place_order() -> int:
 if __name__ == "__main__":
     command_line = read_command_line(["-A", "shop", "call"], {})
     settings = Settings.from_environ(os.environ, command_line)
-    sys.exit(run_with_telemetry(settings, [], _place_order))
+    sys.exit(run_with_telemetry(set_up(settings), [], _place_order))

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_celery_launcher.exporter.around import ExporterAround
-from otel_celery_launcher.exporter.reporter import EXPORT_LOGGER, ExportLogHandler
+from otel_celery_launcher.exporter.reporter import (
+    EXPORT_LOGGER,
+    ExportLogHandler,
+    error_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +34,15 @@ class Answers:
     def __enter__(self) -> Answers:
         logger = logging.getLogger(EXPORT_LOGGER)
         self._handlers = list(logger.handlers)
-        ExportLogHandler(self._note).install()
+        ExportLogHandler(self.note_error).install()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        logging.getLogger(EXPORT_LOGGER).handlers[:] = self._handlers
+        # What is logged by a call that nobody waits for any more goes nowhere.
+        logging.getLogger(EXPORT_LOGGER).handlers[:] = [
+            *self._handlers,
+            logging.NullHandler(),
+        ]
 
     def watch(self, exporter: SpanExporter) -> SpanExporter:
         """Return the exporter, its results noted."""
@@ -49,7 +57,8 @@ class Answers:
         """Note what an export has returned."""
         self._results.append(result is SpanExportResult.SUCCESS)
 
-    def _note(self, text: str) -> None:
+    def note_error(self, text: str) -> None:
+        """Keep a failure; the last one counts."""
         self.last = text
 
 
@@ -59,6 +68,10 @@ class _Watched(ExporterAround):
         self._answers = answers
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception as exc:  # older exporters raise where nobody answers
+            self._answers.note_error(error_text(exc))
+            raise
         self._answers.note_result(result)
         return result

@@ -4,22 +4,73 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+from difflib import get_close_matches
 from typing import Any
 
 from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
 
-from otel_celery_launcher.doctor.findings import FAIL, OK, Finding
+from otel_celery_launcher.doctor.findings import FAIL, OK, Finding, without_secrets
 from otel_celery_launcher.exporter.bounded import run_bounded
 
 # Connecting, then sending and receiving: each may take the time of one.
 STEPS = 2
+
+SILENT = "look at the broker: something listens there and says nothing"
 
 # What goes there and must come back.
 HEADERS = {
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "baggage": "tenant_id=acme",
 }
+
+
+# What transports and brokers say, the special first; number of the finding, next step.
+_ERRORS = (
+    (
+        r"without any password configured",
+        "OC603",
+        "leave the password out of broker_url: the broker has none",
+    ),
+    (
+        r"NOPERM|ACCESS_REFUSED - access to",
+        "OC608",
+        "let the user of broker_url declare, write and read queues",
+    ),
+    (
+        r"WRONGPASS|NOAUTH|invalid username|invalid password|ACCESS_REFUSED"
+        r"|[Aa]uthentication",
+        "OC603",
+        "correct user and password in broker_url",
+    ),
+    (
+        r"NOT_ALLOWED|vhost",
+        "OC604",
+        "correct the virtual host at the end of broker_url",
+    ),
+    (
+        r"^VersionMismatch|^ImportError|^ModuleNotFoundError|requires \S*redis",
+        "OC602",
+        "install what the transport wants: pip install --upgrade 'celery[redis]'",
+    ),
+    (
+        r"WRONG_VERSION_NUMBER|record layer failure|SSL|CERTIFICATE",
+        "OC609",
+        "make broker_url and the broker agree on TLS: rediss:// or redis://, amqps:// or amqp://",
+    ),
+    (
+        r"OOM command|READONLY|MISCONF|LOADING|Too many connections|max number of clients",
+        "OC610",
+        "look at the broker: it is reached, and takes no messages",
+    ),
+    (
+        r"[Tt]imed? ?out",
+        "OC606",
+        SILENT,
+    ),
+)
 
 
 def check_broker(app: Any, seconds: float) -> list[Finding]:
@@ -30,10 +81,18 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
         seconds: The longest time to connect, and to wait for the message.
     """
     try:
-        shown = app.connection_for_write().as_uri()  # without its password
+        connection = app.connection_for_write()
+        shown = connection.as_uri()  # without its password
     except Exception as exc:  # noqa: BLE001 - any transport's; its text may hold a password
+        scheme = str(app.conf.broker_url).partition("://")[0].partition("+")[0]
+        near = get_close_matches(scheme, TRANSPORT_ALIASES, 1)
+        if scheme.isalnum() and scheme not in TRANSPORT_ALIASES and near:
+            seen = f"broker_url begins with {scheme}://, which is no transport"
+            return [_failure("OC601", seen, f"write {near[0]}:// in its place")]
         seen = f"broker_url cannot be read: {type(exc).__name__}"
-        return [_failure(seen, "correct broker_url, or install its transport")]
+        return [_failure("OC601", seen, "correct broker_url, or install its transport")]
+    if not connection.password:
+        shown = shown.replace("://:**@", "://")  # kombu writes one in any case
     got: dict[str, Any] = {}
     errors: list[Exception] = []
 
@@ -45,20 +104,35 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
 
     # Redis's transport knows no timeout: it may wait for an answer for ever.
     is_done = run_bounded([try_it], STEPS * seconds)
-    if errors or not is_done:
-        why = f"{type(errors[0]).__name__}: {errors[0]}" if errors else "no answer"
-        next_ = "start the broker, or correct broker_url"
-        return [_failure(f"{shown}: {why}", next_)]
+    if not (errors or is_done):
+        seen = f"{shown}: it does not answer within {STEPS * seconds:g} s"
+        return [_failure("OC606", seen, SILENT)]
+    if errors:
+        why = without_secrets(f"{type(errors[0]).__name__}: {errors[0]}")
+        number, next_ = _next(why)
+        return [_failure(number, f"{shown}: {why}", next_)]
     missing = [name for name in HEADERS if got.get(name) != HEADERS[name]]
     if missing:
         seen = f"{shown} does not hand on the headers {', '.join(missing)}"
-        return [_failure(seen, "look for a proxy or plugin that rewrites messages")]
+        next_ = "look for a proxy or plugin that rewrites messages"
+        return [_failure("OC607", seen, next_)]
     seen = f"{shown} hands on traceparent and baggage unharmed"
     return [Finding(level=OK, check="broker", seen=seen)]
 
 
-def _failure(seen: str, next_: str) -> Finding:
-    return Finding(level=FAIL, check="broker", seen=seen, next=next_)
+def _failure(number: str, seen: str, next_: str) -> Finding:
+    return Finding(level=FAIL, id=number, check="broker", seen=seen, next=next_)
+
+
+def _next(why: str) -> tuple[str, str]:
+    """Return what an error of a transport is, and what to do about it.
+
+    kombu 5.3 to 5.7 and its clients.
+    """
+    for pattern, number, next_ in _ERRORS:
+        if re.search(pattern, why):
+            return number, next_
+    return "OC605", "start the broker, or correct broker_url"
 
 
 def queue_name() -> str:

@@ -7,19 +7,45 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher import advice
+from otel_celery_launcher.delivery.failures import (
+    UNREACHED,
+    WANTS_CERTIFICATE,
+    Failure,
+    explain,
+)
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.otlp_checks import split_endpoint
+from otel_celery_launcher.otlp_checks import is_resolved_by_grpc, split_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from otel_celery_launcher.settings import Settings
 
 # gRPC takes these for the collector, too (grpc, core/lib: http_proxy_mapper).
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+
+# Failures behind which a collector that wants TLS may stand: gRPC, or nobody, answers.
+MAY_WANT_TLS = ("OC311", "OC312", "OC321", UNREACHED)
+
+# Failures in which nobody has answered: a proxy may stand before the collector.
+UNANSWERED = ("OC304", "OC305", "OC321", UNREACHED)
+
+# Failures that a handshake of our own says more of.
+OF_TLS = ("OC314", "OC315", "OC321", UNREACHED)
+HANDSHAKE_SECONDS = 1.0
+
+CLIENT_CERTIFICATES = (
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+)
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 PORTS = {"http": 80, "https": 443, "grpc": 4317}
 
@@ -37,68 +63,112 @@ def check_endpoint(
     """
     if not settings.sends_otlp:
         what = ", ".join(settings.exporters) or "none"
+        seen = f"no OTLP exporter: {what}"
+        next_ = "OTEL_TRACES_EXPORTER=otlp, if a collector is to have the spans"
         return [
-            Finding(level=WARN, check="collector", seen=f"no OTLP exporter: {what}")
+            Finding(level=WARN, id="OC303", check="collector", seen=seen, next=next_)
         ]
     shown = advice.shown_endpoint(settings.endpoint)
-    found = _form(settings, environ, source)
-    step = _reach(settings, shown, seconds)
-    found.append(step)
-    if step.level == OK:
-        found.append(_send(settings, shown, seconds))
-    return found
-
-
-def _form(settings: Settings, environ: Mapping[str, str], source: str) -> list[Finding]:
-    protocol = "grpc" if "otlp_proto_grpc" in settings.exporters else "http/protobuf"
-    notes = advice.endpoint_notes(protocol, settings.endpoint, is_insecure=False)
-    found = [
-        Finding(level=WARN, check="endpoint", seen=note, source=source)
-        for note in notes
-    ]
-    proxies = [name for name in PROXY_VARIABLES if environ.get(name)]
-    if proxies and protocol == "grpc" and "no_proxy" not in environ:
-        found.append(
-            Finding(
-                level=WARN,
-                check="endpoint",
-                seen=f"gRPC goes through the proxy of {proxies[0]}",
-                source="environment",
-                next=f"no_proxy={split_endpoint(settings.endpoint).hostname}",
-            )
+    proxy = _proxy(settings, environ)
+    found = [proxy] if proxy is not None else []
+    found += _form(settings, source, shown, has_warning=bool(found))
+    variable = endpoint_variable(environ)
+    # Name and port of gRPC's own targets are for gRPC to find: the test span tells.
+    if not is_resolved_by_grpc(settings.endpoint):
+        found.append(_reach(settings, shown, seconds))
+    if found[-1].level != FAIL:
+        found.append(_send(settings, environ, shown, seconds))
+    if proxy is not None and found[-1].level == FAIL and found[-1].id in UNANSWERED:
+        found = [replace(proxy, level=FAIL), *found[1:]]  # which explains what follows
+    return [
+        replace(
+            each, next=each.next.replace(f"correct {ENDPOINT}", f"correct {variable}")
         )
-    if not found:
-        shown = advice.shown_endpoint(settings.endpoint)
+        for each in found
+    ]
+
+
+def endpoint_variable(environ: Mapping[str, str]) -> str:
+    """Return the variable that gives the endpoint, or would."""
+    return TRACES_ENDPOINT if environ.get(TRACES_ENDPOINT) else ENDPOINT
+
+
+def _form(
+    settings: Settings, source: str, shown: str, *, has_warning: bool
+) -> list[Finding]:
+    protocol = "grpc" if "otlp_proto_grpc" in settings.exporters else "http/protobuf"
+    found = [
+        Finding(level=WARN, id="OC301", check="endpoint", seen=note, source=source)
+        for note in settings.endpoint_notes
+    ]
+    if not (found or has_warning):
         seen = f"{shown}, {protocol}"
         found.append(Finding(level=OK, check="endpoint", seen=seen, source=source))
     return found
 
 
+def _proxy(settings: Settings, environ: Mapping[str, str]) -> Finding | None:
+    """Return a warning where gRPC does not go to the collector itself."""
+    proxies = [name for name in PROXY_VARIABLES if environ.get(name)]
+    host = split_endpoint(settings.endpoint).hostname
+    is_grpc = "otlp_proto_grpc" in settings.exporters
+    if not (proxies and host and is_grpc) or "no_proxy" in environ:
+        return None
+    return Finding(
+        level=WARN,
+        id="OC302",
+        check="endpoint",
+        seen=f"gRPC goes through the proxy of {proxies[0]}",
+        source="environment",
+        next=f"no_proxy={host}",
+    )
+
+
+def _address(settings: Settings) -> tuple[str, str, int]:
+    """Return scheme, host and port of the collector."""
+    parts = split_endpoint(settings.endpoint)
+    return (
+        parts.scheme,
+        parts.hostname or "",
+        parts.port or PORTS.get(parts.scheme, 4317),
+    )
+
+
 def _reach(settings: Settings, shown: str, seconds: float) -> Finding:
     """Resolve the name, connect, and shake hands where the address says TLS."""
-    parts = split_endpoint(settings.endpoint)
-    host = parts.hostname or ""
-    port = parts.port or PORTS.get(parts.scheme, 4317)
+    scheme, host, port = _address(settings)
     end = time.monotonic() + seconds
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        return _unreached(
-            shown, f"the name {host!r} is not known here ({exc.strerror})"
-        )
+    except (OSError, UnicodeError) as exc:  # a label that is empty or too long
+        said = getattr(exc, "strerror", None) or "it is no name of a host"
+        why = f"the name {host!r} is not known here ({said})"
+        next_ = f"correct {ENDPOINT}: its host"
+        return _unreached(shown, Failure(why, next_, "OC304"))
     try:
         with socket.create_connection((host, port), max(0.1, end - time.monotonic())):
             pass
     except OSError as exc:
-        address = addresses[0][4][0]
-        return _unreached(shown, f"{address} port {port}: {exc.strerror or exc}")
-    if parts.scheme == "https":
+        why = f"{addresses[0][4][0]} port {port}: {exc.strerror or exc}"
+        return _unreached(shown, explain(str(exc))._replace(reason=why))
+    if scheme == "https":
         try:
             _shake_hands(host, port, max(0.1, end - time.monotonic()))
         except (OSError, ssl.SSLError) as exc:
-            return _unreached(shown, f"TLS: {exc}")
-    seen = f"{shown} is reached, {len(addresses)} address(es)"
+            return _unreached(shown, explain(str(exc)))
+    seen = f"{shown} is reached"
     return Finding(level=OK, check="collector", seen=seen)
+
+
+@contextmanager
+def _shaken_hands(
+    host: str, port: int, seconds: float, context: ssl.SSLContext
+) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection((host, port), seconds) as connection,
+        context.wrap_socket(connection, server_hostname=host) as encrypted,
+    ):
+        yield encrypted
 
 
 def _shake_hands(host: str, port: int, seconds: float) -> None:
@@ -106,23 +176,31 @@ def _shake_hands(host: str, port: int, seconds: float) -> None:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with (
-        socket.create_connection((host, port), seconds) as connection,
-        context.wrap_socket(connection, server_hostname=host),
-    ):
+    with _shaken_hands(host, port, seconds, context):
         pass
 
 
-def _unreached(shown: str, why: str) -> Finding:
+def _unreached(shown: str, failure: Failure) -> Finding:
+    return _failed("collector", f"{shown} is not reached", failure)
+
+
+def _not_accepted(shown: str, failure: Failure) -> Finding:
+    return _failed("test span", f"{shown} did not accept it", failure)
+
+
+def _failed(check: str, what: str, failure: Failure) -> Finding:
     return Finding(
         level=FAIL,
-        check="collector",
-        seen=f"{shown} is not reached: {why}",
-        next="start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT",
+        id=failure.id,
+        check=check,
+        seen=f"{what}: {failure.reason}",
+        next=failure.advice,
     )
 
 
-def _send(settings: Settings, shown: str, seconds: float) -> Finding:
+def _send(
+    settings: Settings, environ: Mapping[str, str], shown: str, seconds: float
+) -> Finding:
     """Send one span through the exporter a worker would use."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -132,20 +210,32 @@ def _send(settings: Settings, shown: str, seconds: float) -> Finding:
     from otel_celery_launcher.doctor.answers import Answers
     from otel_celery_launcher.exporter.bounded import run_bounded
     from otel_celery_launcher.exporter.exporters import load_exporter_classes
+    from otel_celery_launcher.exporter.reporter import error_text
 
     classes, problems = load_exporter_classes(
         settings.exporters, hides_messages=settings.hides_exception_messages
     )
     if problems:
-        return Finding(level=FAIL, check="test span", seen=problems[0], is_setting=True)
+        return Finding(
+            level=FAIL,
+            id="OC211",
+            check="test span",
+            seen=problems[0],
+            next="install the package that has it, or correct OTEL_TRACES_EXPORTER",
+            is_setting=True,
+        )
+    try:
+        exporters = [make() for make in classes]
+    except Exception as exc:  # noqa: BLE001 - the boundary: any exporter's constructor
+        return _not_accepted(shown, explain(error_text(exc), settings.shown_path))
     with Answers() as answers:
         provider = TracerProvider(
             sampler=ALWAYS_ON,  # whatever the settings keep
             resource=Resource.create({"service.name": settings.service_name}),
             shutdown_on_exit=False,
         )
-        for make in classes:
-            provider.add_span_processor(SimpleSpanProcessor(answers.watch(make())))
+        for each in exporters:
+            provider.add_span_processor(SimpleSpanProcessor(answers.watch(each)))
 
         def send() -> None:
             provider.get_tracer("otel-celery").start_span("otel-celery doctor").end()
@@ -154,11 +244,56 @@ def _send(settings: Settings, shown: str, seconds: float) -> Finding:
         # Older exporters try again for a minute, whatever their timeout is.
         has_ended = run_bounded([send], seconds)
     if has_ended and answers.is_taken:
-        return Finding(level=OK, check="test span", seen=f"{shown} has taken it")
+        return Finding(level=OK, check="test span", seen=f"{shown} accepted it")
     silence = "no answer" if has_ended else f"no answer within {seconds:g} s"
-    return Finding(
-        level=FAIL,
-        check="test span",
-        seen=f"{shown} has not taken it: {answers.last or silence}",
-        next="look at the collector's log; check protocol, port and headers",
+    failure = explain(answers.last or silence, settings.shown_path)
+    return _not_accepted(shown, _looked_at_closely(failure, settings, environ, seconds))
+
+
+def _looked_at_closely(
+    failure: Failure, settings: Settings, environ: Mapping[str, str], seconds: float
+) -> Failure:
+    """Return what a handshake of our own tells more: the exporters say little of TLS."""
+    if is_resolved_by_grpc(settings.endpoint):
+        return failure
+    scheme, host, port = _address(settings)
+    limit = min(seconds, HANDSHAKE_SECONDS)
+    if scheme == "https" and failure.id in OF_TLS:
+        return _look_at_tls(failure, environ, host, port, limit) or failure
+    if scheme != "https" and failure.id in MAY_WANT_TLS:
+        with suppress(OSError, ValueError):
+            _shake_hands(host, port, limit)
+            reason = "what listens there speaks TLS"
+            return Failure(reason, "write https:// in the place of http://", "OC327")
+    return failure
+
+
+def _look_at_tls(
+    failure: Failure, environ: Mapping[str, str], host: str, port: int, seconds: float
+) -> Failure | None:
+    """Return what is wrong with the certificates; None where nothing is seen."""
+    file = environ.get("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE") or environ.get(
+        "OTEL_EXPORTER_OTLP_CERTIFICATE"
     )
+    try:
+        context = ssl.create_default_context(cafile=file)
+        context.set_alpn_protocols(["h2"])
+        with _shaken_hands(host, port, seconds, context) as connection:
+            # With TLS 1.3 a client without a certificate is refused after its handshake;
+            # a server of HTTP/2 speaks first.
+            is_closed = not connection.recv(1)
+    except ssl.SSLCertVerificationError as exc:
+        if "mismatch" in exc.verify_message:
+            reason = f"the collector's certificate is not for {host!r}"
+            return Failure(
+                reason, "write the name that the certificate is for", "OC326"
+            )
+        return explain(f"CERTIFICATE_VERIFY_FAILED: {exc.verify_message}")
+    except (OSError, ValueError) as exc:
+        is_closed = isinstance(exc, ConnectionError) or (
+            explain(str(exc)).id == WANTS_CERTIFICATE
+        )
+    has_own = any(name in environ for name in CLIENT_CERTIFICATES)
+    if not is_closed or has_own or failure.id != UNREACHED:
+        return None
+    return explain("certificate required: the connection ends after the handshake")

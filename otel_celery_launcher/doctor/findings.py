@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from otel_celery_launcher.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_USER_INFO = re.compile(r"(\w://)\S*@")
+_QUOTED_PORT = re.compile(r"(Port could not be cast to integer value as ).*")
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
@@ -22,19 +26,31 @@ class Finding:
 
     Attributes:
         level: OK, WARN or FAIL.
+        id: Of the kind of finding, for ever: a heading of docs/doctor.md. Empty for OK.
         check: What was looked at, in a word or two.
         seen: What is there; secrets never.
         source: Variable, file, or default it came from; empty where that says nothing.
         next: What to type next; empty where nothing is to be done.
         is_setting: A value that is wrong, as opposed to a world that does not answer.
+        table: Rows of equal length, the head first; empty for none.
     """
 
     level: str
     check: str
     seen: str
+    id: str = ""
     source: str = ""
     next: str = ""
     is_setting: bool = False
+    table: tuple[tuple[str, ...], ...] = ()
+
+
+def without_secrets(text: str) -> str:
+    """Return what a stranger's code says without what its URLs hold before the host.
+
+    ``urllib.parse`` names a part of a password that has a slash ("Port could not be cast").
+    """
+    return _QUOTED_PORT.sub(r"\1…", _USER_INFO.sub(r"\1…@", text))
 
 
 def exit_status(findings: Sequence[Finding]) -> int:
@@ -45,17 +61,13 @@ def exit_status(findings: Sequence[Finding]) -> int:
     return EXIT_FAILED if failed else EXIT_OK
 
 
-def as_text(findings: Sequence[Finding]) -> str:
-    """Return the findings for a person."""
-    lines = []
-    for each in findings:
-        source = f" ({each.source})" if each.source else ""
-        lines.append(f"{each.level:4}  {each.check}: {each.seen}{source}")
-        if each.next:
-            lines.append(f"      next: {each.next}")
-    counts = [sum(each.level == level for each in findings) for level in (FAIL, WARN)]
-    lines.append(f"{len(findings)} checks, {counts[0]} failed, {counts[1]} warnings")
-    return "\n".join(lines)
+def first_to_do(findings: Sequence[Finding]) -> Finding | None:
+    """Return the finding to begin with: what fails first may cause what follows."""
+    for level in (FAIL, WARN):
+        for each in findings:
+            if each.level == level and each.next:
+                return each
+    return None
 
 
 def as_json(findings: Sequence[Finding]) -> str:

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, distributions, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from otel_celery_launcher import __version__
+from otel_celery_launcher.bootstrap import proposals
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
+from otel_celery_launcher.installed_packages import Packages
 
 # Releases that hang or break: name, versions, why (with its source), what to do.
 KNOWN_BAD = (
@@ -32,12 +35,9 @@ KNOWN_BAD = (
     ),
 )
 
-# Released together: 1.x.y of these and 0.z of the instrumentations.
-_STABLE = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto")
-
 
 def check_installed() -> list[Finding]:
-    """Look at versions, known-bad releases, and parts of different releases."""
+    """Look at versions, known-bad releases, and requirements that do not hold."""
     names = ("celery", "opentelemetry-sdk", "opentelemetry-instrumentation-celery")
     shown = ", ".join(f"{name} {_version(name)}" for name in names)
     found = [
@@ -47,8 +47,51 @@ def check_installed() -> list[Finding]:
         present = _version(name)
         if present and re.match(versions, present):
             seen = f"{name} {present} is installed: {why}"
-            found.append(Finding(level=FAIL, check="versions", seen=seen, next=do))
-    return found + _skew()
+            found.append(
+                Finding(level=FAIL, id="OC101", check="versions", seen=seen, next=do)
+            )
+    return found + [
+        Finding(
+            level=FAIL,
+            id="OC102",
+            check="versions",
+            seen=str(mismatch),
+            next=f"pip install '{mismatch.wants}', or what brings both together",
+        )
+        for mismatch in _packages().mismatches()
+    ]
+
+
+def check_instrumentations(modules: set[str]) -> list[Finding]:
+    """Name what an application imports and what nothing here records.
+
+    Args:
+        modules: Names of what its import has imported.
+    """
+    roots = {name.partition(".")[0] for name in modules}
+    missing = [
+        each
+        for each in proposals(_packages())
+        if each.modules and roots.intersection(each.modules)
+    ]
+    if not missing:
+        return []
+    libraries = ", ".join(each.library for each in missing)
+    return [
+        Finding(
+            level=WARN,
+            id="OC103",
+            check="application",
+            seen=f"it uses {libraries}, whose calls are not recorded",
+            next=f"pip install {' '.join(repr(each.package) for each in missing)}",
+        )
+    ]
+
+
+@cache
+def _packages() -> Packages:
+    """Return what is installed, which takes a while to read."""
+    return Packages()
 
 
 def _version(name: str) -> str:
@@ -56,33 +99,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def _skew() -> list[Finding]:
-    """Return a finding for each group of packages that are not of one release."""
-    betas = {
-        str(each.metadata["Name"]): each.version
-        for each in distributions()
-        if str(each.metadata["Name"]).startswith("opentelemetry-instrumentation")
-    }
-    stable = {name: _version(name) for name in _STABLE if _version(name)}
-    found = []
-    for group in (stable, betas):
-        minors = {".".join(each.split(".")[:2]) for each in group.values()}
-        if len(minors) > 1:
-            newest = max(group.values(), key=_numbers)
-            old = [name for name in group if _numbers(group[name]) < _numbers(newest)]
-            found.append(
-                Finding(
-                    level=WARN,
-                    check="versions",
-                    seen="of different releases: "
-                    + ", ".join(f"{name} {group[name]}" for name in sorted(group)),
-                    next=f"pip install --upgrade {' '.join(sorted(old))}",
-                )
-            )
-    return found
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", text)[:2]))

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
+from otel_celery_launcher.settings import MODES
 
 if TYPE_CHECKING:
     from otel_celery_launcher.settings import Settings
@@ -34,22 +35,22 @@ def check_pool(
     found = []
     if not given and pool in GREEN_POOLS:
         seen = f"{pool} is set in the configuration, where it is too late to patch"
-        found.append(_finding(WARN, seen, f"otel-celery worker -P {pool}"))
+        found.append(_finding(WARN, seen, "OC501", f"otel-celery worker -P {pool}"))
     if pool in GREEN_POOLS and find_spec(pool) is None:
         seen = f"{pool} is not installed: the worker will not start"
-        found.append(_finding(FAIL, seen, f"pip install 'celery[{pool}]'"))
+        found.append(_finding(FAIL, seen, "OC502", f"pip install 'celery[{pool}]'"))
     if pool in GREEN_POOLS and settings.mode == "inline":
         seen = f"inline export blocks the hub of {pool}"
-        found.append(_finding(WARN, seen, "unset OTEL_CELERY_EXPORT"))
+        found.append(_finding(WARN, seen, "OC503", "unset OTEL_CELERY_EXPORT"))
     if platform == "win32" and pool == "prefork":
         seen = "Celery has no prefork pool on Windows"
-        found.append(_finding(FAIL, seen, "otel-celery worker -P threads"))
+        found.append(_finding(FAIL, seen, "OC504", "otel-celery worker -P threads"))
     elif not platform.startswith("linux"):
         seen = f"{platform}: tested on Linux only"
-        found.append(_finding(WARN, seen, "run the tests there: make test"))
-    shown = f"{pool} on {platform}, spans leave {settings.mode}"
+        found.append(_finding(WARN, seen, "OC505", "run the tests there: make test"))
+    shown = f"{pool} on {platform}, spans leave {MODES[settings.mode]}"
     return found or [_finding(OK, shown)]
 
 
-def _finding(level: str, seen: str, next_: str = "") -> Finding:
-    return Finding(level=level, check="pool", seen=seen, next=next_)
+def _finding(level: str, seen: str, number: str = "", next_: str = "") -> Finding:
+    return Finding(level=level, id=number, check="pool", seen=seen, next=next_)

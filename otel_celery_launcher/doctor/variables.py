@@ -8,27 +8,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from otel_celery_launcher.corrections import correct_environment
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.settings import correct_environment
-from otel_celery_launcher.unhandled import unhandled_variables
-from otel_celery_launcher.variables import VARIABLES
+from otel_celery_launcher.roles import DEFAULT_ROLE, ROLES
+from otel_celery_launcher.unhandled import unhandled_variables, unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
 
-# Read by the SDK, its exporters and the instrumentations (1.30 to 1.45), beside the
-# rows of the table; a name that begins so is somebody's.
-READ_BY_OTHERS = (
-    "OTEL_RESOURCE_ATTRIBUTES_",  # the OpenTelemetry Operator's
-    "OTEL_INSTRUMENTATION_",
-    "OTEL_PYTHON_",
-    "OTEL_SEMCONV_",
-)
+# Whose settings can be looked at without a file of their own.
+KNOWN_ROLES = (*ROLES, DEFAULT_ROLE, "web")
 
-# How near a name must be to a known one to be a misspelling: OTEL_SERVICE_NAMESPACE is none.
-SPELT_ALIKE = 0.9
+# How near the role of a file must be to a known one to be a misspelling of it.
+SPELT_ALIKE = 0.8
 
-# In the specification, and read by nobody in Python.
+# In the specification, and of no effect in Python.
 UNREAD = {
     "OTEL_EXPORTER_ZIPKIN_ENDPOINT": "the Zipkin exporter ended",
     "OTEL_EXPORTER_JAEGER_ENDPOINT": "the Jaeger exporter ended",
@@ -47,21 +41,49 @@ def check_variables(
         environ: With what ``.env`` files gave.
         sources: Where each name came from.
     """
-    known = {row.name for row in VARIABLES}
     names = sorted(name for name in environ if name.startswith("OTEL_"))
     unhandled = set(unhandled_variables(environ))
+    unknown = unknown_variables(environ)
     found = [_bad(line, sources) for line in correct_environment(environ)]
     for name in names:
         source = sources.get(name, "")
         if name in UNREAD:
-            found.append(_warn(name, f"read by nobody: {UNREAD[name]}", source))
+            found.append(_warn("OC204", name, f"ignored: {UNREAD[name]}", source))
         elif name in unhandled:
-            found.append(_warn(name, "not handled: metrics, logs, files", source))
-        elif name not in known and not name.startswith(READ_BY_OTHERS):
-            found.append(_unknown(name, known, source))
+            what = "not handled: metrics, logs, files"
+            found.append(_warn("OC205", name, what, source))
+        elif name in unknown:
+            found.append(_unknown(name, unknown[name], source))
     if not found:
         shown = ", ".join(names) or "none is set"
         found.append(Finding(level=OK, check="variables", seen=shown))
+    return found
+
+
+def check_file_names(role: str, folder: Path = Path()) -> list[Finding]:
+    """Look for ``.env.<role>`` files whose role is misspelt: nothing reads them.
+
+    Args:
+        role: Which is looked at; its own file is read.
+        folder: Where they lie.
+    """
+    names = {path.name for path in folder.glob(".env.*") if path.is_file()}
+    missing = [each for each in KNOWN_ROLES if f".env.{each}" not in names]
+    found = []
+    for name in sorted(names):
+        given = name.removeprefix(".env.")
+        is_read = given == role or given in KNOWN_ROLES or not given.isalpha()
+        near = [] if is_read else get_close_matches(given, missing, 1, SPELT_ALIKE)
+        found += [
+            Finding(
+                level=WARN,
+                id="OC213",
+                check="files",
+                seen=f"{name} is read by no role, unless an `exec --role` names it",
+                next=f"mv {name} .env.{each}",
+            )
+            for each in near
+        ]
     return found
 
 
@@ -89,6 +111,7 @@ def _bad(line: str, sources: Mapping[str, str]) -> Finding:
     name = line.partition(" ")[0]
     return Finding(
         level=FAIL,
+        id="OC202",
         check="variables",
         seen=line,
         source=sources.get(name, ""),
@@ -97,9 +120,10 @@ def _bad(line: str, sources: Mapping[str, str]) -> Finding:
     )
 
 
-def _warn(name: str, what: str, source: str) -> Finding:
+def _warn(number: str, name: str, what: str, source: str) -> Finding:
     return Finding(
         level=WARN,
+        id=number,
         check="variables",
         seen=f"{name} is {what}",
         source=source,
@@ -107,13 +131,13 @@ def _warn(name: str, what: str, source: str) -> Finding:
     )
 
 
-def _unknown(name: str, known: set[str], source: str) -> Finding:
-    near = get_close_matches(name, known, 1, SPELT_ALIKE)
+def _unknown(name: str, near: str, source: str) -> Finding:
     return Finding(
         level=FAIL if near else WARN,
+        id="OC203" if near else "OC206",
         check="variables",
-        seen=f"{name} is known to nobody here",
+        seen=f"{name} is not a variable that anything here reads",
         source=source,
-        next=f"write {near[0]}" if near else f"unset {name}",
+        next=f"write {near}" if near else f"unset {name}",
         is_setting=bool(near),
     )

@@ -1,13 +1,33 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The workers that run now: launched by us or not, delivering or not."""
+"""The workers that run now: launched by us or not, delivering or not, and for whom."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from otel_celery_launcher import __version__
+from otel_celery_launcher.checks import is_showable, shown
+from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
+from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.status import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Workers answer within milliseconds: without another answer for so long nobody else is
+# waited for. Where none has answered at all, once more; `celery inspect` waits a second.
+SILENCE_SECONDS = 0.6
+FIRST_ANSWER_SECONDS = 1.5
+
+# Beats answer a ping since Celery 5.7, and know no other command (``celery/beat.py``).
+BEAT_PREFIX = "celerybeat@"
+
+NOT_DELIVERING = ("OC702", "OC703", "OC707")
+
+OWN_PACKAGE = "otel-celery-launcher"
+TABLE_HEAD = ("worker", "service", "release", "exported", "queued", "lost")
 
 
 def check_workers(app: Any, seconds: float) -> list[Finding]:
@@ -17,38 +37,178 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
         app: The application, whose broker was reached.
         seconds: How long to wait for answers.
     """
-    alive = _ask(app, "ping", seconds)
-    if not alive:
-        return [Finding(level=OK, check="workers", seen="none answers")]
-    told = _ask(app, NAME, seconds)
-    return [_of_one(node, told.get(node)) for node in sorted(alive)]
-
-
-def _ask(app: Any, command: str, seconds: float) -> dict[str, Any]:
-    """Return the answer of each worker, by node name."""
-    found: dict[str, Any] = {}
-    for answer in app.control.broadcast(command, reply=True, timeout=seconds) or ():
-        found.update(answer)
-    return found
-
-
-def _of_one(node: str, status: Any) -> Finding:
-    if not isinstance(status, dict) or "service_name" not in status:
-        return Finding(
+    alive = _ask(app, "ping", min(seconds, SILENCE_SECONDS))
+    alive = alive or _ask(app, "ping", min(seconds, FIRST_ANSWER_SECONDS))
+    nodes = sorted(node for node in alive if not node.startswith(BEAT_PREFIX))
+    if not nodes:
+        return [Finding(level=OK, check="workers", seen="none runs, or none answers")]
+    answers = _ask(app, NAME, seconds, nodes)
+    ours = {node: status for node in nodes if (status := _status(answers.get(node)))}
+    found = [
+        Finding(
             level=WARN,
+            id="OC701",
             check="workers",
             seen=f"{node} was not started by otel-celery",
             next="start it by otel-celery in the place of celery",
         )
-    dropped = {key: value for key, value in status["dropped"].items() if value}
-    seen = f"{node}, service {status['service_name']!r}, exported {status['exported']}"
-    if dropped:
-        told = ", ".join(f"{value} {key}" for key, value in dropped.items())
-        error = status["last_error"] or "none"
-        return Finding(
-            level=FAIL,
+        for node in nodes
+        if node not in ours
+    ]
+    delivering = 0
+    table: list[tuple[str, ...]] = [TABLE_HEAD]
+    for node, status in ours.items():
+        try:
+            failures = _delivery(node, status)
+            of_node = [*failures, *_release(node, status), *_producers(node, status)]
+            table.append(_row(node, status))
+        except MALFORMED_ERRORS:  # whoever is on the broker can answer
+            failures = of_node = [_unreadable(node)]
+        delivering += not failures
+        found += of_node
+    if ours:
+        first = next((each for each in found if each.id in NOT_DELIVERING), None)
+        summary = Finding(
+            level=OK if first is None else WARN,
+            id="" if first is None else first.id,
             check="workers",
-            seen=f"{seen}, lost {told}; last error: {error}",
-            next=f"look at the log of {node} and at its collector",
+            seen=f"{delivering} of {len(ours)} started by otel-celery deliver",
+            table=tuple(table),
         )
-    return Finding(level=OK, check="workers", seen=seen)
+        found.insert(0, summary)
+    return found
+
+
+def _unreadable(node: str) -> Finding:
+    return Finding(
+        level=WARN,
+        id="OC707",
+        check="workers",
+        seen=f"{node} answers in a form that cannot be read",
+        next=f"look at what runs as {node}, and at its release of otel-celery",
+    )
+
+
+def _status(answer: Any) -> dict[str, Any]:
+    """Return the answer of a worker of ours; empty for another's."""
+    return answer if isinstance(answer, dict) and "service_name" in answer else {}
+
+
+def _row(node: str, status: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        node,
+        _cell(status["service_name"]),
+        _cell(_release_of(status)),
+        str(status["exported"]),
+        str(status.get("queued", 0)),
+        str(sum(status["dropped"].values())),
+    )
+
+
+def _cell(value: object) -> str:
+    """Return a value of another process's as it may be shown: no pasted key."""
+    text = str(value)
+    return text if is_showable(text) else shown(text)
+
+
+def _release_of(status: dict[str, Any]) -> str:
+    return str(status.get("versions", {}).get(OWN_PACKAGE, ""))
+
+
+def _ask(
+    app: Any, command: str, seconds: float, nodes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the answer of each worker, by node name.
+
+    Args:
+        app: The application.
+        command: The remote control command.
+        seconds: How long to wait for the next answer.
+        nodes: Who is asked; empty for all. Nobody is waited for once these have answered.
+    """
+    whom = {"destination": list(nodes), "limit": len(nodes)} if nodes else {}
+    answers: dict[str, Any] = {}
+    # Of its own, and left open until the process ends: on Redis one that has waited in
+    # vain waits for the rest of a second before it asks again or closes (kombu
+    # ``transport/redis.py``, ``_brpop_start`` and ``close``).
+    for answer in app.control.broadcast(
+        command,
+        reply=True,
+        timeout=seconds,
+        connection=app.connection_for_write(),
+        **whom,
+    ):
+        answers.update(answer)
+    return answers
+
+
+def _delivery(node: str, status: dict[str, Any]) -> list[Finding]:
+    """Return a failure where a worker loses spans; an earlier release says less of it."""
+    service = shown(status["service_name"])
+    where = f" to {shown(status['endpoint'])}" if status.get("endpoint") else ""
+    seen = f"{node}, service {service}, exported {status['exported']}{where}"
+    dropped = {key: value for key, value in status["dropped"].items() if value}
+    if dropped:
+        seen += ", lost " + ", ".join(f"{n} {why}" for why, n in dropped.items())
+    queued, error = status.get("queued", 0), status["last_error"]
+    if queued:
+        seen += f", queued {queued}"
+    is_failing = status.get("is_failing", bool(error) and not status["exported"])
+    if not (dropped or is_failing):
+        return []
+    failure = explain(error)
+    return [
+        Finding(
+            level=FAIL,
+            id="OC702" if is_failing else "OC703",
+            check="workers",
+            seen=f"{seen}; {'now' if is_failing else 'last error'}: {failure.reason}",
+            next=f"for {node}: {failure.advice}"
+            if is_failing
+            else f"look at the log of {node}",
+        )
+    ]
+
+
+def _release(node: str, status: dict[str, Any]) -> list[Finding]:
+    """Return a warning where a worker has another release than the one here."""
+    release = _release_of(status)
+    if release == __version__:
+        return []
+    return [
+        Finding(
+            level=WARN,
+            id="OC706",
+            check="workers",
+            seen=f"{node} runs otel-celery {release or '?'}, here is {__version__}",
+            next=f"restart {node} with the release that is here",
+        )
+    ]
+
+
+def _producers(node: str, status: dict[str, Any]) -> list[Finding]:
+    """Return a warning where messages come without a trace context."""
+    received = status.get("received_messages") or {}
+    without = received.get("without_context")
+    if not without:
+        return []
+    producers = ", ".join(
+        f"{shown(name)} ({count})" for name, count in received["from"].items()
+    )
+    seen = (
+        f"{node}: {without} of the last {received['messages']} messages had no trace"
+        f" context that it reads; from {producers}"
+    )
+    number, next_ = (
+        "OC704",
+        "start what publishes them by otel-celery too: docs/migrate.md",
+    )
+    unread = received.get("unread", {})
+    if unread:
+        kinds = ", ".join(f"{shown(name)} ({count})" for name, count in unread.items())
+        number, seen = "OC705", f"{seen}; they have one for {kinds}"
+        next_ = (
+            f"add {','.join(unread)} to OTEL_PROPAGATORS of the worker, or publish with"
+            " what it reads"
+        )
+    return [Finding(level=WARN, id=number, check="workers", seen=seen, next=next_)]

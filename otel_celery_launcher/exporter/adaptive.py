@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inline until the first fork, an exporter process from then on.
+"""Inline until the first fork or monkey patch, an exporter process from then on.
 
 For programs that are not Celery's: nobody can know whether they fork. One that does not
 carries its own exporter and nothing else. At a fork the exporter is closed before, so
 that no gRPC is in the memory that is copied, and an exporter process is started, which
-serves this process and all that is forked from it.
+serves this process and all that is forked from it. The same at the first span after
+gevent or eventlet has patched: gRPC would stop the event loop at each export.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import SpanProcessor
+
+from otel_celery_launcher.monkey_patching import is_patched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,14 +45,20 @@ class AdaptiveExport(SpanProcessor):
     ) -> None:
         self._export: InlineExport | ProcessExport = inline
         self._make_process = make_process
-        self._has_forked = False
+        self._is_final = False
         os.register_at_fork(before=self._before_fork)
 
     # The span processor.
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a span that has ended."""
+        if not self._is_final and is_patched():
+            self.start_process()
         self._export.on_end(span)
+
+    def add_left_out(self, name: str) -> None:
+        """Count a span that is not begun."""
+        self._export.add_left_out(name)
 
     def shutdown(self) -> None:
         """Send what is there: an application's shutdown ends nobody's tracing."""
@@ -79,19 +88,24 @@ class AdaptiveExport(SpanProcessor):
         """Count into a row of this process's own."""
         self._export.child_started(row)
 
+    def child_is_idle(self) -> bool:
+        """Send what was kept for want of room; return whether something is left."""
+        return self._export.child_is_idle()
+
     def poll(self) -> None:
         """Send what is held and write due lines."""
         self._export.poll()
 
     def close(self, seconds: float) -> bool:
         """Send what is there within so many seconds; the last act of a process."""
-        self._has_forked = True  # a program that ends starts nothing any more
+        self._is_final = True  # a program that ends starts nothing any more
         return self._export.close(seconds)
 
-    def _before_fork(self) -> None:
-        if self._has_forked:
+    def start_process(self) -> None:
+        """Export by an exporter process from now on."""
+        if self._is_final:
             return
-        self._has_forked = True
+        self._is_final = True
         try:
             process = self._make_process()
         except OSError:  # no descriptor is left
@@ -101,3 +115,12 @@ class AdaptiveExport(SpanProcessor):
             return
         before, self._export = self._export, process
         before.close(FORK_SECONDS)
+
+    def _before_fork(self) -> None:
+        """Start it before the first fork, so that all forked processes share it.
+
+        Not once gevent has patched: its subprocess waits in the event loop, and inside a
+        fork that loop does not run. The first span of each process starts it there.
+        """
+        if not is_patched():
+            self.start_process()

@@ -32,12 +32,15 @@ BEAT_ROW = ROWS - 1
 NEVER_REACHED_SECONDS = 0.5
 
 ERROR_BYTES = 200  # a collector's answer fits
-_ROW_BYTES = 320
+NAME_BYTES = 64
 _WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
-_ROW_WORDS = _ROW_BYTES // _WORD
 _EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE = range(6)
 _FLUSHED, _HEARTBEAT, _RECEIVED, _QUEUED, _ERROR_LENGTH = range(6, 11)
-_ERROR_START = 11 * _WORD
+_LEFT_OUT, _NAME_LENGTH = 11, 12
+_ERROR_START = 13 * _WORD
+_NAME_START = _ERROR_START + ERROR_BYTES
+_ROW_BYTES = _NAME_START + NAME_BYTES
+_ROW_WORDS = _ROW_BYTES // _WORD
 
 # Rows, then the states of the notes, then the notes: two for each row.
 _STATES_START = ROWS * _ROW_BYTES
@@ -75,11 +78,15 @@ class Row:
         """Count spans that never reached an exporter."""
         self._counts[_DROPPED] += count
 
+    def add_left_out(self, name: object) -> None:
+        """Count a span that is not begun, and keep its name (``quiet.py``)."""
+        self._counts[_LEFT_OUT] += 1
+        text = name if isinstance(name, str) else ""  # the SDK takes anything, too
+        self._write(text, _NAME_START, NAME_BYTES, _NAME_LENGTH)
+
     def note_error(self, text: str) -> None:
         """Keep the last failed attempt; spans may still be delivered by a retry."""
-        data = text.encode("utf-8", "replace")[:ERROR_BYTES]
-        self._bytes[_ERROR_START : _ERROR_START + len(data)] = data
-        self._counts[_ERROR_LENGTH] = len(data)
+        self._write(text, _ERROR_START, ERROR_BYTES, _ERROR_LENGTH)
         self._note_refusal()
 
     def _note_refusal(self) -> None:
@@ -115,6 +122,20 @@ class Row:
     def queued(self) -> int:
         """Spans that the exporter process has yet to send."""
         return self._counts[_QUEUED]
+
+    @property
+    def waiting(self) -> int:
+        """Spans that this row's process keeps, for want of room in the channel."""
+        return self._counts[_QUEUED]
+
+    @waiting.setter
+    def waiting(self, count: int) -> None:
+        self._counts[_QUEUED] = count
+
+    def drop_waiting(self) -> None:
+        """Count as dropped what this process keeps, or one that was killed has kept."""
+        self._counts[_DROPPED] += self._counts[_QUEUED]
+        self._counts[_QUEUED] = 0
 
     @property
     def flushed(self) -> int:
@@ -153,8 +174,26 @@ class Row:
     @property
     def error(self) -> str:
         """The last failure, shortened."""
-        end = _ERROR_START + self._counts[_ERROR_LENGTH]
-        return bytes(self._bytes[_ERROR_START:end]).decode("utf-8", "replace")
+        return self._text(_ERROR_START, self._counts[_ERROR_LENGTH])
+
+    @property
+    def left_out(self) -> int:
+        """Spans that were not begun."""
+        return self._counts[_LEFT_OUT]
+
+    @property
+    def left_out_name(self) -> str:
+        """The name of the last one, shortened."""
+        return self._text(_NAME_START, self._counts[_NAME_LENGTH])
+
+    def _write(self, text: str, start: int, limit: int, length: int) -> None:
+        """Write a text of so many bytes at most; ``length`` is the word for its length."""
+        data = text.encode("utf-8", "replace")[:limit]
+        self._bytes[start : start + len(data)] = data
+        self._counts[length] = len(data)
+
+    def _text(self, start: int, length: int) -> str:
+        return bytes(self._bytes[start : start + length]).decode("utf-8", "replace")
 
 
 class Counters:
@@ -216,6 +255,23 @@ class Counters:
         return sum(self._counts[_EXPORTED::_ROW_WORDS])
 
     @property
+    def queued(self) -> int:
+        """Spans that wait for room or in the exporter process, or are being sent."""
+        exporter = self.rows[EXPORTER_ROW]
+        kept = sum(self._counts[_QUEUED::_ROW_WORDS]) - exporter.queued
+        return kept + max(exporter.queued, exporter.unaccounted)
+
+    @property
+    def left_out(self) -> int:
+        """Spans that were not begun, over all processes."""
+        return sum(self._counts[_LEFT_OUT::_ROW_WORDS])
+
+    @property
+    def left_out_name(self) -> str:
+        """The name of the last one in the process that left out most."""
+        return max(self.rows, key=lambda row: row.left_out).left_out_name
+
+    @property
     def lost(self) -> int:
         """Spans that are gone, over all processes."""
         failed, dropped = (
@@ -255,10 +311,18 @@ class Counters:
 def _new_page() -> int:
     """Return a descriptor of zeroed memory without a name."""
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("otel-celery-counters")
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        descriptor = os.memfd_create("otel-celery-counters", flags)
     else:  # macOS
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     descriptor = above_standard(descriptor)
-    os.ftruncate(descriptor, _PAGE_BYTES)
+    try:
+        os.ftruncate(descriptor, _PAGE_BYTES)
+        # Whoever makes a mapped file shorter kills all that map it, by SIGBUS.
+        if hasattr(fcntl, "F_ADD_SEALS"):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    except OSError:  # over RLIMIT_FSIZE
+        os.close(descriptor)
+        raise
     return descriptor

@@ -59,6 +59,18 @@ def load_exporter_classes(
     return classes, problems
 
 
+def late_exporter_classes(
+    names: Sequence[str], *, hides_messages: bool
+) -> tuple[list[Callable[[], SpanExporter]], list[str]]:
+    """Return the same, with each class imported when it makes its first exporter."""
+
+    def make(name: str) -> SpanExporter:
+        found = load_component("opentelemetry_traces_exporter", name)
+        return _make(found, hides_messages=hides_messages)
+
+    return [partial(make, name) for name in names], []
+
+
 # Modules whose exporters clean what they encode.
 _encoding_modules: frozenset[str] = frozenset()
 
@@ -82,6 +94,7 @@ def use_own_encoder() -> None:
 
 def _make(make: Callable[[], SpanExporter], *, hides_messages: bool) -> SpanExporter:
     exporter = make()
+    _compat_otlp.let_repeated_errors_through()
     if type(exporter).__module__ not in _encoding_modules:
         exporter = Cleaning(exporter)
     return WithoutMessages(exporter) if hides_messages else exporter

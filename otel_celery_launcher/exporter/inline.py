@@ -115,6 +115,10 @@ class InlineExport(SpanProcessor):
             self._begin_after_fork()
         self._take(span)
 
+    def add_left_out(self, name: str) -> None:
+        """Count a span that is not begun."""
+        self._row.add_left_out(name)
+
     def shutdown(self) -> None:
         """Send what is there: an application's shutdown ends nobody's tracing."""
         self.force_flush()
@@ -136,6 +140,10 @@ class InlineExport(SpanProcessor):
         self._pid = os.getpid()  # a detached beat is the one that stays
         if not forks:
             self.child_started(MAIN_ROW)
+
+    def child_is_idle(self) -> bool:
+        """Do nothing: a thread sends what waits."""
+        return False
 
     def child_started(self, row: int) -> None:
         """Export in this process from now on; called after its fork.

@@ -26,6 +26,7 @@ STACKTRACE = "exception.stacktrace"
 _TELLING = MESSAGES | {STACKTRACE}
 
 # What is kept of a stack trace: every other line may be a message's.
+_HEADER = "Traceback (most recent call last):\n"
 _FRAME = re.compile(r'^ +File "[^"\n]+", line \d+, in [\w.<>]+$', re.MULTILINE)
 
 
@@ -53,8 +54,21 @@ def _shown(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         key: value for key, value in (attributes or {}).items() if key not in MESSAGES
     }
     if STACKTRACE in shown:
-        shown[STACKTRACE] = "\n".join(_FRAME.findall(str(shown[STACKTRACE])))
+        shown[STACKTRACE] = _frames(str(shown[STACKTRACE]))
     return shown
+
+
+def _frames(stacktrace: str) -> str:
+    """Return files, lines and functions of a traceback.
+
+    A message, or a note, may hold lines that look like frames, or like a whole traceback. So
+    only lines are believed that no message comes before: those of the first traceback, which
+    is that of the cause where there is one.
+    """
+    traceback = stacktrace.partition(_HEADER)[2]
+    lines = traceback.split("\n")
+    end = next((i for i, line in enumerate(lines) if line[:1] != " "), len(lines))
+    return "\n".join(_FRAME.findall("\n".join(lines[:end])))
 
 
 def _nothing(_: str | None) -> None:

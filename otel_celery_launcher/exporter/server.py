@@ -15,11 +15,13 @@ import logging
 import os
 import select
 import signal
+import site
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
 
@@ -42,6 +44,9 @@ from otel_celery_launcher.handoff.datagrams import (
     split_message,
 )
 from otel_celery_launcher.handoff.frames import encode_resource, encode_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The queue's bound: this, or a part of what the container may use.
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -74,15 +79,33 @@ class Server:
         self._resource = encode_resource(
             Resource({"service.name": config["service"], "celery.role": "worker"})
         )
-        classes, _ = load_exporter_classes(
-            config["exporters"], hides_messages=config["hides_messages"]
-        )
+        classes = self._load_exporters(config)
         if classes:
             use_own_encoder()
         limit = queue_bytes() // max(1, len(classes))
         self._pipelines = [Pipeline(make, self._row, limit) for make in classes]
         ExportLogHandler(self._note_error).install()
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
+
+    def _load_exporters(self, config: dict[str, Any]) -> list[Callable[[], Any]]:
+        """Import the exporters; where one is not found, with all that .pth files add.
+
+        An editable install is found by an import hook that only its .pth file installs.
+        These files are the environment's start-up code, so they run for nothing less.
+        """
+        load = partial(
+            load_exporter_classes,
+            config["exporters"],
+            hides_messages=config["hides_messages"],
+        )
+        classes, problems = load()
+        if problems:
+            for folder in config["path"]:
+                site.addsitedir(folder)
+            classes, problems = load()
+        for problem in problems:
+            self._row.note_error(f"in the exporter process {problem}")
+        return classes
 
     def run(self) -> None:
         """Read until nobody writes any more, then send what is left."""
@@ -138,6 +161,9 @@ class Server:
             self._put_flush(*FLUSH.unpack(body))
             return
         self._resource = resource
+        if not self._pipelines:  # none could be imported
+            self._row.add_received(count)
+            self._row.add_failed(count)
         for pipeline in self._pipelines:
             pipeline.put(resource, count, body)
 

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.exporter.counters import EXPORTER_ROW
+from otel_celery_launcher.exporter.interpreter import python_executable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -188,10 +189,11 @@ class Supervisor:
             "parent": os.getpid(),
             "path": _import_path(),
         }
+        python = python_executable()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM],
+                [python, "-I", "-S", "-c", _PROGRAM],
                 env={**os.environ, CONFIG_VARIABLE: json.dumps(config)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -203,7 +205,7 @@ class Supervisor:
             self.failure = ""
         except (OSError, ValueError, subprocess.SubprocessError) as exc:
             # A later watch tries again.
-            self.failure = f"{sys.executable}: {getattr(exc, 'strerror', exc)}"
+            self.failure = f"{python}: {getattr(exc, 'strerror', exc)}"
         finally:
             self._started = self._clock()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

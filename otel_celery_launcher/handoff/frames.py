@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import DEFAULT_TRACE_STATE
@@ -38,8 +38,18 @@ START_BYTES = 1900
 # A longer text is left out of a note that is too large.
 START_CHARACTERS = 64
 
-# What is left of a long text when a span is too large.
-CUT_CHARACTERS = 1024
+
+class Cut(NamedTuple):
+    """What is left of a span that is too large."""
+
+    attributes: int
+    characters: int  # of each text
+    items: int  # of each list
+    links: int
+
+
+# Tried in this order; each holds whatever an application may put into a span.
+CUTS = (Cut(64, 1024, 16, 16), Cut(16, 256, 4, 4), Cut(8, 64, 1, 0))
 
 # Of a span's record. One that is as it began is told by other fields, ``encode_begun``;
 # one that ended so by these and two more, ``encode_end``.
@@ -64,7 +74,11 @@ def encode_span(span: ReadableSpan) -> bytes:
     """
     data = _dump(_record(span))
     if len(data) > SPAN_BYTES:
-        data = _dump(_cut(_record(span)))
+        record = _plain(_record(span))
+        for cut in CUTS:
+            data = _dump(_shortened(record, cut))
+            if len(data) <= SPAN_BYTES:
+                break
     return data
 
 
@@ -192,17 +206,36 @@ def _plain(value: Any) -> Any:
     return repr(value)
 
 
-def _cut(record: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cut a span that is too large: its events, then its long values; marked."""
-    fields = list(_plain(record))
-    attributes = {key: _cut_value(value) for key, value in (fields[8] or {}).items()}
-    fields[8] = {**dict(list(attributes.items())[:64]), "otel_celery.cut": True}
-    fields[9] += max(0, len(attributes) - 64)
+def _shortened(record: tuple[Any, ...], cut: Cut) -> tuple[Any, ...]:
+    """Shorten a span that is too large: its events go, long values are cut; marked."""
+    fields = list(record)
+    attributes = fields[8] or {}
+    fields[8] = {**_cut_value(attributes, cut), "otel_celery.cut": True}
+    fields[9] += max(0, len(attributes) - cut.attributes)
     fields[11] += len(fields[10])
-    fields[13] += max(0, len(fields[12]) - 16)
-    fields[10], fields[12] = [], fields[12][:16]
-    fields[0], fields[7] = _cut_value(fields[0]), _cut_value(fields[7])
+    fields[13] += max(0, len(fields[12]) - cut.links)
+    fields[10] = []
+    fields[12] = [
+        (_without_state(context), _cut_value(attributes, cut), dropped)
+        for context, attributes, dropped in fields[12][: cut.links]
+    ]
+    fields[0], fields[7] = _cut_value(fields[0], cut), _cut_value(fields[7], cut)
+    if cut is CUTS[-1]:
+        fields[1:3] = map(_without_state, fields[1:3])
+        fields[14] = _cut_scope(fields[14])
     return tuple(fields)
+
+
+def _without_state(context: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    return None if context is None else (*context[:4], ())
+
+
+def _cut_scope(scope: bytes | None) -> bytes | None:
+    """Return a scope by its name, version and schema alone."""
+    if scope is None:
+        return None
+    texts = marshal.loads(scope)[:3]  # noqa: S302 - ours
+    return _dump((*(text and text[:START_CHARACTERS] for text in texts), None))
 
 
 def _brief(record: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -214,20 +247,29 @@ def _brief(record: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(key) + len(str(value)) <= START_CHARACTERS
     }
     middle[5:] = [dict(list(attributes.items())[:16]), 0, [], 0, [], 0]
-    if scope is not None:
-        scope = _dump((*marshal.loads(scope)[:3], None))  # noqa: S302 - ours
     return (
         name[:START_CHARACTERS],
-        (*context[:4], ()),
-        None if parent is None else (*parent[:4], ()),
+        _without_state(context),
+        _without_state(parent),
         *middle,
-        scope,
+        _cut_scope(scope),
     )
 
 
-def _cut_value(value: Any) -> Any:
+def _cut_value(value: Any, cut: Cut) -> Any:
     if isinstance(value, (str, bytes)):
-        return value[:CUT_CHARACTERS]
+        return value[: cut.characters]
     if isinstance(value, (list, tuple)):
-        return [_cut_value(each) for each in value[:16]]
-    return value if not isinstance(value, dict) else {}
+        # Lists lie in lists only where somebody has put them past the SDK.
+        return [
+            _cut_value(each, cut)
+            for each in value[: cut.items]
+            if not isinstance(each, (list, tuple, dict))
+        ]
+    if isinstance(value, dict):
+        return {
+            _cut_value(key, cut): _cut_value(each, cut)
+            for key, each in list(value.items())[: cut.attributes]
+            if not isinstance(each, dict)
+        }
+    return value

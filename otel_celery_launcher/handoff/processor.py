@@ -4,7 +4,8 @@
 
 No thread, no lock held over a fork, no gRPC. What does not fit into the kernel's buffer
 goes to a bounded backlog of this process, which is emptied at the end of the task, with
-the next spans, by the main process's timer and at the end of the process.
+the next spans, by the main process's timer, by a pool child that has no task, and at the
+end of the process.
 
 Runs in the thread that ends a span, in every process of the worker. Nothing here catches
 ``Exception``: soft time limits are raised at any bytecode.
@@ -20,7 +21,13 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from otel_celery_launcher import _compat
-from otel_celery_launcher.exporter.counters import MAIN_ROW, Counters, Row
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.exporter.counters import (
+    EXPORTER_ROW,
+    MAIN_ROW,
+    Counters,
+    Row,
+)
 from otel_celery_launcher.handoff.backlog import Backlog
 from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
 from otel_celery_launcher.handoff.datagrams import (
@@ -41,8 +48,15 @@ if TYPE_CHECKING:
     from otel_celery_launcher.exporter.reporter import Reporter
     from otel_celery_launcher.exporter.supervisor import Supervisor
 
-# How long the end of a task may wait for room in the kernel's buffer.
+# How long the end of a task may wait for room in the kernel's buffer, while the exporter
+# process reads: its naps are half as long.
 TASK_END_SECONDS = 0.1
+
+# A reader that gave no sign for so long is not waited for.
+READER_SECONDS = 2.0
+
+# Trying costs as much as what is tried: a full message of the backlog.
+TRY_AGAIN_SECONDS = 0.02
 
 # How long a flush waits before it asks again.
 ASK_AGAIN_SECONDS = 1.0
@@ -52,15 +66,8 @@ ASK_AGAIN_SECONDS = 1.0
 # task's own span, or when so much time has passed.
 GROUP_SECONDS = 0.05
 
-# What a stranger's attribute can raise while it is encoded; never a soft time limit.
-_ENCODING_ERRORS = (
-    AttributeError,
-    LookupError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+# A timer that has called so recently will call again; it does twice a second.
+POLLED_SECONDS = 2.0
 
 # How long a wait sleeps between two looks.
 _LOOK_SECONDS = 0.002
@@ -100,12 +107,15 @@ class ProcessExport(SpanProcessor):
         self._has_timer = has_timer
         self._is_started = is_started
         self._polled = 0.0
+        self._timer_called = 0.0  # in this process
         self._row: Row = counters.rows[MAIN_ROW]
         self._row_number = MAIN_ROW
         self._backlog = Backlog()
         self._envelopes: dict[int, tuple[Resource, Envelope]] = {}
         self._pid = os.getpid()
         self._sent = 0.0  # when a group went out; monotonic seconds
+        self._tried = 0.0  # when the backlog did not fit; monotonic seconds
+        self._has_waited_in_vain = False
 
     # The span processor.
 
@@ -116,7 +126,7 @@ class ProcessExport(SpanProcessor):
         self._look_around()
         try:
             envelope, data = self._envelope(span.resource), encode_span(span)
-        except _ENCODING_ERRORS:
+        except MALFORMED_ERRORS:
             self._row.add_dropped(1)
             return
         is_root = _is_local_root(span)
@@ -148,11 +158,40 @@ class ProcessExport(SpanProcessor):
     def _hand_over(
         self, envelope: Envelope, data: bytes, *, is_root: bool, is_task: bool
     ) -> None:
-        waits = not is_root and _compat.has_other_threads()
+        waits = not is_task and _compat.has_other_threads()
+        waits = waits and not (is_root and not self._is_polled())
         if waits or self._backlog or not self._send(envelope.message([data]), 1):
             self._keep(envelope, data)
-            if is_root or self._is_group_due():
-                self._empty(TASK_END_SECONDS if is_task else 0)
+            if (is_root and not waits) or self._is_group_due():
+                self._send_backlog(is_task=is_task)
+
+    def _is_polled(self) -> bool:
+        """Return whether a timer sends what waits, twice a second (main process)."""
+        return time.monotonic() - self._timer_called < POLLED_SECONDS
+
+    def _send_backlog(self, *, is_task: bool) -> None:
+        """Send what was kept; wait for room only where somebody is about to make some.
+
+        A span that stays in the backlog is lost if this process is killed. But no task
+        waits for an exporter process that does not read, and none waits twice for one
+        that does not read fast enough.
+        """
+        waits = is_task and not self._has_waited_in_vain and self._is_read()
+        if waits or time.monotonic() >= self._tried + TRY_AGAIN_SECONDS:
+            is_empty = self._empty(TASK_END_SECONDS if waits else 0)
+            self._tried = 0.0 if is_empty else time.monotonic()
+            self._has_waited_in_vain = not is_empty and (
+                waits or self._has_waited_in_vain
+            )
+        self._row.waiting = len(self._backlog)
+
+    def _is_read(self) -> bool:
+        heartbeat = self._counters.rows[EXPORTER_ROW].heartbeat
+        return time.monotonic() - heartbeat < READER_SECONDS
+
+    def add_left_out(self, name: str) -> None:
+        """Count a span that is not begun."""
+        self._row.add_left_out(name)
 
     def shutdown(self) -> None:
         """Send what is there: an application's shutdown ends nobody's tracing."""
@@ -216,10 +255,18 @@ class ProcessExport(SpanProcessor):
         if self._pid != os.getpid():
             self._forget_parent()
         self._row, self._row_number = self._counters.rows[row], row
+        self._row.drop_waiting()
+
+    def child_is_idle(self) -> bool:
+        """Send what was kept, as no task's end will; return whether something is left."""
+        if self._backlog:
+            self._send_backlog(is_task=False)
+        return bool(self._backlog)
 
     def poll(self) -> None:
         """Empty the backlog and watch the exporter process; the main process's timer."""
-        self._empty(0)
+        self._timer_called = time.monotonic() if self._has_timer else 0.0
+        self._send_backlog(is_task=False)
         if self._supervisor is not None:
             self._supervisor.watch()
         self._reporter.poll()
@@ -236,13 +283,15 @@ class ProcessExport(SpanProcessor):
             supervisor.stop()
         else:
             done = True
-        self._row.add_dropped(len(self._backlog))
+        self._row.waiting = len(self._backlog)
+        self._row.drop_waiting()
         self._backlog.clear()
         return done
 
     def _forget_parent(self) -> None:
-        """What the parent has in its backlog is the parent's to send."""
+        """What the parent has in its backlog is the parent's to send, by its timer."""
         self._backlog = Backlog()
+        self._timer_called = 0.0
         self._pid = os.getpid()
 
     def _envelope(self, resource: Resource) -> Envelope:

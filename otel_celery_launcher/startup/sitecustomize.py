@@ -20,7 +20,7 @@ def _start() -> None:
     sys.path[:] = [each for each in sys.path if os.path.abspath(each) != folder]
     try:
         from otel_celery_launcher.hosted import start_program
-    except ImportError as exc:
+    except (ImportError, OSError) as exc:  # OSError: too many open files
         if "_OTEL_CELERY_PROGRAM" not in os.environ:
             os.environ["_OTEL_CELERY_PROGRAM"] = ":" + str(os.getpid())
             sys.stderr.write(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -14,15 +15,22 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from otel_celery_launcher.errors import LauncherError
-from otel_celery_launcher.messages import say
+from otel_celery_launcher.messages import say, write
 from otel_celery_launcher.receiving.forward import Forwarder
 from otel_celery_launcher.receiving.grpc_server import GrpcServer
 from otel_celery_launcher.receiving.http_server import HttpServer
 from otel_celery_launcher.receiving.spans import read_request
 from otel_celery_launcher.tail.page import Page
+from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.shown import Filter, Summary, Totals, as_json, headline
+from otel_celery_launcher.tail.task_table import TaskTable
+from otel_celery_launcher.tail.terminal import (
+    has_reader,
+    prepare_output,
+    until_reader_leaves,
+    write_line,
+)
 from otel_celery_launcher.tail.traces import Trace, Traces
-from otel_celery_launcher.waterfall import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +40,12 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.1
 PAGE_SECONDS = 2.0  # between two versions of the page
 STOP_SECONDS = 5.0  # for what is to be forwarded
+TABLE_SECONDS = 60.0  # between two tables of tasks
+
+_DROPS = (
+    "tail drops spans: its output is read more slowly than spans come. The last line"
+    " counts them; --errors, --slow or --task show less"
+)
 
 
 class Tail:
@@ -42,6 +56,8 @@ class Tail:
         is_json: One line a trace, for a program.
         page: Where they are shown, too.
         forwarder: What requests are handed on to.
+        has_stacks: Whether stack traces are shown with the errors.
+        table_seconds: Between two tables of tasks; 0 for none.
     """
 
     def __init__(
@@ -51,14 +67,22 @@ class Tail:
         is_json: bool,
         page: Page | None,
         forwarder: Forwarder | None,
+        has_stacks: bool = False,
+        table_seconds: float = 0.0,
     ) -> None:
+        self._screen = Screen(has_stacks=has_stacks)
+        self._table = TaskTable()
+        self._table_seconds = table_seconds
+        self._table_shown = time.monotonic()
         self._wanted = wanted
         self._is_json = is_json
         self._page = page
         self._forwarder = forwarder
         self._traces = Traces()
+        self._reading = threading.Lock()
         self._counted: dict[str, Summary] = {}  # of traces that were shown before
         self._page_written = 0.0
+        self._has_warned = False
         self._lock = threading.Lock()
         self.totals = Totals()
 
@@ -72,13 +96,12 @@ class Tail:
 
     def _take(self, request: bytes, headers: Iterable[tuple[str, str | bytes]]) -> None:
         try:
-            spans = read_request(request)
+            with self._reading:  # one at a time: a request may become much larger
+                self._traces.add(read_request(request, is_brief=True))
         except ValueError:
             with self._lock:
                 self.totals.refused += 1
             raise
-        self._traces.add(spans)
-        self.totals.dropped = self._traces.dropped
         if self._forwarder is not None:
             self._forwarder.put(request, headers)
 
@@ -86,14 +109,39 @@ class Tail:
         """Show what is complete."""
         for trace in self._traces.due(is_end=is_end):
             self._show(trace)
+        self.totals.cut, self.totals.dropped = self._traces.cut, self._traces.dropped
+        if self.totals.dropped and not self._has_warned:
+            self._has_warned = True
+            say(_DROPS)
         now = time.monotonic()
+        if self._table_seconds and (
+            is_end or now - self._table_shown >= self._table_seconds
+        ):
+            self._table_shown = now
+            self._show_table()
         if self._page and (is_end or now - self._page_written > PAGE_SECONDS):
             self._page_written = now
             self._page.write(self.totals)
 
+    def end(self, totals: str) -> None:
+        """Write the last line; on a terminal below its ^C, and not broken in words."""
+        columns = self._screen.columns
+        if columns:
+            write_line()
+            totals = "\n".join(textwrap.wrap(totals, columns))
+        write_line(totals)
+
+    def _show_table(self) -> None:
+        if self._is_json or not self._table.has_changed:
+            return
+        for line in self._table.lines(self._screen.columns):
+            write_line(line)
+        write_line()
+
     def _show(self, trace: Trace) -> None:
         rows = trace.rows
         summary = Summary.of(rows)
+        self._table.add(rows)
         self.totals.add(summary, self._counted.pop(trace.trace_id, None))
         self._counted[trace.trace_id] = summary
         while len(self._counted) > self._traces.limit:
@@ -103,11 +151,10 @@ class Tail:
         if self._page:
             self._page.add(trace, summary)
         if self._is_json:
-            click.echo(as_json(trace, summary))
+            write_line(as_json(trace, summary))
         else:
-            click.echo(headline(trace, summary))
-            show(rows)
-            click.echo()
+            self._screen.show(rows, headline(trace, summary))
+            write_line()
 
 
 @click.command()
@@ -125,6 +172,16 @@ class Tail:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write a page, too.",
 )
+@click.option("--stacks", is_flag=True, help="Show stack traces with the errors.")
+@click.option(
+    "--summary",
+    "table_seconds",
+    default=TABLE_SECONDS,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Between two tables of tasks; the last one is at the end. 0 for none.",
+)
 @click.option("--forward", metavar="ENDPOINT", help="Hand all on to this collector.")
 def tail(
     host: str,
@@ -136,6 +193,8 @@ def tail(
     orphans: bool,
     is_json: bool,
     html: Path | None,
+    stacks: bool,
+    table_seconds: float,
     forward: str | None,
 ) -> None:
     """Receive traces here and show each when it is complete; for development.
@@ -145,7 +204,32 @@ def tail(
     wanted = Filter(task=task, errors=errors, slow=slow, orphans=orphans)
     page = Page(html) if html else None
     forwarder = Forwarder(forward) if forward else None
-    tailing = Tail(wanted, is_json=is_json, page=page, forwarder=forwarder)
+    tailing = Tail(
+        wanted,
+        is_json=is_json,
+        page=page,
+        forwarder=forwarder,
+        has_stacks=stacks,
+        table_seconds=table_seconds,
+    )
+    prepare_output()
+    with until_reader_leaves():
+        try:
+            _serve(tailing, host, port, http_port)
+        finally:
+            if forwarder is not None:
+                forwarder.stop(STOP_SECONDS)
+        totals = [str(tailing.totals)]
+        if forwarder is not None:
+            totals.append(str(forwarder))
+        if is_json:
+            click.echo("; ".join(totals), err=True)
+        else:
+            tailing.end("; ".join(totals))
+
+
+def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
+    """Receive and show until SIGINT, SIGTERM, or until nobody reads any more."""
     with contextlib.ExitStack() as servers:
         try:
             rpc = GrpcServer(tailing.take_grpc, port, host)
@@ -156,21 +240,27 @@ def tail(
             raise LauncherError(
                 f"--port and --http-port are {port} and {http_port}: expected free ones"
                 f" ({exc})",
-                "end what listens there, or choose others",
+                "end what listens there, or choose others: --port 4327 --http-port 4328",
             ) from exc
         say(f"tail listens on {host}, port {rpc.port} for gRPC, {http.port} for HTTP")
+        write(f"  export OTEL_EXPORTER_OTLP_ENDPOINT={_address(host, rpc.port)}\n")
         tailing.look()  # a page that cannot be written is known at once
         _look_until_stopped(tailing)
     tailing.look(is_end=True)
-    told = [str(tailing.totals)]
-    if forwarder is not None:
-        forwarder.stop(STOP_SECONDS)
-        told.append(f"{forwarder.sent} requests forwarded, {forwarder.lost} not")
-    click.echo("; ".join(told), err=is_json)
+
+
+def _address(host: str, port: int) -> str:
+    """Return where a program on this machine reaches us."""
+    known = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{known}]:{port}" if ":" in known else f"http://{known}:{port}"
 
 
 def _look_until_stopped(tailing: Tail) -> None:
-    """Show traces until SIGINT or SIGTERM."""
+    """Show traces until SIGINT or SIGTERM.
+
+    Raises:
+        BrokenPipeError: Nobody reads them any more.
+    """
     stopped = False
 
     def stop(*_: object) -> None:
@@ -180,6 +270,8 @@ def _look_until_stopped(tailing: Tail) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     while not stopped:
+        if not has_reader():  # also where nothing is written for a while
+            raise BrokenPipeError
         tailing.look()
         time.sleep(LOOK_SECONDS)
 

@@ -19,15 +19,23 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.tail.shown import counted, remarkable
+from otel_celery_launcher.tail.waterfall import error_of
+from otel_celery_launcher.terminal import LINES, escape_controls
 
 if TYPE_CHECKING:
     from otel_celery_launcher.tail.shown import Summary, Totals
     from otel_celery_launcher.tail.traces import Trace
-    from otel_celery_launcher.waterfall import WaterfallRow
+    from otel_celery_launcher.tail.waterfall import WaterfallRow
 
 # The newest traces, and the first spans of each; the page says what is left out.
 TRACES_KEPT = 200
 ROWS_SHOWN = 1000
+
+# Of each text; a statement is some hundred characters, a stack trace some thousand.
+TEXT_SHOWN = 4000
+
+# Of all traces: more is slow to open. Then fewer traces than TRACES_KEPT are kept.
+PAGE_CHARACTERS = 16 * 1024 * 1024
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -63,14 +71,20 @@ class Page:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._traces: OrderedDict[str, str] = OrderedDict()
+        self._size = 0  # characters of all
+        self._left_out = 0
         self._has_changed = True
 
     def add(self, trace: Trace, summary: Summary) -> None:
         """Put a trace on the page, in its own place if it was there."""
-        self._traces[trace.trace_id] = _trace(trace, summary)
+        self._size -= len(self._traces.get(trace.trace_id, ""))
+        self._traces[trace.trace_id] = text = _trace(trace, summary)
+        self._size += len(text)
         self._has_changed = True
-        while len(self._traces) > TRACES_KEPT:
-            self._traces.popitem(last=False)
+        while len(self._traces) > TRACES_KEPT or self._size > PAGE_CHARACTERS:
+            _, oldest = self._traces.popitem(last=False)
+            self._size -= len(oldest)
+            self._left_out += 1
 
     def write(self, totals: Totals) -> None:
         """Write the page if anything has changed.
@@ -94,12 +108,18 @@ class Page:
         text = _PAGE.format(
             title=f"Traces, {time.strftime('%Y-%m-%d %H:%M:%S')}",
             style=files(__package__).joinpath("page.css").read_text(),
-            totals=escape(str(totals)),
+            totals=escape(str(totals)) + self._limit(),
             traces="\n".join(reversed(self._traces.values())) or "<p>None yet.</p>",
         )
         part = self._path.with_name(f".{self._path.name}.part")
         part.write_text(text, encoding="utf-8")
         os.replace(part, self._path)
+
+    def _limit(self) -> str:
+        """Return how many traces are not on the page any more."""
+        if not self._left_out:
+            return ""
+        return f"; {counted(self._left_out, 'older trace')} left out of this page"
 
 
 def _trace(trace: Trace, summary: Summary) -> str:
@@ -108,12 +128,13 @@ def _trace(trace: Trace, summary: Summary) -> str:
     began = time.strftime(
         "%H:%M:%S", time.localtime(min(span.start for span in trace.spans))
     )
-    left_out = len(rows) - ROWS_SHOWN
+    shown = _rows(rows[:ROWS_SHOWN], trace.seconds)
+    left_out = len(rows) - len(shown)
     more = f"<p>{left_out} more spans are left out.</p>" if left_out > 0 else ""
-    body = "\n".join(_row(row, trace.seconds) for row in rows[:ROWS_SHOWN])
+    body = "\n".join(shown)
     return f"""\
 <details class="trace {" ".join({kind for _, kind in marks})}">
-<summary><time>{began}</time> <b>{escape(rows[0].span.name)}</b> \
+<summary><time>{began}</time> <b>{_text(rows[0].span.name)}</b> \
 <span class="took">{trace.seconds:.3f} s</span>, {counted(summary.spans, "span")} \
 {"".join(_badge(*mark) for mark in marks)}<code>{escape(trace.trace_id)}</code></summary>
 <table>
@@ -125,6 +146,19 @@ def _trace(trace: Trace, summary: Summary) -> str:
 </details>"""
 
 
+def _rows(rows: list[WaterfallRow], seconds: float) -> list[str]:
+    """Return the first rows, as many as one trace may have of the page."""
+    texts: list[str] = []
+    room = PAGE_CHARACTERS // 4
+    for row in rows:
+        text = _row(row, seconds)
+        room -= len(text)
+        if room < 0:
+            break
+        texts.append(text)
+    return texts
+
+
 def _row(row: WaterfallRow, seconds: float) -> str:
     span = row.span
     scale = 100 / seconds if seconds > 0 else 0.0
@@ -134,23 +168,37 @@ def _row(row: WaterfallRow, seconds: float) -> str:
     shown = {**span.attributes, "span_id": span.span_id}
     if span.status_text:
         shown["status"] = span.status_text
-    told = "".join(
-        f"<dt>{escape(str(key))}<dd>{escape(str(value))}"
+    if stack := error_of(span).stack:
+        shown["stack trace"] = stack
+    attributes = "".join(
+        f"<dt>{_text(str(key))}<dd>{_text(str(value), keep=LINES)}"
         for key, value in shown.items()
     )
     kind = "error" if row.note in ("LOST", "ERROR") else "orphan"
     note = _badge(row.note, kind) if row.note else ""
+    why = (
+        f"<br><small>{_text(f'{row.reason}  {row.place}')}</small>"
+        if row.reason
+        else ""
+    )
     waited = "" if row.waited is None else f"{row.waited:.3f}"
     return (
-        f"<tr><td>{escape(span.service)}"
+        f"<tr><td>{_text(span.service)}"
         f'<td style="padding-left:{row.depth + 0.5}em"><details><summary>'
-        f"{escape(span.name)} <small>{escape(span.kind)}</small></summary>"
-        f"<dl>{told}</dl></details>"
+        f"{_text(span.name)} <small>{escape(span.kind)}</small>{why}</summary>"
+        f"<dl>{attributes}</dl></details>"
         f'<td class="when"><i class="wait" style="left:{left - wait:.2f}%;'
         f'width:{wait:.2f}%"></i><i class="{"bad" if span.is_error else "bar"}"'
         f' style="left:{left:.2f}%;width:{min(width, 100 - left):.2f}%"></i>'
         f'<td class="number">{row.took:.3f}<td class="number">{waited}<td>{note}</tr>'
     )
+
+
+def _text(received: str, keep: str = "") -> str:
+    """Return what was received as text of the page, controls made visible."""
+    rest = len(received) - TEXT_SHOWN
+    more = f" … ({rest} more characters)" if rest > 0 else ""
+    return escape(escape_controls(received[:TEXT_SHOWN], keep) + more)
 
 
 def _badge(text: str, kind: str) -> str:

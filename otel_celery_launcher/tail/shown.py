@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any
+
+from otel_celery_launcher.tail.waterfall import error_of
 
 if TYPE_CHECKING:
     from otel_celery_launcher.tail.traces import Trace
-    from otel_celery_launcher.waterfall import WaterfallRow
+    from otel_celery_launcher.tail.waterfall import WaterfallRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Summary:
     errors: int
     lost: int
     orphans: int  # runs without the span that caused them, and whatever misses a parent
+    open: int = 0  # publishes without a run
 
     @classmethod
     def of(cls, rows: list[WaterfallRow]) -> Summary:
@@ -33,6 +37,7 @@ class Summary:
             sum(row.span.is_error for row in rows),
             sum(row.note == "LOST" for row in rows),
             sum(row.is_orphan or row.is_root_run for row in rows),
+            sum(row.is_open for row in rows),
         )
 
 
@@ -70,13 +75,14 @@ class Totals:
 
     Attributes:
         refused: Requests that were none.
+        cut: Traces that were shown before they were complete, for want of room.
         dropped: Spans that had no room, because the output stood still.
     """
 
     def __init__(self) -> None:
         self._sums = Summary(0, 0, 0, 0, 0)
         self._traces = 0
-        self.refused = self.dropped = 0
+        self.refused = self.cut = self.dropped = 0
 
     def add(self, summary: Summary, before: Summary | None) -> None:
         """Count a trace.
@@ -93,6 +99,7 @@ class Totals:
             self._sums.errors + summary.errors - old.errors,
             self._sums.lost + summary.lost - old.lost,
             self._sums.orphans + summary.orphans - old.orphans,
+            self._sums.open + summary.open - old.open,
         )
 
     def __str__(self) -> str:
@@ -106,8 +113,12 @@ class Totals:
             counted(sums.lost, "lost task"),
             f"{counted(sums.orphans, 'orphan')} ({share:.1%} of the spans)",
         ]
+        if sums.open:
+            found.append(_without_run(sums.open))
         if self.refused:
             found.append(f"{counted(self.refused, 'request')} refused")
+        if self.cut:
+            found.append(f"{counted(self.cut, 'trace')} cut for want of room")
         if self.dropped:
             found.append(f"{counted(self.dropped, 'span')} dropped")
         return ", ".join(found)
@@ -126,6 +137,11 @@ def remarkable(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
+def _without_run(count: int) -> str:
+    """Return how many tasks have been published and not ended, as far as came."""
+    return f"{counted(count, 'task')} not ended yet"
+
+
 def headline(trace: Trace, summary: Summary) -> str:
     """Return the line above a trace."""
     services = len({span.service for span in trace.spans})
@@ -135,6 +151,7 @@ def headline(trace: Trace, summary: Summary) -> str:
         counted(summary.spans, "span"),
         f"{trace.seconds:.3f} s",
         *(text for text, _ in remarkable(summary)),
+        *([_without_run(summary.open)] if summary.open else []),
     ]
     return ", ".join(parts)
 
@@ -147,6 +164,7 @@ def as_json(trace: Trace, summary: Summary) -> str:
         "errors": summary.errors,
         "lost": summary.lost,
         "orphans": summary.orphans,
+        "open": summary.open,
         "times_shown": trace.times_shown,
         "spans": [
             {
@@ -161,9 +179,25 @@ def as_json(trace: Trace, summary: Summary) -> str:
                 "waited": row.waited,
                 "note": row.note,
                 "status": row.span.status_text,
+                "error": asdict(error_of(row.span)) if row.span.is_error else None,
+                "place": error_of(row.span).place,
                 "attributes": row.span.attributes,
             }
             for row in trace.rows
         ],
     }
-    return json.dumps(found, default=repr)
+    try:
+        return json.dumps(found, default=repr, allow_nan=False)
+    except ValueError:  # NaN and infinity are no JSON
+        return json.dumps(_finite(found), default=repr)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value whose numbers JSON has; the others as text, as OTLP writes them."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

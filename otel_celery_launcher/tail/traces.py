@@ -15,7 +15,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.waterfall import WaterfallRow, arrange
+from otel_celery_launcher.receiving.spans import memory_bytes
+from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange, is_publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,9 +26,17 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
 
-# Spans in memory, some 2 kB each: half of them of traces that are not complete, the
+# Spans in memory, some 1.3 kB each: half of them of traces that are not complete, the
 # other half of those that were shown and may go on.
 SPANS_KEPT = 100_000
+
+# Bytes in memory, for spans with large attributes: a third of traces that are not
+# complete, a third that were cut early and wait for the output, a third that were shown.
+# It is what SPANS_KEPT usual spans take, and small beside a development machine.
+BYTES_KEPT = 144 * 1024 * 1024
+
+# Of publishes that runs in other traces have named by their links.
+LINKS_KEPT = 10_000
 
 
 @dataclass(slots=True)
@@ -39,11 +48,13 @@ class Trace:
     last: float = 0.0  # when a span came; seconds of the clock
     times_shown: int = 0
     looked_at: int = 0  # spans it had when it was last found not to be whole
+    linked: frozenset[str] = frozenset()  # publishes whose runs are in other traces
+    size_bytes: int = 0  # of its spans in memory
 
     @property
     def rows(self) -> list[WaterfallRow]:
         """Its spans in their places."""
-        return arrange(self.spans)
+        return arrange(self.spans, self.linked)
 
     @property
     def seconds(self) -> float:
@@ -55,12 +66,33 @@ class Trace:
     def is_whole(self) -> bool:
         """Return whether every parent is there, and the run of every publish."""
         ids = {span.span_id for span in self.spans}
-        parents = {span.parent_id for span in self.spans}
+        parents = {span.parent_id for span in self.spans} | self.linked
         return all(
             (not span.parent_id or span.parent_id in ids)
-            and (span.kind != "PRODUCER" or span.is_error or span.span_id in parents)
+            and (not is_publish(span) or span.span_id in parents)
             for span in self.spans
         )
+
+
+class _Load:
+    """How much some traces hold, and how much they may."""
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        self._limit, self._limit_bytes = limit, limit_bytes
+        self._spans = self._bytes = 0
+
+    def add(self, spans: int, size_bytes: int) -> None:
+        self._spans += spans
+        self._bytes += size_bytes
+
+    def add_trace(self, trace: Trace) -> None:
+        self.add(len(trace.spans), trace.size_bytes)
+
+    def remove_trace(self, trace: Trace) -> None:
+        self.add(-len(trace.spans), -trace.size_bytes)
+
+    def is_too_much(self) -> bool:
+        return self._spans > self._limit or self._bytes > self._limit_bytes
 
 
 class Traces:
@@ -70,6 +102,7 @@ class Traces:
         quiet: Seconds without a span after which a whole trace is complete.
         patience: Seconds after which any is shown.
         limit: Spans kept in memory.
+        limit_bytes: Bytes that they take.
         clock: Returns seconds.
 
     Attributes:
@@ -83,6 +116,7 @@ class Traces:
         quiet: float = QUIET_SECONDS,
         patience: float = PATIENCE_SECONDS,
         limit: int = SPANS_KEPT,
+        limit_bytes: int = BYTES_KEPT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quiet, self._patience = quiet, patience
@@ -92,47 +126,78 @@ class Traces:
         self._open: OrderedDict[str, Trace] = OrderedDict()  # the quietest first
         self._shown: OrderedDict[str, Trace] = OrderedDict()
         self._early: deque[Trace] = deque()
-        self._open_spans = self._shown_spans = self._early_spans = 0
+        self._open_load = _Load(self.limit, limit_bytes // 3)
+        self._early_load = _Load(self.limit, limit_bytes // 3)
+        self._shown_load = _Load(self.limit, limit_bytes // 3)
+        self._linked: OrderedDict[str, None] = OrderedDict()
         self.cut = self.dropped = 0
 
     def add(self, spans: Iterable[ReceivedSpan]) -> None:
         """Take spans; of what is too much the quietest trace is given early."""
         now = self._clock()
+        sized = [(span, memory_bytes(span)) for span in spans]
         with self._lock:
-            for span in spans:
+            for span, size_bytes in sized:
                 trace = self._open.get(span.trace_id) or self._reopen(span.trace_id)
                 trace.spans.append(span)
                 trace.last = now
-                self._open_spans += 1
+                trace.size_bytes += size_bytes
+                self._open_load.add(1, size_bytes)
                 self._open.move_to_end(span.trace_id)
-            while self._open_spans > self.limit:
-                _, trace = self._open.popitem(last=False)
-                self._open_spans -= len(trace.spans)
-                self._early.append(trace)
-                self._early_spans += len(trace.spans)
-                self.cut += 1
-            while self._early_spans > self.limit:  # the output stands still
-                spans_left = len(self._early.popleft().spans)
-                self._early_spans -= spans_left
-                self.dropped += spans_left
+                if span.kind == "CONSUMER":
+                    self._linked.update(dict.fromkeys(span.links))
+            while len(self._linked) > LINKS_KEPT:
+                self._linked.popitem(last=False)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        while self._open_load.is_too_much():
+            _, trace = self._open.popitem(last=False)
+            self._open_load.remove_trace(trace)
+            self._early.append(trace)
+            self._early_load.add_trace(trace)
+            self.cut += 1
+        while self._early_load.is_too_much():  # the output stands still
+            trace = self._early.popleft()
+            self._early_load.remove_trace(trace)
+            self.dropped += len(trace.spans)
 
     def due(self, *, is_end: bool = False) -> list[Trace]:
         """Return the traces to show now; all of them at the end."""
         now = self._clock()
         with self._lock:
-            found, self._early = list(self._early), deque()
-            self._early_spans = 0
+            found = list(self._early)
+            self._early.clear()
+            for trace in found:
+                self._early_load.remove_trace(trace)
             for trace in list(self._open.values()):
                 silence = now - trace.last
                 if silence < self._quiet and not is_end:
                     break  # what follows is younger
-                if is_end or silence >= self._patience or _is_newly_whole(trace):
+                if is_end or silence >= self._patience or self._is_newly_whole(trace):
                     del self._open[trace.trace_id]
-                    self._open_spans -= len(trace.spans)
+                    self._open_load.remove_trace(trace)
                     found.append(trace)
             for trace in found:
                 self._remember(trace)
-            return [replace(trace, spans=list(trace.spans)) for trace in found]
+            return [
+                replace(trace, spans=list(trace.spans), linked=self._links_of(trace))
+                for trace in found
+            ]
+
+    def _links_of(self, trace: Trace) -> frozenset[str]:
+        """Return the publishes of a trace whose runs began traces of their own."""
+        return frozenset(
+            span.span_id for span in trace.spans if span.span_id in self._linked
+        )
+
+    def _is_newly_whole(self, trace: Trace) -> bool:
+        """Return whether a trace is whole; each is looked at once for each span."""
+        if trace.looked_at == len(trace.spans):
+            return False
+        trace.looked_at = len(trace.spans)
+        trace.linked = self._links_of(trace)
+        return trace.is_whole()
 
     def _reopen(self, trace_id: str) -> Trace:
         """Return a trace that was shown before, or a new one."""
@@ -140,23 +205,18 @@ class Traces:
         if trace is None:
             trace = Trace(trace_id)
         else:
-            self._shown_spans -= len(trace.spans)
-            self._open_spans += len(trace.spans)
+            self._shown_load.remove_trace(trace)
+            self._open_load.add_trace(trace)
         self._open[trace_id] = trace
         return trace
 
     def _remember(self, trace: Trace) -> None:
         trace.times_shown += 1
+        before = self._shown.pop(trace.trace_id, None)  # cut in the middle
+        if before is not None:
+            self._shown_load.remove_trace(before)
         self._shown[trace.trace_id] = trace
-        self._shown_spans += len(trace.spans)
-        while self._shown_spans > self.limit:
+        self._shown_load.add_trace(trace)
+        while self._shown_load.is_too_much():
             _, oldest = self._shown.popitem(last=False)
-            self._shown_spans -= len(oldest.spans)
-
-
-def _is_newly_whole(trace: Trace) -> bool:
-    """Return whether a trace is whole; each is looked at once for each span."""
-    if trace.looked_at == len(trace.spans):
-        return False
-    trace.looked_at = len(trace.spans)
-    return trace.is_whole()
+            self._shown_load.remove_trace(oldest)

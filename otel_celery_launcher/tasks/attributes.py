@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
@@ -22,15 +23,18 @@ from otel_celery_launcher import __version__
 from otel_celery_launcher.handoff.frames import encode_common
 from otel_celery_launcher.tasks.broker import broker_of, destination_name
 from otel_celery_launcher.tasks.common import Common
+from otel_celery_launcher.tasks.errors import text_of
+from otel_celery_launcher.tasks.labels import ATTRIBUTE as LABEL
+from otel_celery_launcher.tasks.labels import Labels
+from otel_celery_launcher.tasks.route import without_delay
 from otel_celery_launcher.tasks.waits import waits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from opentelemetry.context import Context
 
     from otel_celery_launcher.task_settings import TaskSettings
     from otel_celery_launcher.tasks.route import Place
+    from otel_celery_launcher.tasks.waits import Times
 
 # The version of the conventions that ``messaging`` stands for.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -51,6 +55,12 @@ _COPIED = (
 _COPIED_OLDER = (("correlation_id", "messaging.conversation_id"),)
 _COPIED_MESSAGING = (("correlation_id", "messaging.message.conversation_id"),)
 
+# What most messages have for no limits.
+_NO_LIMITS: tuple[Any, ...] = ([None, None], (None, None), [0, 0], (0, 0), [], ())
+
+# Tasks of Celery's own that run another one for each of many arguments.
+_MAPPERS = frozenset({"celery.chunks", "celery.map", "celery.starmap"})
+
 
 class Attributes:
     """Makes names and attributes.
@@ -65,7 +75,10 @@ class Attributes:
         self._messaging = settings.has_messaging_names
         self._known: dict[str, Common] = {}  # by task
         # Whether of_usual_run and ``run/`` are all there is to a run.
-        self.is_usual = not (self._messaging or settings.arguments or settings.baggage)
+        self._labels = Labels()
+        self.is_usual = not (
+            self._messaging or settings.arguments or settings.baggage or settings.labels
+        )
         self._copied = (
             *_COPIED,
             *(_COPIED_OLDER if self._older else ()),
@@ -80,15 +93,27 @@ class Attributes:
             "otel_celery_launcher", __version__, provider, schema_url=SCHEMA_URL
         )
 
-    def publish_name(self, name: str, place: Place) -> str:
+    def label(self, task_name: str, args: object, kwargs: object) -> str:
+        """Return what stands behind a task's name, empty for nothing."""
+        path = self._settings.labels.get(task_name) if self._settings.labels else None
+        return self._labels.find(path, args, kwargs) if path else ""
+
+    def publish_name(self, name: str, place: Place, label: str) -> str:
         """Return the name of a publish's span; arguments as of ``of_publish``."""
         if not self._messaging:
-            return f"apply_async/{name}"
+            return f"apply_async/{name} {label}".rstrip()
         exchange, routing_key, _ = place
         return _operation_name("publish", exchange, routing_key)
 
     def of_publish(
-        self, app: Any, name: str, message: Any, place: Place, context: Context | None
+        self,
+        app: Any,
+        name: str,
+        message: Any,
+        place: Place,
+        context: Context | None,
+        entry: object,
+        label: str,
     ) -> dict[str, Any]:
         """Return the attributes of a publish, before anything is sent.
 
@@ -98,20 +123,17 @@ class Attributes:
             message: Celery's message: headers, properties, body.
             place: Where it goes, by ``route``.
             context: What the publish belongs to; None for the current one.
+            entry: Name of the schedule's entry whose publish it is, if it is one's.
+            label: What stands behind the task's name.
         """
         headers = message.headers
-        task_id = headers.get("id")
-        if task_id is None:  # protocol 1
-            task_id = message.body.get("id")
         broker = broker_of(app)
         exchange, routing_key, kind = place
-        found = {
-            "celery.action": "apply_async",
-            "celery.task_name": name,
-            "messaging.system": broker.system,
-        }
-        if task_id:
-            found["messaging.message.id"] = str(task_id)
+        found = _of_message(name, message, broker.system)
+        if entry is not None:
+            found["celery.schedule.entry"] = text_of(entry)
+        if label:
+            found[LABEL] = label
         if exchange:
             found["celery.exchange"] = exchange
         self._add_destination(found, exchange, routing_key)
@@ -127,21 +149,18 @@ class Attributes:
                 ("messaging.message.conversation_id", correlation),
             ):
                 if value:
-                    found[key] = str(value)
+                    found[key] = text_of(value)
         self._add_baggage(found, context)
         return found
 
     def run_name(self, task: Any, request: Any) -> str:
         """Return the name of a run's span."""
         if not self._messaging:
-            return f"run/{task.name}"
-        delivery = request.delivery_info or {}
-        return _operation_name(
-            "process", delivery.get("exchange") or "", delivery.get("routing_key") or ""
-        )
+            return f"run/{task.name} {self._label_of(task, request)}".rstrip()
+        return _operation_name("process", *_delivered(task.app, request.delivery_info))
 
     def of_usual_run(
-        self, task: Any, told: Mapping[str, Any]
+        self, task: Any, told: Mapping[str, Any], times: Times
     ) -> tuple[Common, dict[str, Any]]:
         """Return what a run has in common with others, and what it has not.
 
@@ -150,44 +169,53 @@ class Attributes:
         Args:
             task: The task.
             told: What the message says; the class of a request has the defaults.
+            times: When it was published and received.
         """
         common = self._common_of(task, told.get("delivery_info"), told.get("hostname"))
         found: dict[str, Any] = {}
         for key, name in self._copied:
-            if value := told.get(key):
-                found[name] = value if type(value) in _PLAIN else str(value)
+            value = told.get(key)
+            if type(value) in _PLAIN:
+                if value:
+                    found[name] = value
+            elif value is not None:
+                found[name] = text_of(value)
         limits = told.get("timelimit")
-        if limits and any(limits):
+        if isinstance(limits, (list, tuple)) and limits not in _NO_LIMITS:
             found["celery.timelimit"] = tuple(
-                "" if each is None else str(each) for each in limits
+                "" if each is None else text_of(each) for each in limits
             )
-        if not told.get("is_eager"):
-            found.update(waits(told, time.time()))
+        if task.name in _MAPPERS:
+            _add_mapped_task(found, told.get("kwargs"))
+        found.update(waits(times, told.get("eta"), time.time()))
         return common, found
 
     def of_run(
-        self, task: Any, request: Any, context: Context | None
+        self, task: Any, request: Any, context: Context | None, times: Times
     ) -> dict[str, Any]:
         """Return the attributes of a run, before the task begins."""
         told = request.__dict__
-        common, own = self.of_usual_run(task, told)
+        common, own = self.of_usual_run(task, told, times)
         found = {**common.attributes, **own}
+        if label := self._label_of(task, request):
+            found[LABEL] = label
         if self._settings.arguments:
             self._add_arguments(found, task.name, told)
         if self._messaging:
             broker = broker_of(task.app)
-            delivery = told.get("delivery_info") or {}
-            routing_key = str(delivery.get("routing_key") or "")
+            _, routing_key = _delivered(task.app, told.get("delivery_info"))
             self._add_operation(found, broker, "process", "process", routing_key)
-            tag = (told.get("properties") or {}).get("delivery_tag")
+            properties = told.get("properties")
+            tag = properties.get("delivery_tag") if type(properties) is dict else None
             if broker.system == "rabbitmq" and isinstance(tag, int):
                 found["messaging.rabbitmq.message.delivery_tag"] = tag
         self._add_baggage(found, context)
         return found
 
-    def _common_of(
-        self, task: Any, delivery: dict[str, Any] | None, hostname: object
-    ) -> Common:
+    def _label_of(self, task: Any, request: Any) -> str:
+        return self.label(task.name, request.args, request.kwargs)
+
+    def _common_of(self, task: Any, delivery: object, hostname: object) -> Common:
         """Return what most runs of a task in this process have in common."""
         pid = os.getpid()
         known = self._known.get(task.name)
@@ -200,20 +228,18 @@ class Attributes:
             "process.pid": pid,
         }
         if hostname:
-            found["celery.hostname"] = str(hostname)
+            found["celery.hostname"] = text_of(hostname)
             if self._messaging:
-                found["messaging.client.id"] = str(hostname)
-        if delivery:
-            found["celery.delivery_info"] = str(delivery)
-            exchange = str(delivery.get("exchange") or "")
-            routing_key = str(delivery.get("routing_key") or "")
-            self._add_destination(found, exchange, routing_key)
+                found["messaging.client.id"] = text_of(hostname)
+        if type(delivery) is dict and delivery:
+            found["celery.delivery_info"] = text_of(delivery)
+            self._add_destination(found, *_delivered(task.app, delivery))
             if delivery.get("redelivered"):
                 found["celery.redelivered"] = True
         known = Common(
             task.app,
             pid,
-            None if delivery is None else dict(delivery),
+            dict(delivery) if type(delivery) is dict else None,
             hostname,
             found,
             encode_common(found),
@@ -239,8 +265,8 @@ class Attributes:
             "celery.task_name": name,
             "messaging.system": broker.system,
         }
-        if request.id:
-            found["messaging.message.id"] = str(request.id)
+        if request.id is not None:
+            found["messaging.message.id"] = text_of(request.id)
         if self._messaging:
             self._add_operation(found, broker, what, "process", "")
         self._add_baggage(found, context)
@@ -251,7 +277,7 @@ class Attributes:
         for name in self._settings.baggage:
             value = baggage.get_baggage(name, context)
             if value is not None:
-                found[name] = str(value)
+                found[name] = text_of(value)
 
     def _add_destination(
         self, found: dict[str, Any], exchange: str, routing_key: str
@@ -273,8 +299,9 @@ class Attributes:
             ("argsrepr", "celery.args"),
             ("kwargsrepr", "celery.kwargs"),
         ):
-            if shown := told.get(key):
-                found[attribute] = str(shown)[:limit]
+            shown = told.get(key)
+            if shown is not None and (text := text_of(shown)):
+                found[attribute] = text[:limit]
 
     @staticmethod
     def _add_operation(
@@ -288,6 +315,41 @@ class Attributes:
                 found["server.port"] = broker.port
         if broker.system == "rabbitmq" and routing_key:
             found["messaging.rabbitmq.destination.routing_key"] = routing_key
+
+
+def _of_message(name: str, message: Any, system: str) -> dict[str, Any]:
+    """Return the attributes that a message alone tells."""
+    found = {
+        "celery.action": "apply_async",
+        "celery.task_name": name,
+        "messaging.system": system,
+    }
+    task_id = message.headers.get("id")
+    if task_id is None and isinstance(message.body, Mapping):  # protocol 1
+        task_id = message.body.get("id")
+    if task_id is not None:
+        found["messaging.message.id"] = text_of(task_id)
+    if name in _MAPPERS and type(message.body) is tuple:
+        _add_mapped_task(found, message.body[1])
+    return found
+
+
+def _add_mapped_task(found: dict[str, Any], kwargs: object) -> None:
+    """Add which task ``celery.map`` and the like run; nothing of its arguments."""
+    signature = kwargs.get("task") if isinstance(kwargs, Mapping) else None
+    if isinstance(signature, Mapping) and isinstance(signature.get("task"), str):
+        found["celery.mapped_task"] = signature["task"]
+
+
+def _delivered(app: Any, delivery: object) -> tuple[str, str]:
+    """Return exchange and routing key of a delivery; a message may hold anything."""
+    if type(delivery) is not dict:
+        return "", ""
+    exchange, routing_key = (
+        "" if each is None else text_of(each)
+        for each in (delivery.get("exchange"), delivery.get("routing_key"))
+    )
+    return without_delay(app, exchange, routing_key)
 
 
 def _operation_name(operation: str, exchange: str, routing_key: str) -> str:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
+
+from otel_celery_launcher.errors import MALFORMED_ERRORS
 
 _SYSTEMS = {
     "amqp": "rabbitmq",
@@ -47,15 +50,25 @@ def broker_of(app: Any) -> Broker:
     """Return an application's broker; connects to nothing."""
     found = _known.get(app)
     if found is None:
-        connection = app.connection_for_write()
-        transport = str(connection.transport_cls)
-        system = _SYSTEMS.get(transport, transport.rpartition(":")[2])
-        address, port = None, None
-        if system in _HAVE_ADDRESS and connection.hostname:
-            address = str(connection.hostname)
-            port = connection.port or connection.get_transport_cls().default_port
-        found = _known[app] = Broker(system, address, port)
+        try:
+            found = _look_at(app.connection_for_write())
+        except (ImportError, *MALFORMED_ERRORS):  # as the publish itself will say
+            found = Broker("unknown", None, None)
+        _known[app] = found
     return found
+
+
+def _look_at(connection: Any) -> Broker:
+    transport = str(connection.transport_cls)
+    system = _SYSTEMS.get(transport, transport.rpartition(":")[2])
+    hostname = connection.hostname
+    if system not in _HAVE_ADDRESS or not hostname:
+        return Broker(system, None, None)
+    # redis+socket:///run/redis.sock; kombu keeps the rest of the URL, its password with it.
+    if str(hostname).startswith("socket:"):
+        return Broker(system, urlsplit(hostname).path, None)
+    port = connection.port or connection.get_transport_cls().default_port
+    return Broker(system, str(hostname), port)
 
 
 def destination_name(exchange: str, routing_key: str) -> str:

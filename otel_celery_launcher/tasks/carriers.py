@@ -10,19 +10,20 @@ service at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.context import Context, get_current
+from opentelemetry.propagators.textmap import Getter, default_getter
 from opentelemetry.trace import NonRecordingSpan
 
 from otel_celery_launcher import _compat, messages
 from otel_celery_launcher._compat_spans import FLAGS, only, valid_context
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.tasks.errors import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from opentelemetry.trace import SpanContext
 
@@ -46,8 +47,9 @@ class RequestGetter(Getter[Any]):
         value = getattr(carrier, key, None)
         if value is None:
             return None
-        many = isinstance(value, Iterable) and not isinstance(value, str)
-        return [str(each) for each in value] if many else [str(value)]
+        if type(value) in (list, tuple):
+            return [text_of(each) for each in value]
+        return [text_of(value)]
 
     def keys(self, carrier: Any) -> list[str]:
         """Return the names of all headers."""
@@ -63,7 +65,7 @@ def parent_of(request: Any) -> Context:
     if usual is not None:
         found = only(NonRecordingSpan(usual))
     else:
-        found = propagate.extract(request, Context(), REQUEST)
+        found = extract(request, Context(), REQUEST)
         if not _has_span(found):  # baggage may come without a trace
             found = _handed(request, found)
     if messages.shows_contexts():
@@ -94,10 +96,30 @@ def usual_parent(told: Mapping[str, Any]) -> SpanContext | None:
 def _handed(request: Any, context: Context) -> Context:
     """Return what a hand-written instrumentation has put into a message."""
     for carrier in _carriers(request):
-        found = propagate.extract(carrier, context)
+        found = extract(carrier, context)
         if _has_span(found):
             return found
     return context
+
+
+def extract(
+    carrier: Any,
+    context: Context | None = None,
+    getter: Getter[Any] = default_getter,
+) -> Context:
+    """Ask the propagators; what they cannot read is not there.
+
+    Args:
+        carrier: Headers.
+        context: What is found is added to; None for the current one.
+        getter: Reads the headers.
+    """
+    if context is None:
+        context = get_current()
+    try:
+        return propagate.extract(carrier, context, getter)
+    except MALFORMED_ERRORS:  # a propagator of somebody else's, a header of anybody's
+        return context
 
 
 def _has_span(context: Context) -> bool:
@@ -106,10 +128,11 @@ def _has_span(context: Context) -> bool:
 
 def _carriers(request: Any) -> Iterator[dict[str, str]]:
     places = [getattr(request, HEADER, None)]
-    if isinstance(request.kwargs, Mapping):
+    if type(request.kwargs) is dict:
         places.append(request.kwargs.get(PAYLOAD))
-    if request.args and isinstance(request.args[0], Mapping):
-        places.append(request.args[0].get(PAYLOAD))
+    arguments = request.args
+    if type(arguments) in (list, tuple) and arguments and type(arguments[0]) is dict:
+        places.append(arguments[0].get(PAYLOAD))
     for place in places:
-        if isinstance(place, Mapping):
-            yield {str(key): str(value) for key, value in place.items()}
+        if type(place) is dict:
+            yield {text_of(key): text_of(value) for key, value in place.items()}

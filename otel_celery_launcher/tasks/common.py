@@ -20,9 +20,7 @@ class Common(NamedTuple):
     attributes: dict[str, Any]
     encoded: bytes
 
-    def is_for(
-        self, app: Any, pid: int, delivery: dict[str, Any] | None, hostname: object
-    ) -> bool:
+    def is_for(self, app: Any, pid: int, delivery: object, hostname: object) -> bool:
         """Return whether a run has these in common with it, too."""
         return (
             self.app is app

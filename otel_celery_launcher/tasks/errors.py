@@ -1,15 +1,32 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors on spans, in one form: status, ``error.type``, the exception as an event."""
+"""Errors on spans, in one form: status, ``error.type``, the exception as an event.
+
+And the text of other people's objects, whose ``__str__`` may raise: an exception of ours
+in the place of the application's would hide what went wrong.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import traceback
+from typing import TYPE_CHECKING, Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from opentelemetry.trace.status import Status, StatusCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.trace import Span
+
+
+def text_of(value: object) -> str:
+    """Return an object's text, or what its ``__str__`` raises instead.
+
+    Raises:
+        SoftTimeLimitExceeded: It was raised meanwhile; it is the task's.
+    """
+    return _asked(str, value)
 
 
 def record_error(span: Span, exc: BaseException) -> None:
@@ -19,6 +36,31 @@ def record_error(span: Span, exc: BaseException) -> None:
     kind = type(exc)
     is_builtin = kind.__module__ == "builtins"
     name = kind.__qualname__ if is_builtin else f"{kind.__module__}.{kind.__qualname__}"
+    text = text_of(exc)
     span.set_attribute("error.type", name)
-    span.record_exception(exc)
-    span.set_status(Status(StatusCode.ERROR, str(exc)))
+    # As Span.record_exception has it, which asks the exception for its text again.
+    span.add_event(
+        "exception",
+        {
+            "exception.type": name,
+            "exception.message": text,
+            "exception.stacktrace": _asked(_stacktrace, exc),
+            "exception.escaped": "False",
+        },
+    )
+    span.set_status(Status(StatusCode.ERROR, text))
+
+
+def _stacktrace(exc: BaseException) -> str:
+    return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+
+
+def _asked(ask: Callable[[Any], str], value: object) -> str:
+    try:
+        text = ask(value)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as exc:  # noqa: BLE001 - code of the application raises anything
+        return f"<{type(value).__qualname__}: its text raises {type(exc).__qualname__}>"
+    # A subclass of str may have methods of its own.
+    return text if type(text) is str else str.__str__(text)

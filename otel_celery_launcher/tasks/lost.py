@@ -19,9 +19,18 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import NonRecordingSpan
+
+from otel_celery_launcher._compat_spans import only
+from otel_celery_launcher.exporter.rebuild import read_span
+from otel_celery_launcher.handoff.datagrams import FrameError
+from otel_celery_launcher.tasks.errors import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from opentelemetry.context import Context
 
     from otel_celery_launcher.exporter.counters import Counters
     from otel_celery_launcher.exporter.lost import Reason
@@ -52,6 +61,7 @@ class LostRuns:
         self._end = end
         self._reasons: OrderedDict[str, Reason] = OrderedDict()
         self._seen_dead: dict[bytes, tuple[float, int]] = {}  # frame: when
+        self._ended: OrderedDict[str, bytes] = OrderedDict()  # frames, by task id
         self._owner = os.getpid()
 
     def connect(self) -> None:
@@ -77,7 +87,34 @@ class LostRuns:
             if is_end or is_told or first[0] - since >= WITNESS_SECONDS:
                 del self._seen_dead[task.frame]
                 note.clear()
+                self._keep_ended(task)
                 self._end(slot, task, ended, self._reasons.pop(task.task_id, None))
+
+    def context_of(self, task_id: object) -> Context | None:
+        """Return the context of a killed run, for what Celery does because of its end.
+
+        Args:
+            task_id: Of the task. None is nobody's.
+        """
+        if not isinstance(task_id, str) or self._owner != os.getpid():
+            return None
+        frame = self._ended.get(task_id)
+        if frame is None:
+            tasks = (note.read() for _, note, _ in self._counters.run_notes())
+            frame = next((t.frame for t in tasks if t and t.task_id == task_id), None)
+        if frame is None:
+            return None
+        try:
+            span = read_span(Resource.get_empty(), frame)
+        except FrameError:  # of a child whose memory was damaged
+            return None
+        context = span.get_span_context()
+        return None if context is None else only(NonRecordingSpan(context))
+
+    def _keep_ended(self, task: RunningTask) -> None:
+        self._ended[task.task_id] = task.frame
+        while len(self._ended) > REASONS_KEPT:
+            self._ended.popitem(last=False)
 
     def _keep(self, task_id: str | None, reason: Reason) -> None:
         if task_id is None or self._owner != os.getpid():
@@ -94,7 +131,7 @@ class LostRuns:
             task_id,
             {
                 "error.type": f"{kind.__module__}.{kind.__qualname__}",
-                "text": str(exception),
+                "text": text_of(exception),
             },
         )
 

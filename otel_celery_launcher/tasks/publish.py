@@ -9,20 +9,29 @@ Runs wherever a task is published, in the publishing thread.
 
 from __future__ import annotations
 
+import inspect
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 
-from otel_celery_launcher import messages
+from otel_celery_launcher import _compat, messages
 from otel_celery_launcher._compat_start import SpanStarter
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.plumbing import QuietProducer, as_the_application
+from otel_celery_launcher.tasks import schedule
+from otel_celery_launcher.tasks.carriers import extract
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.route import route
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from opentelemetry.trace import Span
+
+    from otel_celery_launcher.task_settings import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
 
 
@@ -32,9 +41,20 @@ class Publisher:
     Args:
         tracer: Of the Celery instrumentation.
         attributes: Makes their names and attributes.
+        settings: Whether the broker's own calls are spans.
     """
 
-    def __init__(self, tracer: trace.Tracer, attributes: Attributes) -> None:
+    def __init__(
+        self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
+    ) -> None:
+        self.change(tracer, attributes, settings)
+
+    def change(
+        self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
+    ) -> None:
+        """Make spans by other means from here on."""
+        self._is_quiet = not settings.has_plumbing
+        self._has_labels = bool(settings.labels)
         self._spans = SpanStarter(tracer)
         self._attributes = attributes
 
@@ -45,6 +65,7 @@ class Publisher:
         producer: Any,
         name: str,
         message: Any,
+        *arguments: Any,
         **options: Any,
     ) -> Any:
         """Call Celery's sender inside a span, with the span's context in the headers.
@@ -55,38 +76,95 @@ class Publisher:
             producer: The kombu producer.
             name: Name of the task.
             message: Celery's message: headers, properties, body.
-            options: The sender's other arguments.
+            arguments: The sender's other arguments, by position.
+            options: The same, by name.
 
         Raises:
             Exception: What the sender raises; the span is an error, the context as before.
         """
+        if arguments:  # Celery itself names them
+            names = [*inspect.signature(send).parameters][3:]
+            options |= dict(zip(names, arguments, strict=False))
+        if self._is_quiet:
+            producer, send = QuietProducer(producer), as_the_application(send)
         headers = dict(options.pop("headers", None) or {})
         headers.pop(RECEIVED_KEY, None)  # a retry hands its request's headers on
-        parent = None
-        if not trace.get_current_span().get_span_context().is_valid:
-            by_hand = {k: v for k, v in headers.items() if isinstance(v, str)}
-            parent = propagate.extract(by_hand)
-        place = route(app.amqp, options)
         with trace.use_span(
-            self._spans.start(
-                self._attributes.publish_name(name, place),
-                parent,
-                trace.SpanKind.PRODUCER,
-                lambda: self._attributes.of_publish(app, name, message, place, parent),
-            ),
+            self._start(app, name, message, headers, options),
             end_on_exit=True,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            for field in propagate.get_global_textmap().fields:
-                headers.pop(field, None)
-            carrier: dict[str, str] = {}
-            propagate.inject(carrier)
-            messages.show_context("Injecting trace context into headers", carrier)
-            headers.update(carrier)
-            headers[PUBLISHED_HEADER] = time.time()
+            _inject(headers)
             try:
                 return send(producer, name, message, headers=headers, **options)
             except Exception as exc:
                 record_error(span, exc)
                 raise
+
+    def _start(
+        self,
+        app: Any,
+        name: str,
+        message: Any,
+        headers: dict[Any, Any],
+        options: Mapping[str, Any],
+    ) -> Span:
+        """Start the span below the current one, or below what the headers carry."""
+        parent = None
+        if not trace.get_current_span().get_span_context().is_valid:
+            parent = extract({k: v for k, v in headers.items() if type(k) is str})
+        place = route(app.amqp, options)
+        label = ""
+        if self._has_labels:
+            with suppress(*MALFORMED_ERRORS):  # of a message that nobody has thought of
+                label = self._attributes.label(name, *_arguments(message))
+        entry: object = schedule.current_entry.get() or None
+        for fields in (headers, options):
+            if entry is None:
+                entry = fields.get("periodic_task_name")
+
+        def attributes() -> dict[str, Any]:
+            try:
+                return self._attributes.of_publish(
+                    app, name, message, place, parent, entry, label
+                )
+            except MALFORMED_ERRORS:  # of a message that nobody has thought of
+                return {"celery.action": "apply_async", "celery.task_name": name}
+
+        return self._spans.start(
+            self._attributes.publish_name(name, place, label),
+            parent,
+            trace.SpanKind.PRODUCER,
+            attributes,
+        )
+
+
+def _arguments(message: Any) -> tuple[object, object]:
+    """Return the arguments of a message: protocol 2 has a tuple, 1 a mapping."""
+    body = message.body
+    if isinstance(body, dict):
+        return body.get("args"), body.get("kwargs")
+    return (body[0], body[1]) if isinstance(body, (list, tuple)) else (None, None)
+
+
+def _inject(headers: dict[Any, Any]) -> None:
+    """Put the current context into the headers.
+
+    What a propagator writes takes the place of all its fields. Fields of one that has
+    nothing to write stay: the application may have set them.
+    """
+    carrier: dict[str, str] = {}
+    for propagator in _compat.single_propagators(propagate.get_global_textmap()):
+        written: dict[str, str] = {}
+        try:
+            propagator.inject(written)
+        except MALFORMED_ERRORS:  # somebody else's, with a context that it cannot write
+            continue
+        if written:
+            for field in propagator.fields:
+                headers.pop(field, None)
+            carrier.update(written)
+    messages.show_context("Injecting trace context into headers", carrier)
+    headers.update(carrier)
+    headers[PUBLISHED_HEADER] = str(time.time())

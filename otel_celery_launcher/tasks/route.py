@@ -7,6 +7,7 @@ Runs wherever a task is published.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 # Exchange, routing key and exchange type of a publish.
 Place = tuple[str, str, str]
+
+
+# What native delayed delivery puts before the routing key of a message that waits: the bits
+# of its delay (kombu ``transport/native_delayed_delivery.py``, 5.5 to 5.7).
+_DELAY = re.compile(r"(?:[01]\.){28}")
 
 
 def route(amqp: Any, options: Mapping[str, Any]) -> Place:
@@ -39,4 +45,21 @@ def route(amqp: Any, options: Mapping[str, Any]) -> Place:
             or getattr(queue, "routing_key", None)
             or amqp.app.conf.task_default_routing_key
         )
-    return str(getattr(exchange, "name", exchange) or ""), str(routing_key or ""), kind
+    name = str(getattr(exchange, "name", exchange) or "")
+    return *without_delay(amqp.app, name, str(routing_key or "")), kind
+
+
+def without_delay(app: Any, exchange: str, routing_key: str) -> tuple[str, str]:
+    """Return exchange and routing key of a queue, for messages that wait for a while, too.
+
+    With quorum queues such a message goes through exchanges whose routing keys hold its
+    delay; each delay would be another destination.
+    """
+    delay = _DELAY.match(routing_key)
+    if delay is None:
+        return exchange, routing_key
+    own = routing_key[delay.end() :]
+    for queue in app.amqp.queues.values():
+        if queue.routing_key == own and queue.exchange is not None:
+            return queue.exchange.name or "", own
+    return "", own

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -25,8 +26,10 @@ from otel_celery_launcher._compat_spans import only
 from otel_celery_launcher._compat_start import SpanStarter
 from otel_celery_launcher.handoff.frames import START_BYTES, encode_begun, encode_start
 from otel_celery_launcher.messages import shows_contexts
+from otel_celery_launcher.tasks.batches import messages_of, publishes_of
 from otel_celery_launcher.tasks.carriers import parent_of, usual_parent
-from otel_celery_launcher.tasks.errors import record_error
+from otel_celery_launcher.tasks.errors import record_error, text_of
+from otel_celery_launcher.tasks.waits import take_times
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -35,15 +38,20 @@ if TYPE_CHECKING:
     from otel_celery_launcher.exporter.running import RunNote
     from otel_celery_launcher.task_settings import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
+    from otel_celery_launcher.tasks.waits import Times
 
-# Where the run is kept: on the request, which lives as long as the run.
-_RUN = "_otel_celery_run"
+# A header by which a message asks for a trace of its own: ``new``.
+TRACE_HEADER = "otel_celery_trace"
 
 
 @dataclass(slots=True)
 class Run:
-    """A run that has begun."""
+    """A run that has begun.
 
+    Kept beside its request, not on it: an application copies, pickles and prints that.
+    """
+
+    request: weakref.ref[Any]
     span: Span
     token: Any  # puts the context from before back
     began: float  # seconds, of the performance counter
@@ -63,19 +71,40 @@ class Runs:
     def __init__(
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
+        self._running: dict[int, Run] = {}  # by the identity of its request
+        self.note: RunNote | None = None  # in a pool child, which may be killed
+        self.change(tracer, attributes, settings)
+
+    def change(
+        self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
+    ) -> None:
+        """Begin runs by other means from here on; those that have begun end as ever."""
         self._spans = SpanStarter(tracer)
         self._attributes = attributes
         self._settings = settings
         self._is_usual = attributes.is_usual and not settings.new_traces
-        self.note: RunNote | None = None  # in a pool child, which may be killed
 
-    def begin(self, task: Any) -> None:
-        """Start the run of a task and make it current."""
+    def begin(self, task: Any, arguments: object = ()) -> None:
+        """Start the run of a task and make it current.
+
+        Args:
+            task: The task.
+            arguments: Its positional ones: those of a batch are messages.
+        """
         request = task.request
-        run = self._begin_usual(task, request) or self._begin_any(task, request)
-        setattr(request, _RUN, run)
+        times = take_times(request.__dict__)
+        run = self._begin_usual(task, request, times)
+        if run is None:
+            run = self._begin_any(task, request, times, arguments)
+        self._running[id(request)] = run
 
-    def _begin_usual(self, task: Any, request: Any) -> Run | None:
+    def _forget(self, reference: weakref.ref[Any]) -> None:
+        """Forget a run whose request went without an end; another may get its place."""
+        for key, run in list(self._running.items()):
+            if run.request is reference:
+                del self._running[key]
+
+    def _begin_usual(self, task: Any, request: Any, times: Times) -> Run | None:
         """Start a run as most are; ``_begin_any`` does the same, at twice the cost.
 
         A message with a ``traceparent`` and nothing else to look for, a sampler that
@@ -84,49 +113,67 @@ class Runs:
         told = request.__dict__  # what the message says; the class has the defaults
         if not self._is_usual or told.get("is_eager") or shows_contexts():
             return None
+        if TRACE_HEADER in told:
+            return None
         parent = usual_parent(told)
         if parent is None:
             return None
         frame = None
         span: Span | None
         if pattern := self._spans.pattern_below(parent):
-            common, own = self._attributes.of_usual_run(task, told)
+            common, own = self._attributes.of_usual_run(task, told, times)
             span = pattern.span(parent, f"run/{task.name}", common.attributes, own)
             if span is not None and self.note is not None:
                 frame = encode_begun(span.begun, common.encoded)
-                if len(frame) <= START_BYTES:
-                    self.note.write(common.pid, str(told.get("id") or ""), frame)
+                task_id = told.get("id")
+                if len(frame) <= START_BYTES and type(task_id) is str:
+                    self.note.write(common.pid, task_id, frame)
                 else:
-                    frame = self._note(span, told.get("id"))
+                    frame = self._note(span, task_id)
         else:
             span = self._spans.unrecorded_below(parent)
         if span is None:
             return None
-        return Run(span, context_api.attach(only(span)), time.perf_counter(), frame)
+        token = context_api.attach(only(span))
+        reference = weakref.ref(request, self._forget)
+        return Run(reference, span, token, time.perf_counter(), frame)
 
-    def _begin_any(self, task: Any, request: Any) -> Run:
+    def _begin_any(
+        self, task: Any, request: Any, times: Times, arguments: object
+    ) -> Run:
         # An eager task belongs to the code that calls it.
-        parent = None if request.is_eager else parent_of(request)
+        parent = None if _is_eager(request) else parent_of(request)
         links: tuple[Link, ...] = ()
         if parent is not None:
-            parent, links = self._place(task.name, parent)
+            is_new = getattr(request, TRACE_HEADER, None) == "new"
+            parent, links = self._place(task.name, parent, is_new=is_new)
+        batch = messages_of(task, arguments)
+        links += publishes_of(batch)
+
+        def attributes() -> dict[str, Any]:
+            found = self._attributes.of_run(task, request, parent, times)
+            if batch:
+                found["messaging.batch.message_count"] = len(batch)
+            return found
+
         span = self._spans.start(
             self._attributes.run_name(task, request),
             parent,
             trace.SpanKind.CONSUMER,
-            lambda: self._attributes.of_run(task, request, parent),
+            attributes,
             links,
         )
         frame = None if parent is None else self._note(span, request.id)
         token = context_api.attach(trace.set_span_in_context(span, parent))
-        return Run(span, token, time.perf_counter(), frame)
+        reference = weakref.ref(request, self._forget)
+        return Run(reference, span, token, time.perf_counter(), frame)
 
     def end(self, request: Any, state: str | None) -> float | None:
         """End the run that a request belongs to; return the seconds it took."""
-        run: Run | None = request.__dict__.pop(_RUN, None)
+        run = self._running.pop(id(request), None)
         if run is None:
             # A soft time limit may have been raised between its note and its begin.
-            if self.note is not None and not request.is_eager:
+            if self.note is not None and not _is_eager(request):
                 self.note.clear()
             return None
         exc = sys.exc_info()[1] if state is None else None
@@ -158,7 +205,7 @@ class Runs:
         span.end()
 
     def _place(
-        self, task_name: str, context: Context
+        self, task_name: str, context: Context, *, is_new: bool
     ) -> tuple[Context, tuple[Link, ...]]:
         """Return the context a run begins in, and its links to its publish.
 
@@ -166,7 +213,7 @@ class Runs:
         the parent.
         """
         settings = self._settings
-        begins = settings.new_traces and settings.new_traces.get(task_name)
+        begins = is_new or (settings.new_traces and settings.new_traces.get(task_name))
         if not (begins or settings.has_messaging_names):
             return context, ()
         publish = trace.get_current_span(context).get_span_context()
@@ -180,19 +227,29 @@ class Runs:
         """Note a run, where a note is kept and its span is recorded."""
         if self.note is None or not isinstance(span, ReadableSpan):
             return None
-        self.note.write(os.getpid(), str(task_id or ""), encode_start(span))
+        known = "" if task_id is None else text_of(task_id)
+        self.note.write(os.getpid(), known, encode_start(span))
         return b""
 
-    @staticmethod
-    def span_of(request: Any) -> Span | None:
+    def span_of(self, request: Any) -> Span | None:
         """Return the span of the run that a request belongs to, if it goes on."""
-        run: Run | None = getattr(request, _RUN, None)
-        return None if run is None else run.span
+        run = self._running.get(id(request))
+        return None if run is None or run.request() is not request else run.span
 
 
 def fail(span: Span, task: Any, einfo: Any) -> None:
     """Mark a run as failed, unless the task expects the exception (``throws``)."""
     exc = einfo.exception if isinstance(einfo, ExceptionInfo) else einfo
-    exc = getattr(exc, "exc", None) or exc  # billiard's ExceptionWithTraceback
+    if isinstance(exc, ExceptionWithTraceback):
+        exc = exc.exc
     if isinstance(exc, BaseException) and not isinstance(exc, task.throws or ()):
         record_error(span, exc)
+
+
+def _is_eager(request: Any) -> bool:
+    """Return whether the calling code runs the task (``apply``).
+
+    A message may say so of itself; what a worker delivers does not.
+    """
+    delivery = request.delivery_info
+    return type(delivery) is dict and bool(delivery.get("is_eager"))

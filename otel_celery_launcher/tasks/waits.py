@@ -13,54 +13,72 @@ machines: a wait below zero is left out.
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from otel_celery_launcher.tasks.errors import text_of
 
-# A header of the message: seconds since the epoch. Becomes an attribute of the request.
+# A header of the message: seconds since the epoch, as text. A worker that does not run
+# this launcher shows it among ``self.request.headers``, which the application may hand on
+# as headers of HTTP, and these are texts. Before, it was a number.
 PUBLISHED_HEADER = "otel_celery_published"
 
-# A key of the request, on its way from the main process to a pool child.
+# A key of the request, on its way from the main process to a pool child: seconds.
 RECEIVED_KEY = "otel_celery_received"
 
+# Earlier and later times are not meant (the years 2004 and 2242): waits of nonsense.
+_EARLIEST_SECONDS, _LATEST_SECONDS = 2.0**30, 2.0**33
 
-def note_received(request: Any = None, **_: Any) -> None:
-    """Receiver of ``task_received``, in the worker's main process."""
-    request.request_dict[RECEIVED_KEY] = time.time()
+# When a task was published and received, as its message has it.
+Times = tuple[object, object]
 
 
-def waits(told: Mapping[str, Any], started: float) -> dict[str, float]:
+def take_times(fields: dict[str, Any]) -> Times:
+    """Take our times out of a request's fields: the application finds none of ours."""
+    return fields.pop(PUBLISHED_HEADER, None), fields.pop(RECEIVED_KEY, None)
+
+
+def waits(times: Times, eta: object, started: float) -> dict[str, float]:
     """Return the waits of a task that starts now.
 
     Args:
-        told: What the message says, by Celery's names.
+        times: Of ``take_times``.
+        eta: When it was to start at the earliest, as the message has it.
         started: Seconds since the epoch.
     """
     found: dict[str, float] = {}
-    published, received = told.get(PUBLISHED_HEADER), told.get(RECEIVED_KEY)
-    if not isinstance(received, (int, float)):
+    published, received = times
+    if type(received) is not float:
         return found
-    eta = told.get("eta")
-    wanted = _seconds(eta) if eta else 0.0
+    wanted = 0.0 if eta is None else _eta_seconds(eta)
     if started >= received:
         ready = received if received >= wanted else wanted
         found["celery.wait.worker"] = started - ready if started > ready else 0.0
-    if isinstance(published, (int, float)):
-        begin = max(published, wanted) if 0.0 < wanted <= received else published
+    sent = _seconds(published)
+    if sent is not None:
+        begin = max(sent, wanted) if 0.0 < wanted <= received else sent
         if received >= begin:
             found["celery.wait.broker"] = received - begin
     return found
 
 
-def _seconds(eta: object) -> float:
+def _seconds(value: object) -> float | None:
+    """Return a time of a message, which may hold anything there."""
+    if not isinstance(value, (str, float, int)) or isinstance(value, bool):
+        return None
+    try:
+        seconds = float(value)
+    except (OverflowError, ValueError):
+        return None
+    return seconds if _EARLIEST_SECONDS <= seconds <= _LATEST_SECONDS else None
+
+
+def _eta_seconds(eta: object) -> float:
     """Return when the task was to start at the earliest; 0 for at once."""
     try:
-        time_ = datetime.fromisoformat(str(eta).replace("Z", "+00:00"))
-    except ValueError:
+        time_ = datetime.fromisoformat(text_of(eta).replace("Z", "+00:00"))
+        if time_.tzinfo is None:  # Celery writes UTC
+            time_ = time_.replace(tzinfo=timezone.utc)
+        return time_.timestamp()
+    except (OverflowError, ValueError):
         return 0.0
-    if time_.tzinfo is None:  # Celery writes UTC
-        time_ = time_.replace(tzinfo=timezone.utc)
-    return time_.timestamp()
