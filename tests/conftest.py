@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,25 +43,60 @@ def collector() -> Iterator[Receiver]:
         yield receiver
 
 
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis server of our own; yields its URL without a database number."""
+@contextlib.contextmanager
+def run_redis(folder: Path) -> Iterator[str]:
+    """Run a Redis server of our own; yields its URL without a database number."""
     port = free_port()
-    folder = tmp_path_factory.mktemp("redis")
     command = [server_command("redis-server"), "--port", str(port), "--save", ""]
     with subprocess.Popen(
         [*command, "--bind", "127.0.0.1", "--databases", "4096", "--dir", str(folder)],
         stdout=subprocess.DEVNULL,
     ) as server:
-        wait_until(lambda: is_open(port), 10, "redis-server listens")
-        yield f"redis://127.0.0.1:{port}"
-        server.terminate()
+        try:
+            wait_until(lambda: is_open(port), 10, "redis-server listens")
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A RabbitMQ node of our own, with its own epmd; yields the broker's URL."""
-    folder = tmp_path_factory.mktemp("rabbitmq")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with run_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def run_postgres() -> Iterator[int]:
+    """Run a PostgreSQL server, which refuses to be root; yields its port.
+
+    Its superuser is ``shop``, without a password, its database ``postgres``.
+    """
+    port = free_port()
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
+    initdb = server_command("initdb", str(programs / "initdb"))
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if user:
+            shutil.chown(folder, user)
+        data = str(folder / "data")
+        subprocess.run(
+            [initdb, "-D", data, "-A", "trust", "-U", "shop", "--no-sync"],
+            user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        with subprocess.Popen(
+            [Path(initdb).with_name("postgres"), "-D", data, "-p", str(port),
+             "-c", "unix_socket_directories="],
+            user=user, cwd=folder, stderr=subprocess.DEVNULL,
+        ) as server:  # fmt: skip
+            wait_until(lambda: is_open(port), 30, "PostgreSQL listens")
+            yield port
+            server.terminate()
+
+
+@contextlib.contextmanager
+def run_rabbitmq(folder: Path) -> Iterator[str]:
+    """Run a RabbitMQ node of our own, with its own epmd; yields the broker's URL."""
     port, dist, epmd = free_port(), free_port(), free_port()
     config = folder / "rabbitmq.conf"
     config.write_text(f"listeners.tcp.default = 127.0.0.1:{port}\n")
@@ -83,16 +119,24 @@ def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (folder / "out").open("w") as out,
         subprocess.Popen([program], env=environ, stdout=out, stderr=out) as server,
     ):
-        wait_until(lambda: is_open(port), 60, "rabbitmq-server listens")
-        yield f"amqp://guest:guest@127.0.0.1:{port}"
-        server.terminate()
-        server.wait(30)
+        try:
+            wait_until(lambda: is_open(port), 60, "rabbitmq-server listens")
+            yield f"amqp://guest:guest@127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
         with contextlib.suppress(FileNotFoundError):
             subprocess.run(
                 ["epmd", "-port", str(epmd), "-kill"],
                 stdout=subprocess.DEVNULL,
                 check=False,
             )
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with run_rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as url:
+        yield url
 
 
 def is_open(port: int) -> bool:

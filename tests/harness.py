@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 SCRIPT = Path(sys.executable).with_name("otel-celery")
 CELERY = Path(sys.executable).with_name("celery")
 
+# A pool child whose last result the main process has not read, because the stop came
+# between, waits half a minute for that, under plain Celery too (billiard 4.2, ``pool.py``,
+# ``_ensure_messages_consumed``).
+STOP_SECONDS = 60.0
+
 # How the installed Celery spawns its children; empty where it cannot.
 SPAWN = (
     ["--pool-start-method=spawn"]
@@ -38,13 +43,20 @@ SPAWN = (
 )
 
 
-def wait_until(is_true: Callable[[], object], seconds: float, why: str) -> None:
+def happens(is_true: Callable[[], object], seconds: float) -> bool:
+    """Return whether something is true within so many seconds."""
     end = time.monotonic() + seconds
     pause = threading.Event()
     while not is_true():
         if time.monotonic() > end:
-            pytest.fail(f"not within {seconds} s: {why}")
+            return False
         pause.wait(0.02)
+    return True
+
+
+def wait_until(is_true: Callable[[], object], seconds: float, why: str) -> None:
+    if not happens(is_true, seconds):
+        pytest.fail(f"not within {seconds} s: {why}")
 
 
 @dataclass
@@ -76,18 +88,32 @@ class Process:
         self.wait_for_output(" ready.")
         return self
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> float:
+    def stop(
+        self, number: int = signal.SIGTERM, seconds: float = STOP_SECONDS
+    ) -> float:
         """Send a signal and wait for the end; return the seconds it took."""
         start = time.monotonic()
         self.popen.send_signal(number)
         self.wait(seconds)
         return time.monotonic() - start
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = STOP_SECONDS) -> int:
         try:
             return self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"did not end within {seconds} s:\n{self.output[-3000:]}")
+            pytest.fail(f"did not end within {seconds} s:\n{self._stacks()}")
+
+    def _stacks(self) -> str:
+        """Return what a worker that does not end says of itself: Celery's SIGUSR1."""
+        before = self.output
+        tree = [
+            f"{process.pid} {process.status()} {process.cmdline()}"
+            for process in psutil.Process(self.popen.pid).children(recursive=True)
+        ]
+        self.popen.send_signal(signal.SIGUSR1)
+        happens(lambda: "=====" in self.output[len(before) :], 5)
+        stops = [line for line in before.splitlines() if "shutdown" in line.lower()]
+        return "\n".join([*tree, *stops, self.output[len(before) - 3000 :]])
 
 
 def processes_in(home: str) -> list[psutil.Process]:

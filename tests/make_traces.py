@@ -16,7 +16,8 @@ import redis
 
 from otel_celery_launcher.receiver import Receiver
 from otel_celery_launcher.receiving.spans import ReceivedSpan
-from otel_celery_launcher.waterfall import arrange, render
+from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.waterfall import arrange
 from tests.conftest import base_environ, free_port
 from tests.harness import Launcher, hanging_process
 
@@ -30,8 +31,8 @@ HEAD = """\
 
 A trace for each way in which a task can end, printed by `make traces` from real workers. The
 first span is the publish (`otel-celery call`, role producer); below each trace stand the
-attributes of the task's last span that tell its end. `wait` is from the end of the publish to
-the start of the run.
+attributes of the task's last span that tell its end. `wait` is the time in the broker and in
+the worker, without what a countdown asks for.
 """
 
 # Attributes that tell how a task ended.
@@ -125,7 +126,7 @@ def section(heading: str, text: str, spans: list[ReceivedSpan]) -> str:
             lines.append(f"{name} = {shown}")
     if last.status_text:
         lines.append(f"status: ERROR, {last.status_text}")
-    trace = "\n".join([*render(arrange(spans)), "", *lines])
+    trace = "\n".join([*Screen().plain(arrange(spans)), "", *lines])
     intro = f"{text}\n\n" if text else ""
     return f"\n## {heading}\n\n{intro}```text\n{trace}\n```\n"
 

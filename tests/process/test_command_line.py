@@ -7,6 +7,7 @@ import signal
 import statistics
 import sys
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,7 +72,11 @@ def test_call_prints_the_task_id_alone(launcher: Launcher, collector: Receiver) 
 def test_version_shows_both(launcher: Launcher) -> None:
     plain = launcher.run("--version", program=CELERY).stdout
     found = launcher.run("--version")
-    assert found.stdout == f"otel-celery {__version__}\n{plain}"
+    ours, _, rest = found.stdout.partition("\n")
+    assert rest == plain
+    python = ".".join(map(str, sys.version_info[:3]))
+    sdk = version("opentelemetry-sdk")
+    assert ours == f"otel-celery {__version__} (OpenTelemetry {sdk}, Python {python})"
     assert found.returncode == 0
 
 
@@ -119,6 +124,51 @@ def test_shell_completion_completes_commands(
     assert found.stdout == answer
 
 
+def test_an_application_may_be_called_as_a_command_is(launcher: Launcher) -> None:
+    code = "print('runs')"
+    found = launcher.run("-A", "exec", "exec", "--", sys.executable, "-c", code)
+    assert found.stdout == "runs\n"
+    words = ["--port", "0", "--http-port", "0", "--html", "no/such/page.html"]
+    found = launcher.run("-A", "tail", "tail", *words)
+    assert "otel-celery: --html is 'no/such/page.html': " in found.stderr
+    assert found.returncode == 78
+
+
+@pytest.mark.parametrize("has_traceback", [False, True])
+def test_a_bug_of_ours_leaves_plain_celery_and_one_line(
+    launcher: Launcher, collector: Receiver, has_traceback: bool
+) -> None:
+    """The line has the file, line and function that raised; the rest on request."""
+    (launcher.folder / "broken.py").write_text(
+        "from otel_celery_launcher import telemetry\n"
+        "def start(*_):\n"
+        "    raise KeyError('two\\nlines')\n"
+        "telemetry.start = start\n"
+        "from shop import app\n"
+    )
+    program = launcher.folder / "program"
+    program.write_text(
+        f"#!{sys.executable}\nimport broken\n"
+        "from otel_celery_launcher.cli import run\nrun()\n"
+    )
+    program.chmod(0o755)
+    level = "debug" if has_traceback else "info"
+    found = launcher.run(
+        "-A", "shop", "call", "shop.noop", program=program, OTEL_LOG_LEVEL=level
+    )
+    assert found.returncode == 0
+    assert len(found.stdout.strip()) == 36
+    line, *rest = found.stderr.splitlines()
+    assert line == (
+        f"otel-celery: a bug in otel-celery {__version__}: Celery runs untraced. Please"
+        r" report it: KeyError: 'two\nlines'"
+        f" ({launcher.folder}/broken.py:3 in start)"
+    )
+    assert bool(rest) is has_traceback
+    assert not has_traceback or rest[0] == "Traceback (most recent call last):"
+    assert not collector.spans
+
+
 STOPS = {
     "TERM": ([signal.SIGTERM], {}),
     "INT once": ([signal.SIGINT], {}),
@@ -144,7 +194,9 @@ def test_signals_end_a_busy_worker_as_celery_does(
         start = time.monotonic()
         for number in numbers:
             worker.popen.send_signal(number)
-            wait_until(lambda: "worker:" in worker.output, 10, "the stop is announced")
+            # Said last by Celery's handler: a second signal in the middle of it may be
+            # forgotten, also without us.
+            worker.wait_for_output(" shutdown (MainProcess)")
         status = worker.wait()
         words = [line for line in worker.output.splitlines() if "worker: " in line]
         producer.app.control.purge()
@@ -272,3 +324,33 @@ def test_hangup_restarts_with_telemetry_and_reads_env_files_anew(
     worker.stop()
     assert span.resource["release"] == "2"
     assert runs([span])
+
+
+def test_a_misspelt_command_of_ours_is_named_after_celerys_own_words(
+    launcher: Launcher,
+) -> None:
+    plain = launcher.run("docter", program=CELERY)
+    found = launcher.run("docter")
+    assert found.returncode == plain.returncode == 2
+    assert found.stdout == plain.stdout
+    assert found.stderr == plain.stderr.replace("celery", "otel-celery") + (
+        "otel-celery: 'docter' is no command; did you mean `otel-celery doctor`?\n"
+    )
+
+
+def test_a_worker_without_an_application_is_told(launcher: Launcher) -> None:
+    """But not where Celery's own default configuration is there."""
+    line = "no application is given: Celery starts without your tasks and your broker;"
+    options = ("worker", "-P", "solo", "-l", "INFO")
+    worker = launcher.start(*options)
+    worker.wait_for_output(f"{line} type otel-celery -A <app> worker")
+    worker.stop()
+    worker = launcher.start(*options, CELERY_BROKER_URL="memory://")
+    worker.wait_until_ready()
+    worker.stop()
+    assert line not in worker.output
+    (launcher.folder / "celeryconfig.py").write_text("broker_url = 'memory://'\n")
+    worker = launcher.start(*options)
+    worker.wait_until_ready()
+    worker.stop()
+    assert line not in worker.output

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher.demo.command import EXPECTED, check, expected_paths
 from otel_celery_launcher.receiving.spans import ReceivedSpan
-from otel_celery_launcher.waterfall import arrange, render
+from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.waterfall import arrange
 
 if TYPE_CHECKING:
     from tests.harness import Launcher
@@ -95,4 +96,4 @@ def test_waterfall_fits_80_columns_whatever_the_names() -> None:
         replace(span, name=span.name * 9, resource={"service.name": "s" * 99})
         for span in spans()
     ]
-    assert all(len(line) <= 80 for line in render(arrange(long)))
+    assert all(len(line) <= 80 for line in Screen().plain(arrange(long)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,6 +13,13 @@ import pytest
 import redis
 import trustme
 from celery import Celery
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 
 from otel_celery_launcher.doctor import broker as doctor_broker
 from otel_celery_launcher.doctor import installed
@@ -20,7 +28,7 @@ from otel_celery_launcher.receiver import Receiver
 from otel_celery_launcher.roles import read_command_line
 from otel_celery_launcher.settings import Settings
 from tests.conftest import free_port, producer_on
-from tests.documented import is_documented
+from tests.documented import numbers
 from tests.harness import CELERY, Producer, run_some
 
 if TYPE_CHECKING:
@@ -36,8 +44,7 @@ def examine(
     found = json.loads(done.stdout)
     assert found["status"] == done.returncode
     for each in found["findings"]:
-        known = each["level"] == "OK" or is_documented(each["seen"], each["check"])
-        assert known or is_documented(each["seen"]), each
+        assert (each["id"] in numbers()) is (each["level"] != "OK"), each
     return done.returncode, found["findings"]
 
 
@@ -51,7 +58,7 @@ def test_all_is_well(launcher: Launcher, collector: Receiver) -> None:
     """Collector, broker and application are there; nothing is left in the broker."""
     done = launcher.run("doctor", "-A", "shop", "--wait", "2")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1].endswith("0 failed, 0 warnings")
+    assert done.stdout.splitlines()[-1].endswith("0 failed, 0 warnings.")
     (span,) = collector.spans
     assert (span.name, span.service) == ("otel-celery doctor", "shop-worker")
 
@@ -60,21 +67,11 @@ def test_all_is_well(launcher: Launcher, collector: Receiver) -> None:
     ("environ", "status", "check", "seen", "next_"),
     [
         ({"OTEL_PROPAGATORS": "bagage"}, 78, "variables", "'bagage' is not", "correct"),
-        ({"OTEL_CELERY_EXPROT": "inline"}, 78, "variables", "known to nobody", "OTEL_CELERY_EXPORT"),
         ({"OTEL_PROPAGATORS": "b3"}, 0, "export", "tracecontext and baggage ends here", "OTEL_PROPAGATORS="),
-        ({"OTEL_SDK_DISABLED": "true"}, 0, "disabled", "nothing is traced", ""),
-        ({"OTEL_TRACES_EXPORTER": "none"}, 0, "collector", "no OTLP exporter: none", ""),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "127.0.0.1:CLOSED"}, 1, "endpoint", "no scheme", ""),
         ({"https_proxy": "http://proxy:3128"}, 1, "endpoint", "goes through the proxy of https_proxy", "no_proxy=127.0.0.1"),
-        ({"OTEL_METRICS_EXPORTER": "otlp"}, 0, "variables", "not handled", "unset"),
-        ({"OTEL_BSP_EXPORT_TIMEOUT": "5"}, 0, "variables", "read by nobody", "unset"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://no.such.host.invalid:4317"}, 1, "collector", "is not known here", "correct"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "CLOSED"}, 1, "collector", "Connection refused", "start the collector"),
-        ({"SHOP_BROKER": "redis://127.0.0.1:CLOSED/0"}, 1, "broker", "OperationalError", "start the broker"),
-        ({"SHOP_BROKER": "nosuch://host"}, 1, "broker", "cannot be read", "install its transport"),
         ({"SHOP_BROKER": "redis://:pass/word@127.0.0.1/0"}, 1, "broker", "cannot be read: ValueError", "correct"),
-        ({"OTEL_SERVICE_NAMESPACE": "shop"}, 0, "variables", "known to nobody", "unset OTEL_SERVICE_NAMESPACE"),
-        ({"OTEL_CELERY_SERVICE_NAME": "", "OTEL_SERVICE_NAME": "config"}, 0, "service name", "says nothing", "OTEL_SERVICE_NAME"),
+        ({"OTEL_SERVICE_NAMESPACE": "shop"}, 0, "variables", "not a variable that anything", "unset OTEL_SERVICE_NAMESPACE"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_what_to_do(
@@ -137,9 +134,15 @@ def test_the_round_trip_leaves_nothing(
             "prefork",
             "process",
             "linux",
-            "OK prefork on linux, spans leave process",
+            "OK prefork on linux, spans leave by an exporter process",
         ),
-        ("solo", "prefork", "inline", "linux", "OK solo on linux, spans leave inline"),
+        (
+            "solo",
+            "prefork",
+            "inline",
+            "linux",
+            "OK solo on linux, spans leave by each process itself",
+        ),
         (None, "gevent", "process", "linux", "WARN gevent is set in the configuration"),
         ("eventlet", "prefork", "inline", "linux", "WARN inline export blocks the hub"),
         ("prefork", "prefork", "inline", "win32", "FAIL Celery has no prefork pool"),
@@ -156,17 +159,7 @@ def test_pool_and_mode_and_platform(
     )
     (found,) = check_pool(app, given, settings, platform)
     assert f"{found.level} {found.seen}".startswith(expected)
-    assert found.level == "OK" or is_documented(found.seen, "pool")
-
-
-def test_a_broker_that_says_nothing_is_not_waited_for(launcher: Launcher) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        broker = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
-        start = time.monotonic()
-        status, findings = examine(launcher, "-A", "shop", SHOP_BROKER=broker)
-    assert status == 1
-    assert "no answer" in of(findings, "broker")[0]
-    assert time.monotonic() - start < 20
+    assert (found.id in numbers()) is (found.level != "OK")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +181,7 @@ def test_an_application_that_does_not_import_is_a_finding(
     status, findings = examine(launcher, "-A", "broken")
     assert status == 1
     (line,) = of(findings, "application")
-    assert line.startswith("FAIL broken does not import: ")
+    assert line.startswith(("FAIL broken does not import: ", "FAIL broken ends the"))
     assert seen in line
 
 
@@ -215,6 +208,71 @@ def test_one_exporter_that_is_refused_is_enough_to_fail(launcher: Launcher) -> N
     assert line.startswith("FAIL ")
 
 
+def test_an_endpoint_of_grpcs_that_delivers_is_no_failure(launcher: Launcher) -> None:
+    """Its name and port are for gRPC to find: the test span tells."""
+    with Receiver() as receiver:
+        port = receiver.endpoint.rpartition(":")[2]
+        for target in (
+            f"dns:///127.0.0.1:{port}",
+            f"dns:127.0.0.1:{port}",
+            f"ipv4:127.0.0.1:1,127.0.0.1:{port}",
+        ):
+            environ = {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": target,
+                "OTEL_EXPORTER_OTLP_INSECURE": "true",
+            }
+            status, findings = examine(launcher, "-A", "shop", **environ)
+            assert of(findings, "endpoint") == [f"OK {target}, grpc"]
+            assert of(findings, "collector") == []
+            assert of(findings, "test span") == [f"OK {target} accepted it"]
+            assert status == 0, findings
+
+
+@pytest.mark.parametrize("form", ["unix:{}", "unix://{}", "unix-abstract:{}"])
+def test_a_collector_on_a_unix_socket(launcher: Launcher, form: str) -> None:
+    endpoint = form.format(launcher.folder / "otel.sock")
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_TraceServiceServicer_to_server(Accepting(), server)
+    server.add_insecure_port(endpoint)
+    server.start()
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    _, findings = examine(launcher, "-A", "shop", **environ)
+    (note,) = of(findings, "endpoint")
+    assert note.startswith(f"WARN the endpoint {endpoint!r} is no http:// URL")
+    environ["OTEL_EXPORTER_OTLP_INSECURE"] = "true"
+    status, findings = examine(launcher, "-A", "shop", **environ)
+    server.stop(None).wait(5)
+    assert status == 0, findings
+    assert of(findings, "test span") == [f"OK {endpoint} accepted it"]
+
+
+class Accepting(TraceServiceServicer):
+    def Export(self, request: Any, context: Any) -> ExportTraceServiceResponse:
+        return ExportTraceServiceResponse()
+
+
+def test_a_target_that_does_not_deliver_fails_by_its_span(launcher: Launcher) -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"unix:{launcher.folder}/none.sock",
+        "OTEL_EXPORTER_OTLP_INSECURE": "true",
+    }
+    status, findings = examine(launcher, "-A", "shop", **environ)
+    assert status == 1
+    (line,) = of(findings, "test span")
+    assert line.startswith(f"FAIL unix:{launcher.folder}/none.sock did not accept it: ")
+
+
+def test_an_address_of_version_6_can_be_copied(launcher: Launcher) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        endpoint = f"http://[::1]:{probe.getsockname()[1]}"
+        _, findings = examine(
+            launcher, "-A", "shop", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
+        )
+    assert of(findings, "endpoint") == [f"OK {endpoint}, grpc"]
+    assert of(findings, "collector")[0].startswith(f"FAIL {endpoint} is not reached")
+
+
 def test_variables_of_the_opentelemetry_operator_are_known(launcher: Launcher) -> None:
     environ = {"OTEL_RESOURCE_ATTRIBUTES_POD_NAME": "worker-1"}
     status, findings = examine(launcher, "-A", "shop", **environ)
@@ -229,7 +287,7 @@ def test_releases_that_are_known_to_be_bad(monkeypatch: pytest.MonkeyPatch) -> N
     found = {each.seen: each for each in installed.check_installed()}
     bad = [seen for seen, each in found.items() if each.level == "FAIL"]
     assert len(bad) == 2
-    assert all(is_documented(seen, "versions") for seen in bad)
+    assert all(found[seen].id == "OC101" for seen in bad)
     assert found[bad[0]].next == "pip install 'grpcio!=1.78.1'"
 
 
@@ -243,7 +301,7 @@ def test_the_collectors_own_answer_is_shown(launcher: Launcher) -> None:
     assert status == 1
     (line,) = of(findings, "test span")
     assert "UNAUTHENTICATED" in line
-    if "error code: StatusCode" not in line:  # older exporters log the status alone
+    if not line.endswith("(UNAUTHENTICATED)"):  # older exporters log the status alone
         assert "who are you" in line
 
 
@@ -275,8 +333,26 @@ def test_workers_that_run_are_asked(launcher: Launcher, broker: str) -> None:
     status, findings = examine(launcher, "-A", "shop")
     assert status == 0
     ours, plain = of(findings, "workers")
-    assert ours.startswith("OK ours@x, service 'shop-worker', exported")
+    assert ours == "OK 1 of 1 started by otel-celery deliver"
+    (table,) = [each["table"] for each in findings if each["table"]]
+    assert table[1][:2] == ["ours@x", "shop-worker"]
     assert plain == "WARN plain@x was not started by otel-celery"
+
+
+@pytest.mark.timed
+def test_a_healthy_system_is_examined_within_two_seconds(
+    launcher: Launcher, broker: str
+) -> None:
+    """Four workers, each asked."""
+    for number in range(4):
+        launcher.worker("-c1", "-n", f"w{number}@x")
+    took = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = launcher.run("doctor", "-A", "shop")
+        took.append(time.monotonic() - start)
+        assert "4 of 4 started by otel-celery deliver" in done.stdout, done.stdout
+    assert min(took) < 2.0
 
 
 CODE = """

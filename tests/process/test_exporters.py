@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ def test_disabled_instrumentations_are_off(
 ) -> None:
     worker = launcher.worker(
         OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="broken, sqlite3",
+        OTEL_CELERY_LOG_FORMAT="json",
         PYTHONPATH=f"{SITES}:{launcher.environ['PYTHONPATH']}",
     )
     producer = Producer(broker)
@@ -152,7 +154,9 @@ def test_disabled_instrumentations_are_off(
     producer.wait_for_results()
     worker.stop()
     assert [span.name for span in collector.spans] == ["run/shop.query"]
-    assert "broken (disabled), " in worker.output
+    (line,) = worker.own_lines
+    off = json.loads(line)["off"]
+    assert off["broken"] == off["sqlite3"] == "disabled"
     assert "is off" not in worker.output
 
 
@@ -183,13 +187,14 @@ def test_sampler_and_limits_by_variables(
     assert len(collector.spans) == 1
 
 
+@pytest.mark.parametrize("detectors", ["process", "otel,*"])
 def test_detectors_and_limits_by_variables(
-    launcher: Launcher, collector: Receiver, broker: str
+    launcher: Launcher, collector: Receiver, broker: str, detectors: str
 ) -> None:
     """The process detector tells the child's pid, not the one it ran in."""
     _, producer = run_tasks(
         launcher, broker,
-        OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="process",
+        OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=detectors,
         OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="3",
     )  # fmt: skip
     assert_each_run_once(collector, producer)

@@ -38,7 +38,12 @@ def run_own(
 
 @pytest.mark.parametrize(
     "own",
-    ["instruments", "provider to the same endpoint", "provider in each child"],
+    [
+        "instruments",
+        "provider to the same endpoint",
+        "provider in each child",
+        "exporter added to the global provider",
+    ],
 )
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_each_span_comes_once(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import Producer, run_some, runs
+from tests.harness import CELERY, Producer, run_some, runs
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver import Receiver
@@ -77,3 +79,42 @@ def test_debug_shows_each_inject_and_extract(
     called = launcher.run("-A", "shop", "call", "shop.noop", OTEL_LOG_LEVEL="debug")
     assert "[celery] Injecting trace context" in called.stderr
     assert len(called.stdout.split()) == 1
+
+
+def log_of(launcher: Launcher, broker: str, **options: Path) -> list[str]:
+    """Return the log of a worker that runs a task, without what differs each time."""
+    worker = launcher.worker(SHOP_HIJACK="0", **options)
+    run_some(Producer(broker), 1)
+    worker.stop()
+    lines = [line for line in worker.output.splitlines() if line.startswith("[20")]
+    return [re.sub(r"[0-9a-f-]{36}|[0-9.]+", "N", line) for line in lines]
+
+
+def test_a_root_logger_that_celery_leaves_alone_has_celerys_lines(
+    launcher: Launcher, broker: str
+) -> None:
+    """Beside OpenTelemetry's logging instrumentation, which would put a handler there."""
+    plain = log_of(launcher, broker, program=CELERY)
+    ours = log_of(launcher, broker)
+    assert len(plain) > 3
+    assert sorted(ours) == sorted(plain)
+
+
+WARNS = "import logging; logging.getLogger('shop').warning('low'); logging.error('out')"
+
+
+@pytest.mark.parametrize("correlation", ["false", "true"])
+def test_a_program_that_configures_no_log_writes_the_same(
+    launcher: Launcher, correlation: str
+) -> None:
+    """Python's last resort, and the `basicConfig` of `logging.error`."""
+    python = Path(sys.executable)
+    plain = launcher.run("-c", WARNS, program=python)
+    ours = launcher.run(
+        "exec", "--", sys.executable, "-c", WARNS,
+        OTEL_PYTHON_LOG_CORRELATION=correlation,
+    )  # fmt: skip
+    start, *lines = ours.stderr.splitlines(keepends=True)
+    assert start.endswith("instrumented: celery\n"), "logging is left off"
+    assert "".join(lines) == plain.stderr
+    assert plain.stderr == "low\nERROR:root:out\n"

@@ -219,7 +219,11 @@ def test_processes_started_by_a_task_make_no_span_twice(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """A process forked from an exporting one neither hangs nor repeats spans."""
-    worker = launcher.worker("-c1", OTEL_BSP_SCHEDULE_DELAY="100")
+    worker = launcher.worker(
+        "-c1",
+        OTEL_BSP_SCHEDULE_DELAY="100",
+        OTEL_CELERY_SHUTDOWN_SECONDS="20",  # of a busy machine; how long is not the point
+    )
     producer = Producer(broker)
     for _ in range(10):
         producer.send("shop.noop")

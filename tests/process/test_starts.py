@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from celery.utils import term
 
 from tests.conftest import producer_on
 from tests.daemons import (
@@ -334,6 +336,8 @@ def test_closed_standard_streams(
     launcher: Launcher, collector: Receiver, broker: str, closed: str
 ) -> None:
     """Their numbers go to the next files opened: never to ours."""
+    if "except AttributeError" not in inspect.getsource(term.supports_images):
+        pytest.skip("this Celery itself does not start so (5.3, 5.4)")
     log = launcher.folder / "worker.log"
     program = launcher.folder / "closed"
     program.write_text(f'#!/bin/sh\nexec {SCRIPT} "$@" {CLOSED[closed]}\n')

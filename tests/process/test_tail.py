@@ -48,7 +48,7 @@ class Tail:
     def __init__(self, launcher: Launcher, *options: str) -> None:
         ports = ("--port", "0", "--http-port", "0")
         self.process: Process = launcher.start("tail", *ports, *options)
-        self.process.wait_for_output("for HTTP")
+        self.process.wait_for_output("  export OTEL")
         found = re.search(r"port (\d+) for gRPC, (\d+) for HTTP", self.process.output)
         assert found
         self.port, self.http_port = map(int, found.groups())
@@ -69,10 +69,10 @@ class Tail:
             return error.code
 
     def end(self, number: int = signal.SIGINT) -> list[str]:
-        """Stop it; return its lines but the first."""
+        """Stop it; return its lines but the two that say where it listens."""
         self.process.stop(number)
         assert self.process.popen.returncode == 0, self.process.output
-        return self.process.output.splitlines()[1:]
+        return self.process.output.splitlines()[2:]
 
 
 class Story:
@@ -108,6 +108,14 @@ class Story:
         if error:
             span.set_status(trace.StatusCode.ERROR, error)
         span.end(10**18 + at[1] * MS)
+        return span.get_span_context()
+
+    def linked(self, name: str, to: trace.SpanContext) -> trace.SpanContext:
+        """Make a run that begins a trace of its own."""
+        span = self._tracers["worker"].start_span(
+            name, Context(), SpanKind.CONSUMER, links=[trace.Link(to)]
+        )
+        span.end()
         return span.get_span_context()
 
     def spans(self) -> tuple[ReadableSpan, ...]:
@@ -170,12 +178,13 @@ def test_a_whole_trace_is_shown_when_it_is_quiet(launcher: Launcher) -> None:
     checkout(story)
     tail.send(story.request())
     tail.process.wait_for_output("INSERT", seconds=4)  # an incomplete one waits for 10
-    head, _, *rows = tail.process.output.splitlines()[1:]
+    head, _, *rows = tail.process.output.splitlines()[2:]
     assert head.endswith(": 2 services, 4 spans, 0.400 s, 1 error")
     assert [row.split() for row in rows if row] == [
         ["web", "POST", "/checkout", "SERVER", "0.000", "0.100"],
         ["web", "apply_async/pay", "PRODUCER", "0.010", "0.010"],
         ["worker", "run/pay", "CONSUMER", "0.120", "0.280", "0.100", "ERROR"],
+        ["declined"],
         ["worker", "INSERT", "orders", "CLIENT", "0.200", "0.100"],
     ]
 
@@ -230,6 +239,74 @@ def test_notes_and_waits_are_in_the_json(launcher: Launcher) -> None:
     assert found["run/pay"] == (2, pytest.approx(0.1), "ERROR")
     assert found["run/shop.mail"] == (0, 2.5, "ORPHAN")
     assert found["run/shop.report"] == (0, None, "LOST")
+
+
+def test_each_task_has_a_line_at_the_end(launcher: Launcher) -> None:
+    """Each run counts once, however often its trace is shown."""
+    tail, fleet = Tail(launcher), a_fleet()
+    tail.send(fleet)
+    tail.process.wait_for_output("run/pay")
+    tail.send(fleet)
+    lines = tail.end()
+    assert sum("again, " in line for line in lines) > 0
+    start = next(n for n, line in enumerate(lines) if line.startswith("task "))
+    table = {line.split()[0]: line.split()[1:] for line in lines[start : start + 4]}
+    assert table["task"][:4] == ["runs", "failed", "retry", "lost"]
+    assert table["shop.pay"] == [
+        "1",
+        "1",
+        "0",
+        "0",
+        "0",
+        "280",
+        "ms",
+        "280",
+        "ms",
+        "100",
+        "ms",
+    ]
+    assert table["shop.report"][:5] == ["1", "0", "0", "1", "0"]
+    assert table["shop.mail"][-2:] == ["2.50", "s"]
+
+
+def test_a_publish_whose_run_has_not_ended_is_marked(launcher: Launcher) -> None:
+    """Unless a run in another trace is linked to it: that one is whole."""
+    tail, story = Tail(launcher), Story()
+    for service in ("waits", "linked"):
+        story.span(f"apply_async/{service}", None, SpanKind.PRODUCER, "web", (0, 1))
+    _, linked = story.spans()
+    run = story.linked("run/linked", linked.context)
+    assert run.trace_id != linked.context.trace_id
+    tail.send(story.request())
+    tail.process.wait_for_output("apply_async/linked", seconds=5)
+    assert "apply_async/waits" not in tail.process.output
+    lines = tail.end()
+    marked = [line.split()[1] for line in lines if line.endswith("open")]
+    assert marked == ["apply_async/waits"]
+    assert sum(line.endswith("1 task not ended yet") for line in lines) == 2
+
+
+def test_a_failure_says_why_and_where(launcher: Launcher, broker: str) -> None:
+    """In the text, with its stack on request, in the JSON and on the page."""
+    page = launcher.folder / "page.html"
+    tails = [Tail(launcher, "--stacks", "--html", str(page)), Tail(launcher, "--json")]
+    for tail in tails:
+        worker = launcher.worker(OTEL_EXPORTER_OTLP_ENDPOINT=tail.endpoint)
+        Producer(broker).send("shop.fail")
+        worker.wait_for_output("raised unexpected")
+        worker.stop()
+    text, found = (tail.end() for tail in tails)
+    assert any(
+        re.search(r"^ +RuntimeError: on purpose  shop.py:\d+$", line) for line in text
+    )
+    assert any(
+        re.search(r"^ +Traceback \(most recent call last\)", line) for line in text
+    )
+    assert "Traceback (most recent call last)" in page.read_text()
+    (shown,) = [json.loads(line) for line in found if line.startswith("{")]
+    (error,) = [span["error"] for span in shown["spans"] if span["error"]]
+    assert (error["type"], error["message"]) == ("RuntimeError", "on purpose")
+    assert error["stack"].startswith("Traceback")
 
 
 def test_http_is_taken_and_what_is_none_is_refused(launcher: Launcher) -> None:

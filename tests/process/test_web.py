@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import APPS, free_port, is_open, producer_on, server_command
+from tests.conftest import APPS, free_port, is_open, producer_on, run_postgres
 from tests.harness import Producer, exporter_of, runs, wait_until
 from tests.otlp_http import QuietHandler, serve_http
 
@@ -233,28 +232,8 @@ def test_under_opentelemetry_instrument_a_web_process_is_as_it_was(
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
-    """A PostgreSQL server of our own; it refuses to run as root."""
-    port = free_port()
-    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path())
-    initdb = server_command("initdb", str(programs / "initdb"))
-    user = "postgres" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if user:
-            shutil.chown(folder, user)
-        data = str(folder / "data")
-        subprocess.run(
-            [initdb, "-D", data, "-A", "trust", "-U", "shop", "--no-sync"],
-            user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        with subprocess.Popen(
-            [Path(initdb).with_name("postgres"), "-D", data, "-p", str(port),
-             "-c", "unix_socket_directories="],
-            user=user, cwd=folder, stderr=subprocess.DEVNULL,
-        ) as server:  # fmt: skip
-            wait_until(lambda: is_open(port), 30, "PostgreSQL listens")
-            yield f"host=127.0.0.1 port={port} user=shop dbname=postgres"
-            server.terminate()
+    with run_postgres() as port:
+        yield f"host=127.0.0.1 port={port} user=shop dbname=postgres"
 
 
 def test_what_a_task_asks_is_below_its_run(
@@ -263,8 +242,9 @@ def test_what_a_task_asks_is_below_its_run(
     """Databases, web pages, spans made by hand; what is on and off in the start line."""
     with serve_http(QuietHandler) as url:
         worker = launcher.worker(
-            app="downstream", program=OTEL_CELERY, SHOP_PAGE=url, SHOP_POSTGRES=postgres
-        )
+            app="downstream", program=OTEL_CELERY, SHOP_PAGE=url, SHOP_POSTGRES=postgres,
+            OTEL_CELERY_LOG_FORMAT="json",
+        )  # fmt: skip
         producer = Producer(broker)
         producer.send("downstream.ask")
         producer.wait_for_results()
@@ -276,11 +256,12 @@ def test_what_a_task_asks_is_below_its_run(
     for name, count in (("numeric work", 1), ("GET", 3), ("select", 2), ("connect", 1)):
         assert below.count(name) >= count, below
     (start,) = worker.own_lines
-    on, _, off = start.partition("instrumented: ")[2].partition("; off: ")
+    said = json.loads(start)
     named = {"httpx", "psycopg", "redis", "requests", "sqlalchemy", "sqlite3"}
-    assert named <= set(on.split())
-    assert "psycopg2 (not installed)" in off
-    assert "django (no requests here)" in off
+    assert named <= set(said["instrumented"])
+    assert said["off"]["psycopg2"] == "not installed"
+    assert said["off"]["django"] == "no requests here"
+    assert "psycopg2" not in said["message"]  # what is not there is no news
 
 
 def test_the_example_shows_its_trace(tmp_path: Path) -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import functools
 import inspect
 import logging
 import subprocess
 import sys
 import threading
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import billiard.spawn
 import pytest
 from billiard.context import get_spawning_popen, set_spawning_popen
 from celery import Celery
 from celery.app.log import TaskFormatter
+from celery.app.task import Context
+from celery.app.trace import build_tracer
+from celery.beat import Scheduler
 from celery.concurrency import get_implementation
 from celery.utils.log import ColorFormatter
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.tasks import Tasks
 from opentelemetry import context as context_api
 from opentelemetry import propagate
 from opentelemetry import trace as trace_api
@@ -53,6 +59,9 @@ from otel_celery_launcher import (
     _compat_start,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Seen(SpanProcessor):
     def __init__(self) -> None:
@@ -66,7 +75,9 @@ class Seen(SpanProcessor):
 
 def test_set_resource_reaches_tracers_already_handed_out() -> None:
     seen = Seen()
-    provider = _compat.ForkableTracerProvider(shutdown_on_exit=False)
+    provider = _compat.ForkableTracerProvider(
+        attend=lambda *_: None, shutdown_on_exit=False
+    )
     provider.add_span_processor(seen)
     tracer = provider.get_tracer("early")
     _compat.set_resource(provider, Resource({"slot": "1"}))
@@ -77,7 +88,9 @@ def test_set_resource_reaches_tracers_already_handed_out() -> None:
 
 def test_fork_hook_runs_no_detector() -> None:
     if hasattr(TracerProvider, "_handle_fork"):  # SDK 1.44 and later
-        provider = _compat.ForkableTracerProvider(shutdown_on_exit=False)
+        provider = _compat.ForkableTracerProvider(
+            attend=lambda *_: None, shutdown_on_exit=False
+        )
         before = provider.resource
         provider._handle_fork()
         assert provider.resource is before
@@ -181,6 +194,7 @@ def test_spawned_children_inherit_a_descriptor() -> None:
 )
 def test_pools_that_never_fork(pool: str, never: bool) -> None:
     assert _compat_celery.never_forks(get_implementation(pool)) is never
+    assert _compat_celery.never_forks(pool) is never
 
 
 THREADS = """
@@ -205,7 +219,8 @@ def test_other_threads_are_seen() -> None:
     assert done.stdout.split() == ["False", "True", "False"]
 
 
-def test_the_task_sender_can_be_wrapped() -> None:
+def record_sends() -> tuple[list[str], Callable[[], None]]:
+    """Return the tasks that are sent from here on, and what ends that."""
     calls: list[str] = []
 
     def around(
@@ -214,7 +229,11 @@ def test_the_task_sender_can_be_wrapped() -> None:
         calls.append(name)
         return send(producer, name, message)
 
-    undo = _compat_celery.wrap_task_sender(around)
+    return calls, _compat_celery.wrap_task_sender(around)
+
+
+def test_the_task_sender_can_be_wrapped() -> None:
+    calls, undo = record_sends()
     try:
         Celery(broker="memory://", set_as_current=False).send_task("there")
     finally:
@@ -223,21 +242,169 @@ def test_the_task_sender_can_be_wrapped() -> None:
     assert calls == ["there"]
 
 
-def test_decode_errors_of_a_consumer_can_be_watched(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(Consumer, "on_decode_error", lambda *_: None)
-    before = Consumer.on_decode_error
-    undo = _compat_celery.watch_decode_errors(lambda *what: told.append(what))
-    error = ValueError()
-    Consumer.on_decode_error("consumer", "message", error)
+def test_applications_that_have_published_get_another_task_sender() -> None:
+    """And get their own back; one that the application has put there stays."""
+    app = Celery(broker="memory://", set_as_current=False)
+    other = Celery(broker="memory://", set_as_current=False)
+    own = other.amqp.send_task_message = lambda *_, **__: None
+    app.send_task("before")
+    calls, undo = record_sends()
+    app.send_task("there")
     undo()
-    assert told == [("consumer", "message", error)]
-    assert Consumer.on_decode_error is before
-    assert "on_decode_error(message, exc)" in inspect.getsource(
-        Consumer.create_task_handler
+    app.send_task("not there")
+    assert calls == ["there"]
+    assert other.amqp.send_task_message is own
+
+
+def test_decode_errors_of_a_consumer_can_be_watched() -> None:
+    errors: list[tuple[Any, ...]] = []
+    logged: list[tuple[Any, ...]] = []
+    app = Celery(set_as_current=False)
+    _compat_celery.watch_decode_errors(app, lambda *what: errors.append(what))
+    (step,) = app.steps["consumer"]
+    consumer = SimpleNamespace(on_decode_error=lambda *what: logged.append(what))
+    step(consumer)
+    error = ValueError()
+    consumer.on_decode_error("message", error)
+    assert logged == [("message", error)]
+    assert errors == [(consumer, "message", error)]
+    for user in (Consumer.create_task_handler, Tasks.start):
+        assert ".on_decode_error" in inspect.getsource(user)
+
+
+def test_headers_of_ours_stay_out_of_a_requests_headers() -> None:
+    assert Context({"x": 1, "otel_celery_mine": 2}).headers["otel_celery_mine"] == 2
+    _compat_celery.keep_out_of_headers("otel_celery_mine")
+    try:
+        assert Context({"otel_celery_mine": 2}).headers is None
+        assert Context({"x": 1, "otel_celery_mine": 2}).headers == {"x": 1}
+    finally:
+        del Context.otel_celery_mine
+
+
+def test_skipped_runs_can_be_watched() -> None:
+    """The tracer of a task that was not run again returns neither result nor time."""
+    app = Celery(broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(worker_deduplicate_successful_tasks=True, task_acks_late=True)
+    ran: list[int] = []
+
+    def once() -> None:
+        ran.append(1)
+
+    class Array:
+        """As numpy's: whether two are equal has no truth value."""
+
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("ambiguous")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    task = app.task(name="once")(once)
+    app.finalize()
+    app.backend.persistent = True
+    run = build_tracer("once", task, app=app)
+
+    @functools.wraps(run)
+    def own(*arguments: Any) -> Any:  # as sentry-sdk does
+        return run(*arguments)
+
+    task.__trace__ = own
+    skipped: list[tuple[Any, object]] = []
+    _compat_celery.watch_skipped_runs(app, lambda *what: skipped.append(what))
+    _compat_celery.watch_skipped_runs(app, lambda *what: skipped.append(what))
+
+    def deliver(*, redelivered: bool) -> dict[str, Any]:
+        request = {"id": "1", "delivery_info": {"redelivered": redelivered}}
+        task.__trace__("1", (), {}, request)
+        return request
+
+    deliver(redelivered=False)
+    assert skipped == []
+    request = deliver(redelivered=True)
+    assert ran == [1]
+    assert skipped == [(task, request)]
+    task.__trace__ = lambda *_: (Array(), None, 1.0, "")
+    _compat_celery.watch_skipped_runs(app, lambda *what: skipped.append(what))
+    deliver(redelivered=True)
+    assert len(skipped) == 1
+
+
+def test_the_entry_that_beat_publishes_is_known() -> None:
+    current: contextvars.ContextVar[str] = contextvars.ContextVar("entry", default="")
+    seen: list[str] = []
+    before = Scheduler.apply_async
+
+    @functools.wraps(before)
+    def own(*arguments: Any, **named: Any) -> Any:
+        return before(*arguments, **named)
+
+    Scheduler.apply_async = own
+    _compat_celery.watch_schedule_entries(current)
+    _compat_celery.watch_schedule_entries(current)
+    try:
+        app = Celery(broker="memory://", set_as_current=False)
+
+        def tick() -> None:
+            pass
+
+        task = app.task(name="tick")(tick)
+        task.apply_async = lambda *_, **__: seen.append(current.get())
+        scheduler = Scheduler(app)
+        scheduler.apply_async(Scheduler.Entry("every", "tick", app=app, schedule=1.0))
+        assert (seen, current.get()) == (["every"], "")
+    finally:
+        Scheduler.apply_async = before
+
+
+def test_killed_runs_fail_inside_their_context() -> None:
+    """And an application's own change of Celery's method stays in force."""
+    from celery.worker.request import Request
+
+    before = Request.on_failure, Request.on_timeout
+    seen: list[object] = []
+
+    @functools.wraps(before[0])
+    def own(request: Any, *_: Any) -> None:
+        seen.append(context_api.get_value("killed"))
+
+    Request.on_failure = own
+    context = context_api.set_value("killed", 1, context_api.Context())
+    try:
+        for _ in range(2):
+            _compat_celery.fail_requests_inside(
+                lambda task_id: context if task_id == "a" else None
+            )
+        Request.on_failure(SimpleNamespace(id="a"), None)
+        Request.on_failure(SimpleNamespace(id="b"), None)
+        assert seen == [1, None]
+        assert "mark_as_failure" in inspect.getsource(before[0])
+        assert "mark_as_failure" in inspect.getsource(before[1])
+    finally:
+        Request.on_failure, Request.on_timeout = before
+
+
+ALONE = """
+import sys
+from otel_celery_launcher import _compat_celery
+_compat_celery.import_instrumentor_alone()
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+print([name for name in sys.modules if name.startswith("celery.worker")])
+from celery.worker.request import Request
+print(Request.__module__)
+"""
+
+
+def test_the_instrumentor_can_be_imported_without_the_worker() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], capture_output=True, text=True, check=True
     )
+    assert done.stdout.splitlines() == ["[]", "celery.worker.request"]
+
+
+def test_parts_of_a_composite_propagator() -> None:
+    parts = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
+    assert _compat.single_propagators(CompositePropagator(parts)) == parts
+    assert _compat.single_propagators(parts[0]) == parts[:1]
 
 
 def test_a_span_that_has_ended_can_be_given_to_a_provider() -> None:
@@ -264,13 +431,18 @@ def test_celerys_formatters_can_have_a_prefix() -> None:
         assert again.format(record).count("<n>") == 1
 
 
-def test_instrumentations_of_clients_can_be_suppressed() -> None:
-    def is_enabled() -> tuple[bool, bool]:
-        before = is_instrumentation_enabled()
-        _compat.suppress_instrumentations()
-        return before, is_instrumentation_enabled()
+def test_instrumentations_of_clients_begin_no_traces_where_they_are_suppressed() -> (
+    None
+):
+    def are_enabled() -> list[bool]:
+        found = [is_instrumentation_enabled()]
+        _compat.suppress_instrumentations_outside_spans()
+        found.append(is_instrumentation_enabled())
+        with TracerProvider().get_tracer("app").start_as_current_span("own"):
+            found.append(is_instrumentation_enabled())
+        return [*found, is_instrumentation_enabled()]
 
-    assert contextvars.Context().run(is_enabled) == (True, False)
+    assert contextvars.Context().run(are_enabled) == [True, False, True, False]
 
 
 class Watching(SpanProcessor):
@@ -485,7 +657,9 @@ def test_where_somebody_has_to_be_asked_no_span_is_copied(
 
 def test_a_copied_span_has_the_resource_of_its_process() -> None:
     """A pool child's is set after its fork."""
-    provider = _compat.ForkableTracerProvider(shutdown_on_exit=False)
+    provider = _compat.ForkableTracerProvider(
+        attend=lambda *_: None, shutdown_on_exit=False
+    )
     provider.add_span_processor(Seen())
     ours = _compat_start.SpanStarter(provider.get_tracer("t"))
     parent = trace_api.get_current_span(parent_context(1, is_remote=True))
@@ -617,9 +791,9 @@ def test_the_default_propagator_is_known() -> None:
 def test_each_timer_is_a_step_of_its_own() -> None:
     """A worker keeps its steps by name: of two with one name one is lost."""
     app = Celery(set_as_current=False)
-    for what in ("export", "health"):
+    for what in ("export", "health", "health"):
         _compat_celery.add_timer(app, what, 1.0, lambda: None)
-    assert {step.name for step in app.steps["consumer"]} == {
+    assert sorted(step.name for step in app.steps["consumer"]) == [
         "otel_celery.export",
         "otel_celery.health",
-    }
+    ]

@@ -67,3 +67,17 @@ def test_unreadable_found_file_is_a_line_and_a_named_one_status_78(
     with pytest.raises(LauncherError, match="expected a readable UTF-8 file") as raised:
         load({}, tmp_path, str(file))
     assert raised.value.exit_status == 78
+
+
+@pytest.mark.parametrize("line", ["OTEL_A=a\0b", "'OTEL_A=b'=c", "OTEL_\0=a"])
+def test_a_variable_that_no_environment_can_hold_is_a_line(
+    tmp_path: Path, line: str
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"OTEL_B=1\n{line}\n")
+    environ: dict[str, str] = {}
+    (problem,) = load(environ, tmp_path)
+    assert "cannot be read (no environment can hold its variable 'OTEL_" in problem
+    assert environ == {}
+    with pytest.raises(LauncherError, match="expected a readable UTF-8 file"):
+        load({}, tmp_path, str(file))

@@ -41,6 +41,23 @@ def test_counters_are_shared_with_forked_children() -> None:
     assert Counters(os.dup(counters.descriptor)).exported == 5
 
 
+def test_the_shared_page_cannot_be_cut_short() -> None:
+    """A process that maps a page which somebody makes shorter dies of SIGBUS."""
+    counters = Counters()
+    with pytest.raises(PermissionError):
+        os.ftruncate(counters.descriptor, 0)
+    assert counters.lost == 0
+
+
+def test_what_a_killed_process_kept_is_counted_by_its_successor() -> None:
+    counters = Counters()
+    row = counters.rows[1]
+    row.waiting = 7
+    assert (counters.queued, counters.lost) == (7, 0)
+    row.drop_waiting()
+    assert (counters.queued, counters.lost) == (0, 7)
+
+
 def test_rows_do_not_overlap() -> None:
     counters = Counters()
     for index, row in enumerate(counters.rows):
@@ -63,7 +80,7 @@ def test_a_line_a_minute_and_one_at_recovery(
 ) -> None:
     """README: one line a minute at most, one at recovery."""
     counters, clock = Counters(), Clock()
-    reporter = Reporter(counters, "http://c:4317", clock)
+    reporter = Reporter(counters, "http://c:4317", clock=clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(600):  # ten minutes of failures
             counters.rows[1].note_error("refused")
@@ -78,14 +95,16 @@ def test_a_line_a_minute_and_one_at_recovery(
     assert len(lines) == 11
     assert lines[0] == (
         "otel-celery: spans do not reach http://c:4317: refused. 1 lost so far; tasks"
-        " are not affected. Check the endpoint and that the collector runs."
+        " are not affected. Check that the collector runs; check the port: collectors"
+        " take gRPC on 4317 and HTTP on 4318, and OTEL_EXPORTER_OTLP_PROTOCOL says which"
+        " of them you send."
     )
     assert lines[-1] == ("otel-celery: spans reach http://c:4317 again; 600 were lost.")
 
 
 def test_loss_without_failure_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     counters = Counters()
-    reporter = Reporter(counters, "", Clock())
+    reporter = Reporter(counters, "", clock=Clock())
     counters.rows[0].add_dropped(7)
     reporter.poll()
     reporter.poll()
@@ -100,13 +119,13 @@ def test_lines_survive_a_dictconfig_that_disables_loggers(
     logger.disabled = True
     counters = Counters()
     counters.rows[0].add_dropped(1)
-    Reporter(counters, "", Clock()).poll()
+    Reporter(counters, "", clock=Clock()).poll()
     assert len(caplog.records) == 1
 
 
 def test_only_the_owner_writes(caplog: pytest.LogCaptureFixture) -> None:
     counters = Counters()
-    reporter = Reporter(counters, "", Clock())
+    reporter = Reporter(counters, "", clock=Clock())
     reporter.disown()
     counters.rows[0].add_dropped(1)
     reporter.poll()

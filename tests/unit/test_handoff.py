@@ -18,12 +18,14 @@ from opentelemetry.sdk.trace import (
     SpanProcessor,
     TracerProvider,
 )
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
     TraceFlags,
+    TraceState,
     set_span_in_context,
 )
 from opentelemetry.trace.status import Status, StatusCode
@@ -199,6 +201,46 @@ def test_a_span_too_large_for_a_datagram_is_cut_and_marked() -> None:
     assert rebuilt.attributes["otel_celery.cut"] is True
     assert rebuilt.attributes["small"] == 1
     assert len(str(rebuilt.attributes["long"])) == 1024
+
+
+SPAN = SpanContext(
+    1, 2, False, trace_state=TraceState([(f"k{n}", "v" * 250) for n in range(32)])
+)
+
+
+def ended(name: str, **fields: Any) -> ReadableSpan:
+    return ReadableSpan(name, SPAN, resource=Resource({}), **fields)
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        a_span(
+            **{f"list {n}": [f"{n} {m} " * 800 for m in range(16)] for n in range(64)}
+        ),
+        a_span(**{"key" * 100_000: 1}),
+        a_span(**{f"key {n} {'k' * 5000}": 1 for n in range(64)}),
+        ended("name" * 100_000),
+        ended("links", links=[Link(SPAN, {"a": "x" * 5000}) for _ in range(128)]),
+        ended(
+            "a scope",
+            instrumentation_scope=InstrumentationScope(
+                "s" * 200_000, "1", None, {"a": "x" * 200_000}
+            ),
+        ),
+    ],
+    ids=lambda span: span.name[:20],
+)
+def test_whatever_is_too_large_is_cut_to_what_fits(span: ReadableSpan) -> None:
+    """Else it fits no datagram: it would wait in the backlog for ever."""
+    assert len(encode_span(span)) <= SPAN_BYTES
+    rebuilt = there_and_back(span)
+    assert rebuilt.attributes is not None
+    assert rebuilt.attributes["otel_celery.cut"] is True
+    assert rebuilt.context is not None
+    assert span.context is not None
+    assert rebuilt.context.span_id == span.context.span_id
+    assert span.name.startswith(rebuilt.name)
 
 
 @settings(max_examples=300, deadline=None)

@@ -63,6 +63,31 @@ def test_role_and_application(words: str, role: str | None, app: str) -> None:
     assert list(found.celery_arguments) == words.split()
 
 
+@pytest.mark.parametrize(
+    ("words", "command", "before", "after"),
+    [
+        ("-A tail tail --errors", "tail", "-A tail", "--errors"),
+        ("-A exec exec -- exec x", "exec", "-A exec", "-- exec x"),
+        ("doctor -A doctor", "doctor", "", "-A doctor"),
+        (
+            "-b worker -A worker worker worker",
+            "worker",
+            "-b worker -A worker",
+            "worker",
+        ),
+        ("--help", None, "--help", ""),
+    ],
+)
+def test_words_before_and_after_the_command(
+    words: str, command: str | None, before: str, after: str
+) -> None:
+    """An application may be called as a command is."""
+    found = read_command_line(words.split(), {})
+    assert found.command == command
+    assert " ".join(found.global_words) == before
+    assert " ".join(found.command_words) == after
+
+
 def test_pool_node_and_workdir() -> None:
     found = read_command_line(
         [

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from otel_celery_launcher.advice import shown_endpoint
+from otel_celery_launcher.corrections import correct_environment, is_disabled
 from otel_celery_launcher.reference import reference
 from otel_celery_launcher.roles import CommandLine, read_command_line
-from otel_celery_launcher.settings import Settings, correct_environment
+from otel_celery_launcher.settings import Settings
 from otel_celery_launcher.variables import VARIABLES
 from tests.bad_values import BAD_VALUES
+from tests.hostile_values import PRIVATE_KEY
 from tests.make_compatibility import RELEASES
 from tests.process.test_matrix import POOLS, STARTS
 
@@ -73,6 +75,26 @@ LINES = {
     ("OTEL_CELERY_SHUTDOWN_SECONDS", "ten"): (
         "OTEL_CELERY_SHUTDOWN_SECONDS is 'ten': expected a number from 0 to 60; using 5"
     ),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", PRIVATE_KEY): (
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY is set (value not shown): expected the path of a"
+        " readable PEM file; using nothing"
+    ),
+    ("OTEL_PROPAGATORS", PRIVATE_KEY): (
+        "OTEL_PROPAGATORS is (315 characters, not shown): expected installed"
+        " propagators; (314 characters, not shown) is not installed or misspelt; using"
+        " tracecontext"
+    ),
+    ("OTEL_CELERY_SERVICE_NAME", "{role.x}"): (
+        "OTEL_CELERY_SERVICE_NAME is '{role.x}': expected text with {name} and {role},"
+        " such as {name}-{role}; using nothing"
+    ),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "9999999999"): (
+        "OTEL_BSP_MAX_QUEUE_SIZE is '9999999999': expected a whole number from 1 to"
+        " 2147483647; using 2048"
+    ),
+    ("OTEL_PYTHON_LOG_CORRELATION", "yes"): (
+        "OTEL_PYTHON_LOG_CORRELATION is 'yes': expected true or false; using false"
+    ),
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"): (
         "OTEL_EXPORTER_OTLP_TIMEOUT is '0': expected a number over 0 and up to 3600;"
         " using 10"
@@ -98,6 +120,23 @@ def test_text_of_a_line(name: str, value: str) -> None:
             "unix:///run/otel.sock",
         ),
         ("OTEL_CELERY_STRICT", "on", "true"),
+        ("OTEL_SDK_DISABLED", "False", "false"),
+        ("OTEL_PYTHON_LOG_CORRELATION", "True", "true"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE", "true"),
+        ("OTEL_PROPAGATORS", "tracecontext,,baggage", "tracecontext,baggage"),
+        *(
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", target, target)
+            for target in (
+                "ipv4:10.0.0.1:4317,10.0.0.2:4317",
+                "ipv6:[::1]:4317",
+                "unix:run/otel.sock",
+                "unix-abstract:otel",
+                "vsock:2:4317",
+                "dns:a:1,b:2",
+                "dns:///collector:4317",
+                "xds:///collector",
+            )
+        ),
         ("OTEL_PROPAGATORS", "", None),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "collector:4317"),
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "0", "0"),
@@ -163,6 +202,11 @@ def test_no_name_is_one_warning() -> None:
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "port is 4318"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, "no scheme, which means TLS"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "unix:///run/otel.sock"},
+            "'unix:///run/otel.sock' is no http:// URL, which means TLS; set"
+            " OTEL_EXPORTER_OTLP_INSECURE=true",
+        ),
         (
             {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "c:4318",
@@ -232,6 +276,12 @@ def test_what_is_set_but_not_handled_is_named() -> None:
         ("me:s3cret@host:4317", "host:4317"),
         ("https://host/v1/traces?api_key=s3cret", "https://host"),
         ("http://host:4317", "http://host:4317"),
+        ("http://me:s3cret@[::1]:4317/x", "http://[::1]:4317"),
+        ("[::1]:4317", "[::1]:4317"),
+        ("ipv4:10.0.0.1:4317,10.0.0.2:4317", "ipv4:10.0.0.1:4317,10.0.0.2:4317"),
+        ("unix:///run/otel.sock", "unix:///run/otel.sock"),
+        ("dns://me:s3cret@8.8.8.8/host:4317", "dns:(not shown)"),
+        (PRIVATE_KEY, "(not shown)"),
     ],
 )
 def test_keys_in_endpoints_are_not_shown(endpoint: str, shown: str) -> None:
@@ -246,6 +296,53 @@ def test_deflate_with_grpc_is_a_bad_value() -> None:
         " using none"
     ]
     assert environ == {}
+
+
+@pytest.mark.parametrize("word", ["true", "TRUE", " True ", "1", "yes", "on", ""])
+def test_only_true_disables(word: str) -> None:
+    assert is_disabled({"OTEL_SDK_DISABLED": word}) is (word.strip().lower() == "true")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"]
+)
+def test_half_of_a_certificates_pair_is_unset_for_grpc(
+    prefix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "key.pem"
+    file.touch()
+    environ = {f"{prefix}CLIENT_KEY": str(file)}
+    assert correct_environment(environ) == [
+        f"{prefix}CLIENT_KEY is set (value not shown): expected"
+        f" {prefix}CLIENT_CERTIFICATE beside it; using neither"
+    ]
+    assert environ == {}
+    pair = {f"{prefix}CLIENT_{each}": str(file) for each in ("KEY", "CERTIFICATE")}
+    assert correct_environment(dict(pair)) == []
+    http = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    environ = {f"{prefix}CLIENT_CERTIFICATE": str(file), **http}
+    assert correct_environment(environ) == [], "its file may hold the key, too"
+
+
+def test_targets_of_grpc_are_bad_values_with_http() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "unix:///run/otel.sock",
+    }
+    assert correct_environment(environ) == [
+        "OTEL_EXPORTER_OTLP_ENDPOINT is 'unix:///run/otel.sock': expected a URL such as"
+        " http://collector:4318 with http/protobuf; using http://localhost:4318"
+    ]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in environ
+
+
+def test_what_takes_the_place_of_a_bad_endpoint_is_named() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://collector",
+    }
+    (line,) = correct_environment(environ)
+    assert line.endswith("; using OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 def test_compatibility_page_has_every_cell_of_the_matrix() -> None:

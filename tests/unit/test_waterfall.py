@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
+
+import pytest
 
 from otel_celery_launcher.receiving.forward import Forwarder
 from otel_celery_launcher.receiving.spans import ReceivedSpan
+from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.task_table import IDS_KEPT, NAMES_KEPT, TaskTable
 from otel_celery_launcher.tail.traces import Traces
-from otel_celery_launcher.waterfall import arrange
+from otel_celery_launcher.tail.waterfall import arrange
+from otel_celery_launcher.terminal import cut, width
 from tests.conftest import free_port
 
 
-def a_span(number: int, parent: int = 0, trace: int = 1) -> ReceivedSpan:
+def a_span(number: int, parent: int = 0, trace: int = 1, **others: Any) -> ReceivedSpan:
     fields: dict[str, Any] = {
         "name": f"span {number}", "kind": "INTERNAL", "trace_id": f"{trace:032x}",
         "span_id": f"{number:016x}", "parent_id": f"{parent:016x}" if parent else "",
@@ -19,7 +26,7 @@ def a_span(number: int, parent: int = 0, trace: int = 1) -> ReceivedSpan:
         "status_text": "", "attributes": {}, "events": (), "links": (),
         "resource": {}, "scope": "",
     }  # fmt: skip
-    return ReceivedSpan(**fields)
+    return ReceivedSpan(**(fields | others))
 
 
 def places(spans: list[ReceivedSpan]) -> list[tuple[str, int]]:
@@ -59,6 +66,60 @@ def test_headers_of_a_connection_are_not_forwarded() -> None:
     forwarder = Forwarder(f"http://127.0.0.1:{free_port()}")
     headers = {"Connection": "keep-alive", "Accept": "*/*", "Accept-Encoding": "gzip"}
     forwarder.put(b"", {**headers, "Authorization": "x"}.items())
-    ((_, kept),) = forwarder._waiting
-    assert kept == [("authorization", "x")]
+    (request,) = forwarder._waiting
+    assert request.metadata == [("authorization", "x")]
     forwarder.stop(0)
+
+
+def test_a_failure_far_below_is_shown() -> None:
+    """Each retry is two levels below the one before."""
+    chain = [
+        a_span(number, number - 1, is_error=True, status_text="why " * 40)
+        for number in range(1, 200)
+    ]
+    for lines in (Screen().plain(arrange(chain)), Screen().drawn(arrange(chain), 60)):
+        assert sum("why" in line for line in lines) == 199
+    assert max(map(len, Screen().plain(arrange(chain)))) <= 80
+
+
+@pytest.mark.parametrize("wait", [math.nan, math.inf, -math.inf, -5.0, -1e300, 1e308])
+def test_a_wait_that_is_none_is_not_shown(wait: float) -> None:
+    waits = {"celery.wait.broker": wait, "celery.wait.worker": wait}
+    span = a_span(1, kind="CONSUMER", attributes=waits | {"celery.task_name": "t"})
+    (row,) = rows = arrange([span])
+    assert row.waited is None
+    table = TaskTable()
+    table.add(rows)
+    assert max(map(len, [*Screen().drawn(rows, 80), *table.lines(80)])) <= 80
+
+
+def test_names_of_tasks_are_bounded_in_number_and_length() -> None:
+    """A name is whatever a message says."""
+    table = TaskTable()
+    for number in range(2 * NAMES_KEPT):
+        name = {"celery.task_name": f"{number} " + "x" * 10_000}
+        spans = [
+            a_span(2 * number + 1, trace=number + 1, kind="PRODUCER", attributes=name),
+            a_span(2 * number + 2, trace=number + 1, kind="CONSUMER", attributes=name),
+        ]
+        table.add(arrange(spans))
+    size = sum(sys.getsizeof(name) for name in (*table._names, *table._open.values()))
+    assert size < 2**20
+    assert len(table._open) <= IDS_KEPT
+    assert "(other tasks)" in "\n".join(table.lines(80))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "shown"),
+    [
+        ("entrée", 6, "entrée"),
+        ("entre\u0301e and more", 6, "entre\u0301…"),
+        ("入荷通知", 8, "入荷通知"),
+        ("入荷通知を", 8, "入荷通…"),
+        ("a\x1b[2J", 9, r"a\x1b[2J"),
+        ("anything", 0, ""),
+    ],
+)
+def test_what_is_cut_says_so_and_fits(text: str, columns: int, shown: str) -> None:
+    assert cut(text, columns) == shown
+    assert width(cut(text, columns)) <= columns

@@ -38,6 +38,9 @@ elif own == "provider to the same endpoint":
         CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
     )
     CeleryInstrumentor().instrument()
+elif own == "exporter added to the global provider":
+    exporter = OTLPSpanExporter(insecure=True)
+    trace.get_tracer_provider().add_span_processor(BatchSpanProcessor(exporter))
 elif own == "provider in each child":
 
     def set_up(**_):

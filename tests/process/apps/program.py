@@ -38,6 +38,27 @@ def fork_a_server():
         os.waitpid(pid, 0)
 
 
+def supervises():
+    """As honcho, supervisord, watchfiles, dagster-celery: its child does the work."""
+    sys.exit(subprocess.call(sys.argv[2:]))
+
+
+def manages():
+    """As a management command that ends in Celery's own command line."""
+    from celery.bin.celery import main
+
+    sys.argv[1:2] = []
+    main()
+
+
+def works():
+    """As Airflow: a program that configures its application, and runs its worker."""
+    from shop import app
+
+    app.conf.broker_url = os.environ["REAL_BROKER"]
+    app.worker_main(["worker", "-l", "INFO", "-c", "1"])
+
+
 def talks():
     span("work")
     sys.stdout.write(sys.stdin.read().upper())
@@ -92,6 +113,9 @@ def sets_up():
 
 
 WHAT = {
+    "supervises": supervises,
+    "manages": manages,
+    "works": works,
     "talks": talks,
     "waits": waits,
     "fork": lambda: multiprocess("fork"),

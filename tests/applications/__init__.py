@@ -1,0 +1,1 @@
+"""Real applications under otel-celery: `make test-applications`; long, outside of CI."""

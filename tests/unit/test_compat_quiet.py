@@ -1,0 +1,267 @@
+"""Private names that quiet traces, bootstrap and the doctor lean on."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from celery import Celery
+from celery.backends.base import Backend
+from celery.backends.cache import CacheBackend
+from celery.beat import Service
+from celery.worker.worker import WorkController
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import (
+    is_instrumentation_enabled,
+    suppress_instrumentation,
+)
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    Decision,
+    Sampler,
+    SamplingResult,
+)
+from packaging.requirements import Requirement
+
+from otel_celery_launcher import (
+    _compat,
+    _compat_backend,
+    _compat_bootstrap,
+    _compat_celery,
+    _compat_otlp,
+)
+from otel_celery_launcher.exporter.counters import Counters
+from otel_celery_launcher.quiet import CELERY_SCOPE, LEFT_OUT, QuietTracers
+
+
+def tracer_of(scope: str, **rules: Any) -> tuple[trace.Tracer, list[str]]:
+    left_out: list[str] = []
+    given: dict[str, Any] = {
+        "client_roots": "never", "is_theirs": False, "has_duplicates": False,
+        "roots_per_second": 0.0,
+    }  # fmt: skip
+    quiet = QuietTracers(**(given | rules))
+    quiet.on_left_out = left_out.append
+    provider = _compat.ForkableTracerProvider(
+        attend=quiet.attend, shutdown_on_exit=False
+    )
+    return provider.get_tracer(scope), left_out
+
+
+def test_the_rules_stand_before_both_ways_to_start_a_span() -> None:
+    tracer, _ = tracer_of("client")
+    client = trace.SpanKind.CLIENT
+    assert not tracer.start_span("a", kind=client).is_recording()
+    assert not tracer.start_span("a", None, client).is_recording()
+    with tracer.start_as_current_span("a", kind=client) as span:
+        assert span is LEFT_OUT
+    with tracer.start_as_current_span("work"):
+        assert tracer.start_span("a", None, client).is_recording()
+    with_parent = trace.set_span_in_context(tracer.start_span("work"))
+    assert tracer.start_span("a", with_parent, client).is_recording()
+
+
+def test_the_spans_of_celery_do_not_pass_the_rules() -> None:
+    tracer, _ = tracer_of(CELERY_SCOPE)
+    assert tracer.start_span("a", kind=trace.SpanKind.CLIENT).is_recording()
+
+
+def test_what_is_over_the_budget_is_told_by_name() -> None:
+    tracer, left_out = tracer_of("own", roots_per_second=1.0)
+    spans = [tracer.start_span(f"span {number}") for number in range(12)]
+    assert [span.is_recording() for span in spans] == [True] * 10 + [False] * 2
+    assert left_out == ["span 10", "span 11"]
+
+
+def test_instrumentations_heed_what_suppresses_them() -> None:
+    token = context_api.attach(_compat.suppressing(outside_spans_only=False))
+    assert not is_instrumentation_enabled()
+    assert _compat.is_suppressed(None, is_below_a_span=True)
+    inner = context_api.attach(_compat.unsuppressed())
+    assert is_instrumentation_enabled()
+    assert not _compat.is_suppressed(None, is_below_a_span=False)
+    context_api.detach(inner)
+    context_api.detach(token)
+    assert is_instrumentation_enabled()
+    assert not _compat.is_suppressed(None, is_below_a_span=False)
+
+
+def test_where_suppressing_ends_at_a_span_the_given_context_counts() -> None:
+    tracer, _ = tracer_of("client", client_roots="always")
+    with_parent = trace.set_span_in_context(tracer.start_span("work"))
+    token = context_api.attach(_compat.suppressing(outside_spans_only=True))
+    client = trace.SpanKind.CLIENT
+    assert not tracer.start_span("a", kind=client).is_recording()
+    assert tracer.start_span("a", with_parent, client).is_recording()
+    context_api.detach(token)
+
+
+def test_an_application_that_suppresses_others_keeps_its_own_spans() -> None:
+    tracer, _ = tracer_of("own", client_roots="always")
+    with tracer.start_as_current_span("work"), suppress_instrumentation():
+        span = tracer.start_span("call", kind=trace.SpanKind.CLIENT)
+    assert span.is_recording()
+
+
+def test_what_is_inside_a_span_that_is_left_out_is_left_out_with_it() -> None:
+    tracer, left_out = tracer_of("own", roots_per_second=0.1)
+    tracer.start_span("takes the budget")
+    with tracer.start_as_current_span("job"):
+        assert not tracer.start_span("step").is_recording()
+    assert left_out == ["job"]
+    server = tracer.start_span("request", kind=trace.SpanKind.SERVER)
+    assert server.is_recording()
+
+
+def test_names_that_are_none_are_counted_all_the_same() -> None:
+    counters = Counters()
+    counters.rows[0].add_left_out(7)
+    counters.rows[0].add_left_out("\ud800" * 200)
+    assert counters.left_out == 2
+
+
+def test_a_tracer_may_be_asked_for_in_any_way() -> None:
+    provider = _compat.ForkableTracerProvider(
+        attend=lambda *_: None, shutdown_on_exit=False
+    )
+    tracers = (
+        provider.get_tracer(instrumenting_module_name=""),
+        provider.get_tracer("a"),
+    )
+    assert all(each.start_span("b").is_recording() for each in tracers)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_driver_is_quiet_below_a_statement_that_is_not_sampled(keeps: bool) -> None:
+    quiet = QuietTracers(
+        client_roots="always", is_theirs=True, has_duplicates=False,
+        roots_per_second=0.0,
+    )  # fmt: skip
+    provider = _compat.ForkableTracerProvider(
+        attend=quiet.attend, shutdown_on_exit=False,
+        sampler=ALWAYS_ON if keeps else OnlyDrivers(),
+    )  # fmt: skip
+    outer = provider.get_tracer("opentelemetry.instrumentation.sqlalchemy")
+    driver = provider.get_tracer("opentelemetry.instrumentation.sqlite3")
+    client = trace.SpanKind.CLIENT
+    statement = outer.start_span("select", kind=client)
+    assert not driver.start_span("select", kind=client).is_recording()
+    statement.end()
+    assert driver.start_span("select", kind=client).is_recording()
+
+
+class OnlyDrivers(Sampler):
+    """Keeps every second span."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
+        self._count += 1
+        kept = self._count % 2 == 0
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if kept else Decision.DROP)
+
+    def get_description(self) -> str:
+        return "every second"
+
+
+def test_a_suppressed_client_is_below_nothing_new() -> None:
+    tracer, _ = tracer_of("client", client_roots="always")
+    with tracer.start_as_current_span("work") as work:
+        token = context_api.attach(_compat.suppressing(outside_spans_only=False))
+        span = tracer.start_span("a", kind=trace.SpanKind.CLIENT)
+        context_api.detach(token)
+    assert not span.is_recording()
+    assert span.get_span_context() == work.get_span_context()
+
+
+def test_the_exporters_filter_is_known_by_its_name() -> None:
+    """Where this release has one: it swallows the second of two answers."""
+    import_module("opentelemetry.exporter.otlp.proto.grpc.exporter")
+    if find_spec("opentelemetry.sdk._shared_internal") is None:
+        return  # an SDK that has none
+    loggers = [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith("opentelemetry.exporter")
+        and isinstance(logger, logging.Logger)
+    ]
+    _compat_otlp.let_repeated_errors_through()
+    assert [each.filters for each in loggers if each.filters] == []
+    shared = import_module("opentelemetry.sdk._shared_internal")
+    filters = [name for name in vars(shared) if name.endswith("Filter")]
+    assert filters in ([], ["DuplicateFilter"])
+
+
+def test_each_call_of_a_backend_is_one_that_there_is() -> None:
+    backend = Celery(set_as_current=False, backend="redis://").backend
+    missing = [
+        name for name in _compat_backend.BACKEND_CALLS if not hasattr(backend, name)
+    ]
+    assert missing == []
+
+
+class Odd(CacheBackend):  # type: ignore[misc]
+    """What plain Celery takes: a call that is a property."""
+
+    @property
+    def forget(self) -> Any:
+        return lambda *_: None
+
+
+def test_classes_of_backends_are_changed_once_and_stay_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Celery, "_get_backend", Celery._get_backend)
+    for class_ in (Backend, CacheBackend):
+        for name in _compat_backend.ASKING_CALLS:
+            if name in class_.__dict__:
+                monkeypatch.setattr(class_, name, class_.__dict__[name])
+    calls: list[str] = []
+
+    def quiet(call: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
+            calls.append(call.__name__)
+            return call(*arguments)
+
+        return noted
+
+    _compat_backend.wrap_backend_calls(quiet, _compat_backend.ASKING_CALLS)
+    first, app = (
+        Celery(set_as_current=False, backend="cache+memory://") for _ in range(2)
+    )
+    for each in (first, app):  # the second application of a class finds it done
+        each.AsyncResult("nobody").ready()
+    assert calls == ["get_task_meta"] * 2
+    with patch.object(Backend, "get_task_meta", return_value={"status": "SUCCESS"}):
+        assert app.AsyncResult("somebody").state == "SUCCESS", "later patches win"
+    assert pickle.loads(pickle.dumps(app.backend)) is not None
+    odd = Celery(set_as_current=False, backend=f"{__name__}:Odd+memory://")
+    odd.backend.forget("x")
+
+
+@pytest.mark.parametrize("made", [WorkController, Service])
+def test_a_worker_and_a_beat_are_made_with_their_application(
+    monkeypatch: pytest.MonkeyPatch, made: Any
+) -> None:
+    monkeypatch.setattr(made, "__init__", made.__init__)
+    seen: list[Any] = []
+    _compat_celery.call_at_start(seen.append)
+    app = Celery(set_as_current=False)
+    made(app)
+    assert seen == [app]
+
+
+def test_upstreams_table_can_be_read() -> None:
+    rows = _compat_bootstrap.known_instrumentations()
+    names = {Requirement(package).name for _, package in rows}
+    assert "opentelemetry-instrumentation-celery" in names
+    assert all(Requirement(library).specifier is not None for library, _ in rows)
+    defaults = map(Requirement, _compat_bootstrap.default_instrumentations())
+    assert "opentelemetry-instrumentation-threading" in {each.name for each in defaults}
