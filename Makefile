@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tests/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-lowest test-pythons compatibility traces lint format docs bench bench-cpu faults outage soak servers build clean
+.PHONY: demo example test test-lowest test-pythons test-celery test-celery-integration test-applications compatibility traces screens lint format docs bench bench-cpu faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -33,6 +33,27 @@ test-pythons: servers
 	  $(MAKE) test PYTHON=$$python VENV=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	done
 
+# Celery's own unit tests, plain and under the launcher: what does worse there is the result.
+# Another release: make test-celery CELERY=5.6.*; some tests: make test-celery TESTS=t/unit/app
+CELERY ?=
+TESTS ?= t/unit
+CELERY_VENV = .venv-celery$(if $(CELERY),-tests-$(subst .*,,$(CELERY)))
+test-celery: $(VENV)/tested $(CELERY_VENV)/tested
+	$(BIN)/python -m tests.upstream.driver $(CELERY_VENV) $(TESTS)
+
+# Celery's integration tests, likewise, on Redis and on RabbitMQ; long.
+test-celery-integration: $(VENV)/tested $(CELERY_VENV)/tested servers
+	$(BIN)/python -m tests.upstream.driver $(CELERY_VENV) t/integration --broker redis
+	$(BIN)/python -m tests.upstream.driver $(CELERY_VENV) t/integration --broker rabbitmq
+
+# Real applications, each in an environment of its own; half an hour, and their packages.
+# Some of them: make test-applications APPLICATIONS="director dagster"
+APPLICATIONS ?=
+test-applications: $(VENV)/tested servers
+	rm -rf .venv-applications/wheel
+	$(BIN)/python -m build --wheel --outdir .venv-applications/wheel . > /dev/null
+	$(BIN)/python -m tests.applications.driver .venv-applications $(PYTHON) .venv-applications/wheel/*.whl $(APPLICATIONS)
+
 # docs/compatibility.md: the matrix on each minor release of Celery; ten minutes.
 compatibility: $(VENV)/tested servers
 	$(BIN)/python -m tests.make_compatibility
@@ -40,6 +61,10 @@ compatibility: $(VENV)/tested servers
 # docs/traces.md: a trace for each way in which a task can end.
 traces: $(VENV)/tested servers
 	$(BIN)/python -m tests.make_traces
+
+# tests/screens: what tail and doctor show; look at what has changed.
+screens: $(VENV)/tested
+	$(BIN)/python -m tests.make_screens
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check
@@ -85,6 +110,7 @@ servers:
 $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) '.[dev]'
+	$(PIP) --no-deps --upgrade --target $(VENV)/apart 'celery-batches>=0.11' # which holds Celery back, and works with this one
 	$(PIP) --force-reinstall --no-deps .
 	touch $@
 
@@ -95,9 +121,14 @@ $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 
+# Celery's tests and what they need, some of it in versions that ours cannot have.
+$(CELERY_VENV)/tested: tests/upstream/make_environment pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
+	tests/upstream/make_environment $(CELERY_VENV) $(PYTHON) '$(CELERY)'
+	touch $@
+
 .venv-demo/installed: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet '.[demo]'
+	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet .
 	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 

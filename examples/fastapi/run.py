@@ -18,7 +18,8 @@ from pathlib import Path
 
 from otel_celery_launcher.receiver import Receiver
 from otel_celery_launcher.receiving.spans import ReceivedSpan
-from otel_celery_launcher.waterfall import arrange, show
+from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.waterfall import arrange
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
@@ -92,7 +93,7 @@ def main() -> None:
         spans = receiver.wait_for(is_complete, WAIT_SECONDS)
         trace_id = next(span.trace_id for span in spans if span.kind == "SERVER")
         found = [span for span in receiver.spans if span.trace_id == trace_id]
-        show(arrange(found))
+        Screen().show(arrange(found))
 
 
 if __name__ == "__main__":
