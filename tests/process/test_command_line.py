@@ -191,6 +191,7 @@ def test_signals_end_a_busy_worker_as_celery_does(
         producer = Producer(broker)
         producer.send("shop.nap", 2)
         worker.wait_for_output("received")
+        producer.wait_until_acknowledged()
         start = time.monotonic()
         for number in numbers:
             worker.popen.send_signal(number)
