@@ -76,7 +76,7 @@ format: $(VENV)/tested
 	$(BIN)/ruff format
 
 docs: $(VENV)/tested
-	$(BIN)/python -m otel_celery_launcher.reference > docs/settings.md
+	$(BIN)/python -m otel_celery_launcher.settings.reference > docs/settings.md
 
 # Random faults on a loaded worker, every task accounted for: make faults SEED=7 SECONDS=600
 SEED ?=

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from otel_celery_launcher.receiving.grpc_server import GrpcServer
+from otel_celery_launcher.receiver.grpc_server import GrpcServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,6 +26,6 @@ def setup(role: str = "producer") -> None:
         otel_celery_launcher.errors.LauncherError: A variable has a bad value and
             OTEL_CELERY_STRICT is true.
     """
-    from otel_celery_launcher.hosted import set_up
+    from otel_celery_launcher.launch.program import set_up
 
     set_up(role)

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher import __version__
+from otel_celery_launcher.command_line import read_command_line
 from otel_celery_launcher.errors import LauncherError, guarded
-from otel_celery_launcher.import_path import let_the_applications_packages_win
+from otel_celery_launcher.launch.import_path import let_the_applications_packages_win
+from otel_celery_launcher.launch.reexec import with_executable
 from otel_celery_launcher.messages import say
-from otel_celery_launcher.relaunch import with_executable
-from otel_celery_launcher.roles import read_command_line
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
-    from otel_celery_launcher.roles import CommandLine
-    from otel_celery_launcher.telemetry import Telemetry
+    from otel_celery_launcher.command_line import CommandLine
+    from otel_celery_launcher.telemetry.setup import Telemetry
 
 USAGE_ERROR = 2  # click's status for a command line that it does not understand
 
@@ -112,7 +112,7 @@ def _run_plain_celery(command_line: CommandLine) -> int:
     elif command_line.shows_version:
         print(_version(), flush=True)  # noqa: T201
     if command_line.command == "inspect":
-        import otel_celery_launcher.status  # noqa: F401 - knows `inspect otel_status`
+        import otel_celery_launcher.launch.inspect_status  # noqa: F401 - knows `inspect otel_status`
     from celery.__main__ import main as celery_main
 
     celery_main()
@@ -154,7 +154,7 @@ def _run_traced_celery(
             say(problem)
         return _celery_main()
 
-    from otel_celery_launcher.launch import run_with_telemetry
+    from otel_celery_launcher.launch.celery_command import run_with_telemetry
 
     return run_with_telemetry(telemetry, problems, _celery_main)
 
@@ -163,14 +163,17 @@ def _set_up(
     command_line: CommandLine, environ: MutableMapping[str, str], problems: list[str]
 ) -> Telemetry | None:
     """Return what was set up, None where tracing is off; imports what that takes."""
-    from otel_celery_launcher.corrections import is_disabled, prepare_environment
+    from otel_celery_launcher.settings.corrections import (
+        is_disabled,
+        prepare_environment,
+    )
 
     problems += prepare_environment(environ)
     if is_disabled(environ):
         return None
-    from otel_celery_launcher.advice import application_notes
-    from otel_celery_launcher.launch import set_up
-    from otel_celery_launcher.settings import Settings
+    from otel_celery_launcher.launch.celery_command import set_up
+    from otel_celery_launcher.settings.advice import application_notes
+    from otel_celery_launcher.settings.settings import Settings
 
     problems += application_notes(command_line, environ)
 
@@ -192,7 +195,7 @@ def _load_env_files(
     wanted = command_line.env_files or environ.get("OTEL_CELERY_ENV_FILE")
     if command_line.role is None and not wanted:
         return []
-    from otel_celery_launcher.environ import load_env_files
+    from otel_celery_launcher.settings.dotenv_files import load_env_files
 
     return load_env_files(
         environ,
@@ -219,9 +222,15 @@ def _run_own_command(
 ) -> int:
     words = command_line.command_words
     if command_line.command == "exec":
-        from otel_celery_launcher.execute import main as execute
+        from otel_celery_launcher.launch.exec_command import Given
+        from otel_celery_launcher.launch.exec_command import main as execute
 
-        return execute(words, command_line.env_files, environ)
+        def examine(role: str, service: str) -> int:
+            from otel_celery_launcher.doctor.program import examine_program
+
+            return examine_program(role, service, None, environ)
+
+        return execute(words, command_line.env_files, Given(environ, examine))
     if command_line.command == "doctor":
         from otel_celery_launcher.doctor.command import main as doctor
 
@@ -229,11 +238,11 @@ def _run_own_command(
             [*command_line.global_words, *words], command_line.env_files, environ
         )
     if command_line.command == "healthcheck":
-        from otel_celery_launcher.healthcheck import main as healthcheck
+        from otel_celery_launcher.launch.healthcheck import main as healthcheck
 
         return healthcheck(words, command_line.env_files, environ)
     if command_line.command == "bootstrap":
-        from otel_celery_launcher.bootstrap import main as bootstrap
+        from otel_celery_launcher.bootstrap.command import main as bootstrap
 
         return bootstrap(words)
     if command_line.command == "tail":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.documented import undocumented
 from tests.harness import Launcher, Producer, wait_until
 

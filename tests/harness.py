@@ -19,13 +19,13 @@ import redis
 from celery import Celery
 from celery.bin.worker import worker as celery_worker
 
-from otel_celery_launcher.exporter.counters import Counters
+from otel_celery_launcher.ipc.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
 
 SCRIPT = Path(sys.executable).with_name("otel-celery")
 CELERY = Path(sys.executable).with_name("celery")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_celery_launcher.variables import VARIABLES
+from otel_celery_launcher.settings.standard_variables import VARIABLES
 
 # What is put where the path of a file is meant; its middle must be shown nowhere.
 SECRET = "hunter2SECRET"

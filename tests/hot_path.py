@@ -44,14 +44,14 @@ def set_up(variant: str) -> Callable[[], None]:
         trace.set_tracer_provider(provider)
         CeleryInstrumentor().instrument(skip_dep_check=True)
     elif variant == "otel-celery":
-        from otel_celery_launcher import telemetry
-        from otel_celery_launcher.roles import read_command_line
-        from otel_celery_launcher.settings import Settings
-        from otel_celery_launcher.tasks.spans import note_runs
+        from otel_celery_launcher.command_line import read_command_line
+        from otel_celery_launcher.settings.settings import Settings
+        from otel_celery_launcher.tasks.instrumentor import note_runs
+        from otel_celery_launcher.telemetry import setup
 
         os.environ["OTEL_SERVICE_NAME"] = "hot-worker"
         command_line = read_command_line(["-A", "hot", "worker"], os.environ)
-        started = telemetry.start(Settings.from_environ(os.environ, command_line))
+        started = setup.start(Settings.from_environ(os.environ, command_line))
         note_runs(started.counters.notes[1].current)
         channel = started.channel
         assert channel is not None

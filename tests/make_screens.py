@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
 from otel_celery_launcher.doctor.report import Report
-from otel_celery_launcher.receiving.spans import ReceivedSpan
+from otel_celery_launcher.receiver.spans import ReceivedSpan
 from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.task_table import TaskTable
 from otel_celery_launcher.tail.waterfall import arrange

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from otel_celery_launcher.receiver import Receiver
-from otel_celery_launcher.receiving.spans import ReceivedSpan
+from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.receiver.spans import ReceivedSpan
 from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.waterfall import arrange
 from tests.conftest import base_environ, free_port

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.receiver import Receiver
-from otel_celery_launcher.receiving.spans import read_request
+from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.receiver.spans import read_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from otel_celery_launcher.receiver import Receiver
-from otel_celery_launcher.receiving.spans import ReceivedSpan
+from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.receiver.spans import ReceivedSpan
 from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.waterfall import arrange
 

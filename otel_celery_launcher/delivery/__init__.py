@@ -1,3 +1,5 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an exporter's answer means, in whatever process the exporter runs."""
+"""An exporter of the SDK and what stands before it, in whatever process exports."""
+
+from __future__ import annotations

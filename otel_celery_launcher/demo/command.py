@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from otel_celery_launcher.errors import EXIT_FAILED, EXIT_OK
-from otel_celery_launcher.receiver import Receiver
-from otel_celery_launcher.tail.screen import Screen
-from otel_celery_launcher.tail.terminal import (
+from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.tail.output import (
     prepare_output,
     until_reader_leaves,
     write_line,
 )
+from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange
 from otel_celery_launcher.terminal import LINES, escape_controls
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import sys
 
-from otel_celery_launcher.launch import run_with_telemetry, set_up
-from otel_celery_launcher.roles import read_command_line
-from otel_celery_launcher.settings import Settings
+from otel_celery_launcher.command_line import read_command_line
+from otel_celery_launcher.launch.celery_command import run_with_telemetry, set_up
+from otel_celery_launcher.settings.settings import Settings
 
 
 def _place_order() -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from otel_celery_launcher.exporter.around import ExporterAround
-from otel_celery_launcher.exporter.reporter import (
+from otel_celery_launcher.delivery.around import ExporterAround
+from otel_celery_launcher.delivery.export_log import (
     EXPORT_LOGGER,
     ExportLogHandler,
     error_text,

@@ -12,8 +12,8 @@ from typing import Any
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
+from otel_celery_launcher.delivery.deadline import run_bounded
 from otel_celery_launcher.doctor.findings import FAIL, OK, Finding, without_secrets
-from otel_celery_launcher.exporter.bounded import run_bounded
 
 # Connecting, then sending and receiving: each may take the time of one.
 STEPS = 2

@@ -6,65 +6,42 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from otel_celery_launcher.checks import shown, split_names
-from otel_celery_launcher.corrections import is_disabled
+from otel_celery_launcher.command_line import (
+    ROLES,
+    app_name,
+    program_command_line,
+    read_command_line,
+)
 from otel_celery_launcher.doctor.application import check_application
-from otel_celery_launcher.doctor.broker import check_broker
-from otel_celery_launcher.doctor.endpoint import check_endpoint, endpoint_variable
+from otel_celery_launcher.doctor.examination import (
+    WAIT_SECONDS,
+    Examination,
+    print_findings,
+)
 from otel_celery_launcher.doctor.findings import (
-    FAIL,
-    OK,
-    WARN,
     Finding,
     as_json,
     exit_status,
 )
-from otel_celery_launcher.doctor.installed import check_installed
-from otel_celery_launcher.doctor.pool import check_pool
-from otel_celery_launcher.doctor.report import Report, print_report
 from otel_celery_launcher.doctor.variables import (
     KNOWN_ROLES,
-    check_file_names,
-    check_variables,
-    sources_of,
 )
-from otel_celery_launcher.doctor.workers import check_workers
-from otel_celery_launcher.environ import load_env_files
-from otel_celery_launcher.hosted import note_examined
-from otel_celery_launcher.roles import (
-    GENERIC_MODULE_NAMES,
-    ROLES,
-    app_name,
-    hosted_program,
-    read_command_line,
-)
-from otel_celery_launcher.settings import MODES, Settings
-from otel_celery_launcher.tail.terminal import prepare_output
+from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.tail.output import prepare_output
 
 if TYPE_CHECKING:
     from collections.abc import (
-        Callable,
-        Generator,
-        Iterator,
-        Mapping,
         MutableMapping,
         Sequence,
     )
-    from contextlib import AbstractContextManager
 
-    from otel_celery_launcher.roles import CommandLine
-
-# How long a step may take.
-WAIT_SECONDS = 5.0
-
-# Names that say nothing when there are hundreds of services.
-_GENERIC_NAMES = GENERIC_MODULE_NAMES | {"config", "service", "project"}
+    from otel_celery_launcher.command_line import CommandLine
 
 
 def _check_role(_: click.Context, __: click.Parameter, role: str) -> str:
@@ -115,7 +92,7 @@ def doctor(
 
     examination = Examination(environ, command_line, look, env_files, seconds)
     if not is_json:
-        sys.exit(_report(examination))
+        sys.exit(print_findings(examination))
     out = sys.stdout
     findings: list[Finding] = []
 
@@ -131,74 +108,12 @@ def doctor(
     sys.exit(exit_status(findings))
 
 
-def _report(examination: Examination) -> int:
-    """Print each finding as soon as it is there; return the exit status."""
-    report = Report(sys.stdout, sys.stderr)
-    examination.looking_at = report.looking_at
-    findings: list[Finding] = []
-
-    def end() -> int:
-        report.end(findings)
-        status = exit_status(findings)
-        note_examined(os.environ, status)
-        return status
-
-    def give_up(finding: Finding) -> NoReturn:
-        findings.append(finding)
-        report.add(finding)
-        os._exit(end())
-
-    examination.give_up = give_up
-    with redirect_stdout(sys.stderr):
-        for each in examination.findings():
-            findings.append(each)
-            report.add(each)
-    return end()
-
-
-def examine_program(
-    role: str, name: str, application: Any, environ: MutableMapping[str, str]
-) -> int:
-    """Print the findings inside a program below ``exec --doctor``; return the status.
-
-    Args:
-        role: Of ``exec --role``.
-        name: What the service may be called.
-        application: The Celery application that the program has loaded; None for none.
-        environ: As ``exec`` has left it: with its files, and corrected.
-    """
-
-    def look() -> tuple[list[Finding], Any]:
-        if application is None:
-            seen = "not looked at: a program of this role starts no worker and no beat"
-            found = Finding(level=WARN, id="OC406", check="application", seen=seen)
-            return [found], None
-        seen = f"{application.main or 'it'} as the program has loaded it"
-        return [Finding(level=OK, check="application", seen=seen)], application
-
-    return _report(
-        Examination(environ, hosted_program(role, name), look, (), WAIT_SECONDS)
-    )
-
-
-def tell_no_application() -> int:
-    """Print that the program below ``exec --doctor`` was none; return the status."""
-    finding = Finding(
-        level=FAIL,
-        id="OC405",
-        check="application",
-        seen="not looked at: the program has started no worker and no beat",
-        next="look at what it has written; it may have failed before",
-    )
-    return print_report([finding])
-
-
 def _command_line(
     app: str, role: str, pool: str | None, environ: MutableMapping[str, str]
 ) -> CommandLine:
     """Return the command line that a process of this role would have."""
     if role not in ROLES:
-        return hosted_program(role, app_name(app))
+        return program_command_line(role, app_name(app))
     words = [*(["-A", app] if app else []), role, *(["-P", pool] if pool else [])]
     return read_command_line(words, environ)
 
@@ -217,189 +132,4 @@ def main(
     """
     doctor.main(
         list(arguments), prog_name="otel-celery doctor", obj=(environ, env_files)
-    )
-
-
-class Examination:
-    """All checks, in the order of a start.
-
-    Args:
-        environ: Completed and corrected here, as a start does.
-        command_line: Of the process whose settings are looked at.
-        look: Returns findings on the application, and it if it is there.
-        env_files: Of ``--env-file``.
-        seconds: The longest time each step may take.
-
-    Attributes:
-        looking_at: Returns what is entered while a step that may take long is made.
-        give_up: Ends the process with a finding on what nothing else can end.
-    """
-
-    def __init__(
-        self,
-        environ: MutableMapping[str, str],
-        command_line: CommandLine,
-        look: Callable[[], tuple[list[Finding], Any]],
-        env_files: Sequence[str],
-        seconds: float,
-    ) -> None:
-        self._environ = environ
-        self._command_line = command_line
-        self._look = look
-        self._env_files = env_files
-        self._seconds = seconds
-        self.looking_at: Callable[[str], AbstractContextManager[None]] = _in_silence
-        self.give_up: Callable[[Finding], object] = _go_on
-
-    def findings(self) -> Iterator[Finding]:
-        """Yield each finding as soon as it is there."""
-        environ = self._environ
-        # Its core writes past all logging; what it says is in the errors, too.
-        environ.setdefault("GRPC_VERBOSITY", "NONE")
-        yield from check_installed()
-        sources = yield from self._check_files()
-        yield from check_variables(environ, sources)
-        if is_disabled(environ):
-            seen = "OTEL_SDK_DISABLED is true: nothing is traced"
-            next_ = "unset OTEL_SDK_DISABLED, if you want traces"
-            yield Finding(
-                level=WARN, id="OC207", check="disabled", seen=seen, next=next_
-            )
-            return
-        settings = Settings.from_environ(environ, self._command_line)
-        yield from _settings(settings, sources)
-        yield _propagators(environ, sources)
-        with self.looking_at("the collector"):
-            found = check_endpoint(
-                settings, environ, _endpoint_source(environ, sources), self._seconds
-            )
-        yield from found
-        with self.looking_at("the application: it is imported"):
-            found, application = self._look()
-        yield from found
-        if self._command_line.role == "worker":
-            yield from check_pool(application, self._command_line.pool, settings)
-        if application is not None:
-            yield from self._check_beyond(application)
-
-    def _check_files(self) -> Generator[Finding, None, dict[str, str]]:
-        """Load the ``.env`` files; return where each variable came from."""
-        environ, role = self._environ, self._command_line.role or ""
-        before = dict(environ)
-        for problem in load_env_files(
-            environ, role=role, workdir=None, env_files=self._env_files
-        ):
-            yield Finding(
-                level=FAIL,
-                id="OC201",
-                check="files",
-                seen=problem,
-                next=f"correct {problem.partition(': ')[0]}",
-                is_setting=True,
-            )
-        yield from check_file_names(role)
-        files = [Path(".env"), Path(f".env.{role}"), *map(Path, self._env_files)]
-        return sources_of(before, environ, files)
-
-    def _check_beyond(self, application: Any) -> Iterator[Finding]:
-        """Look at broker and workers of an application that imports."""
-        with self.looking_at("the broker: a message goes there and back"):
-            found = check_broker(application, self._seconds)
-        yield from found
-        if not any(each.level == FAIL for each in found):
-            with self.looking_at("the workers: who answers"):
-                found = check_workers(application, self._seconds)
-            yield from found
-
-
-def _go_on(_: Finding) -> None:
-    """Wait on, where nobody can end the process."""
-
-
-def _in_silence(_: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-def _endpoint_source(environ: Mapping[str, str], sources: Mapping[str, str]) -> str:
-    variable = endpoint_variable(environ)
-    source = sources.get(variable)
-    return f"{variable}, {source}" if source else "default"
-
-
-def _propagators(environ: MutableMapping[str, str], sources: dict[str, str]) -> Finding:
-    value = environ.get("OTEL_PROPAGATORS") or "tracecontext,baggage"
-    source = sources.get("OTEL_PROPAGATORS", "default")
-    missing = [
-        name for name in ("tracecontext", "baggage") if name not in split_names(value)
-    ]
-    if not missing:
-        seen = f"propagators {value}"
-        return Finding(level=OK, check="export", seen=seen, source=source)
-    return Finding(
-        level=WARN,
-        id="OC210",
-        check="export",
-        seen=f"OTEL_PROPAGATORS is {value!r}: {' and '.join(missing)} ends here",
-        source=source,
-        next="OTEL_PROPAGATORS=tracecontext,baggage",
-    )
-
-
-def _settings(settings: Settings, sources: dict[str, str]) -> list[Finding]:
-    name = settings.service_name
-    source = sources.get("OTEL_SERVICE_NAME") or sources.get("OTEL_CELERY_SERVICE_NAME")
-    notes = [each for each in settings.notes if "service name" in each]
-    stem = name.removesuffix(f"-{settings.role}")
-    if stem in _GENERIC_NAMES and not notes:
-        notes.append(
-            f"the service name {shown(name)} says nothing: hundreds may be called so"
-        )
-    found = [
-        Finding(
-            level=WARN,
-            id="OC208",
-            check="service name",
-            seen=note,
-            source=source or "default",
-            next="export OTEL_SERVICE_NAME=my-shop OTEL_CELERY_SERVICE_NAME='{name}-{role}'",
-        )
-        for note in notes
-    ] or [
-        Finding(level=OK, check="service name", seen=shown(name), source=source or "")
-    ]
-    found.append(_sampler(settings, sources))
-    others = [
-        each
-        for each in settings.notes
-        if "service name" not in each and each not in settings.endpoint_notes
-    ]
-    return found + [_export(each) for each in others]
-
-
-def _export(note: str) -> Finding:
-    """Return a note on the export: without the exporter that is asked for it fails."""
-    is_missing = "is not installed" in note
-    return Finding(
-        level=FAIL if is_missing else WARN,
-        id="OC211" if is_missing else "OC212",
-        check="export",
-        seen=note,
-        next="pip install 'otel-celery-launcher[http]'" if is_missing else "",
-        is_setting=is_missing,
-    )
-
-
-def _sampler(settings: Settings, sources: dict[str, str]) -> Finding:
-    seen = f"spans leave {MODES[settings.mode]}, sampler {settings.sampler}"
-    if settings.has_ratio:
-        seen += f" {settings.sampler_argument or 1}"
-    if not settings.keeps_nothing:
-        return Finding(level=OK, check="export", seen=seen)
-    return Finding(
-        level=WARN,
-        id="OC209",
-        check="export",
-        seen=f"{seen}: no trace that begins here is kept",
-        source=sources.get("OTEL_TRACES_SAMPLER", "default"),
-        next="OTEL_TRACES_SAMPLER=parentbased_always_on",
     )

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher import advice
 from otel_celery_launcher.delivery.failures import (
     UNREACHED,
     WANTS_CERTIFICATE,
@@ -19,12 +18,16 @@ from otel_celery_launcher.delivery.failures import (
     explain,
 )
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.otlp_checks import is_resolved_by_grpc, split_endpoint
+from otel_celery_launcher.settings import advice
+from otel_celery_launcher.settings.otlp_checks import (
+    is_resolved_by_grpc,
+    split_endpoint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from otel_celery_launcher.settings import Settings
+    from otel_celery_launcher.settings.settings import Settings
 
 # gRPC takes these for the collector, too (grpc, core/lib: http_proxy_mapper).
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -207,10 +210,10 @@ def _send(
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+    from otel_celery_launcher.delivery.deadline import run_bounded
+    from otel_celery_launcher.delivery.export_log import error_text
+    from otel_celery_launcher.delivery.exporters import load_exporter_classes
     from otel_celery_launcher.doctor.answers import Answers
-    from otel_celery_launcher.exporter.bounded import run_bounded
-    from otel_celery_launcher.exporter.exporters import load_exporter_classes
-    from otel_celery_launcher.exporter.reporter import error_text
 
     classes, problems = load_exporter_classes(
         settings.exporters, hides_messages=settings.hides_exception_messages

@@ -9,9 +9,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from otel_celery_launcher import __version__
-from otel_celery_launcher.bootstrap import proposals
+from otel_celery_launcher.bootstrap.command import proposals
+from otel_celery_launcher.bootstrap.installed_packages import Packages
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.installed_packages import Packages
 
 # Releases that hang or break: name, versions, why (with its source), what to do.
 KNOWN_BAD = (

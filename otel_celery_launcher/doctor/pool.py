@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.settings import MODES
+from otel_celery_launcher.settings.settings import MODES
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.settings import Settings
+    from otel_celery_launcher.settings.settings import Settings
 
 # Pools that patch the interpreter; Celery does so only for what is on the command line
 # (https://docs.celeryq.dev/en/stable/userguide/configuration.html#worker-pool).

@@ -8,10 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.corrections import correct_environment
+from otel_celery_launcher.command_line import DEFAULT_ROLE, ROLES
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.roles import DEFAULT_ROLE, ROLES
-from otel_celery_launcher.unhandled import unhandled_variables, unknown_variables
+from otel_celery_launcher.settings.corrections import correct_environment
+from otel_celery_launcher.settings.unknown_variables import (
+    unhandled_variables,
+    unknown_variables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence

@@ -7,11 +7,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher import __version__
-from otel_celery_launcher.checks import is_showable, shown
 from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
 from otel_celery_launcher.errors import MALFORMED_ERRORS
-from otel_celery_launcher.status import NAME
+from otel_celery_launcher.launch.inspect_status import NAME
+from otel_celery_launcher.settings.checks import is_showable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

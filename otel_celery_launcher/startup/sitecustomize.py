@@ -13,13 +13,30 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _doctor() -> Callable[[str, str], None] | None:
+    """Return what ``exec --doctor`` does at the start of the program, if it is on."""
+    if "_OTEL_CELERY_DOCTOR" not in os.environ:
+        return None
+
+    def examine(role: str, service: str) -> None:
+        from otel_celery_launcher.doctor.program import examine_at_the_start_of_celery
+
+        examine_at_the_start_of_celery(role, service)
+
+    return examine
 
 
 def _start() -> None:
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [each for each in sys.path if os.path.abspath(each) != folder]
     try:
-        from otel_celery_launcher.hosted import start_program
+        from otel_celery_launcher.launch.program import start_program
     except (ImportError, OSError) as exc:  # OSError: too many open files
         if "_OTEL_CELERY_PROGRAM" not in os.environ:
             os.environ["_OTEL_CELERY_PROGRAM"] = ":" + str(os.getpid())
@@ -28,7 +45,7 @@ def _start() -> None:
                 " runs untraced; install otel-celery-launcher there\n"
             )
     else:
-        start_program(folder)
+        start_program(folder, _doctor())
     own = sys.modules.pop("sitecustomize")
     try:
         importlib.import_module("sitecustomize")

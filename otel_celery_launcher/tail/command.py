@@ -16,20 +16,20 @@ import click
 
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.messages import say, write
-from otel_celery_launcher.receiving.forward import Forwarder
-from otel_celery_launcher.receiving.grpc_server import GrpcServer
-from otel_celery_launcher.receiving.http_server import HttpServer
-from otel_celery_launcher.receiving.spans import read_request
-from otel_celery_launcher.tail.page import Page
-from otel_celery_launcher.tail.screen import Screen
-from otel_celery_launcher.tail.shown import Filter, Summary, Totals, as_json, headline
-from otel_celery_launcher.tail.task_table import TaskTable
-from otel_celery_launcher.tail.terminal import (
+from otel_celery_launcher.receiver.forward import Forwarder
+from otel_celery_launcher.receiver.grpc_server import GrpcServer
+from otel_celery_launcher.receiver.http_server import HttpServer
+from otel_celery_launcher.receiver.spans import read_request
+from otel_celery_launcher.tail.display import Filter, Summary, Totals, as_json, headline
+from otel_celery_launcher.tail.output import (
     has_reader,
     prepare_output,
     until_reader_leaves,
     write_line,
 )
+from otel_celery_launcher.tail.page import Page
+from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.task_table import TaskTable
 from otel_celery_launcher.tail.traces import Trace, Traces
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.errors import LauncherError
-from otel_celery_launcher.tail.shown import counted, remarkable
+from otel_celery_launcher.tail.display import counted, remarkable
 from otel_celery_launcher.tail.waterfall import error_of
 from otel_celery_launcher.terminal import LINES, escape_controls
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.tail.shown import Summary, Totals
+    from otel_celery_launcher.tail.display import Summary, Totals
     from otel_celery_launcher.tail.traces import Trace
     from otel_celery_launcher.tail.waterfall import WaterfallRow
 

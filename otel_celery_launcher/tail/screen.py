@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from click import style
 
-from otel_celery_launcher.tail.terminal import write_line
+from otel_celery_launcher.tail.output import write_line
 from otel_celery_launcher.tail.waterfall import error_of
 from otel_celery_launcher.terminal import (
     LINES,

@@ -15,13 +15,13 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.receiving.spans import memory_bytes
+from otel_celery_launcher.receiver.spans import memory_bytes
 from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange, is_publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
 
 QUIET_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0

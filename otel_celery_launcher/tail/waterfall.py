@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
 
 # A wait above this, or below zero, is none: somebody else's attribute.
 MAX_SECONDS = 1e9

@@ -15,25 +15,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import baggage, trace
 
 from otel_celery_launcher import __version__
-from otel_celery_launcher.handoff.frames import encode_common
-from otel_celery_launcher.tasks.broker import broker_of, destination_name
-from otel_celery_launcher.tasks.common import Common
+from otel_celery_launcher.ipc.span_frames import encode_common
+from otel_celery_launcher.tasks.destination import (
+    broker_of,
+    destination_name,
+    without_delay,
+)
 from otel_celery_launcher.tasks.errors import text_of
 from otel_celery_launcher.tasks.labels import ATTRIBUTE as LABEL
 from otel_celery_launcher.tasks.labels import Labels
-from otel_celery_launcher.tasks.route import without_delay
 from otel_celery_launcher.tasks.waits import waits
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from otel_celery_launcher.task_settings import TaskSettings
-    from otel_celery_launcher.tasks.route import Place
+    from otel_celery_launcher.settings.tasks import TaskSettings
+    from otel_celery_launcher.tasks.destination import Place
     from otel_celery_launcher.tasks.waits import Times
 
 # The version of the conventions that ``messaging`` stands for.
@@ -60,6 +62,26 @@ _NO_LIMITS: tuple[Any, ...] = ([None, None], (None, None), [0, 0], (0, 0), [], (
 
 # Tasks of Celery's own that run another one for each of many arguments.
 _MAPPERS = frozenset({"celery.chunks", "celery.map", "celery.starmap"})
+
+
+class Common(NamedTuple):
+    """What a run has in common with the one before it."""
+
+    app: Any
+    pid: int
+    delivery: dict[str, Any] | None  # a copy: a task may change its request's
+    hostname: object
+    attributes: dict[str, Any]
+    encoded: bytes
+
+    def is_for(self, app: Any, pid: int, delivery: object, hostname: object) -> bool:
+        """Return whether a run has these in common with it, too."""
+        return (
+            self.app is app
+            and self.pid == pid
+            and self.delivery == delivery
+            and self.hostname == hostname
+        )
 
 
 class Attributes:

@@ -18,7 +18,7 @@ from celery.app.task import Context as Request
 from opentelemetry import trace
 from opentelemetry.trace import Link
 
-from otel_celery_launcher.tasks.carriers import parent_of
+from otel_celery_launcher.tasks.propagation import parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

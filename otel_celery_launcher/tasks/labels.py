@@ -23,8 +23,6 @@ JSON_CHARACTERS = 256 * 1024
 
 ATTRIBUTE = "celery.task.label"
 
-_POSITION_DIGITS = 3
-
 
 class Labels:
     """Labels in this process, of which there are so many at most."""
@@ -71,12 +69,3 @@ def _follow(path: Sequence[str], args: object, kwargs: object) -> object:
         else:
             return None
     return value
-
-
-def is_path(text: str) -> bool:
-    """Return whether a path can be followed."""
-    parts = text.split(".")
-    return all(
-        part.isidentifier() or (part.isdigit() and len(part) <= _POSITION_DIGITS)
-        for part in parts
-    )

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 
-from otel_celery_launcher import _compat, messages
-from otel_celery_launcher._compat_start import SpanStarter
+from otel_celery_launcher import messages
+from otel_celery_launcher.compat import contexts
+from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.errors import MALFORMED_ERRORS
-from otel_celery_launcher.plumbing import QuietProducer, as_the_application
 from otel_celery_launcher.tasks import schedule
-from otel_celery_launcher.tasks.carriers import extract
+from otel_celery_launcher.tasks.destination import route
 from otel_celery_launcher.tasks.errors import record_error
-from otel_celery_launcher.tasks.route import route
+from otel_celery_launcher.tasks.plumbing import QuietProducer, as_the_application
+from otel_celery_launcher.tasks.propagation import extract
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.task_settings import TaskSettings
+    from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
 
 
@@ -155,7 +156,7 @@ def _inject(headers: dict[Any, Any]) -> None:
     nothing to write stay: the application may have set them.
     """
     carrier: dict[str, str] = {}
-    for propagator in _compat.single_propagators(propagate.get_global_textmap()):
+    for propagator in contexts.single_propagators(propagate.get_global_textmap()):
         written: dict[str, str] = {}
         try:
             propagator.inject(written)

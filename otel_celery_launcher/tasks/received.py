@@ -13,8 +13,8 @@ from typing import Any
 
 from opentelemetry import propagate
 
-from otel_celery_launcher.tasks.carriers import HEADER
 from otel_celery_launcher.tasks.errors import text_of
+from otel_celery_launcher.tasks.propagation import HEADER
 from otel_celery_launcher.tasks.waits import RECEIVED_KEY
 
 # What "of late" is, and how many producers are named.

@@ -21,22 +21,22 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
-from otel_celery_launcher._compat_lean import LeanSpan
-from otel_celery_launcher._compat_spans import only
-from otel_celery_launcher._compat_start import SpanStarter
-from otel_celery_launcher.handoff.frames import START_BYTES, encode_begun, encode_start
+from otel_celery_launcher.compat.lazy_span import LeanSpan
+from otel_celery_launcher.compat.span_fields import only
+from otel_celery_launcher.compat.span_starter import SpanStarter
+from otel_celery_launcher.ipc.span_frames import START_BYTES, encode_begun, encode_start
 from otel_celery_launcher.messages import shows_contexts
 from otel_celery_launcher.tasks.batches import messages_of, publishes_of
-from otel_celery_launcher.tasks.carriers import parent_of, usual_parent
 from otel_celery_launcher.tasks.errors import record_error, text_of
+from otel_celery_launcher.tasks.propagation import parent_of, usual_parent
 from otel_celery_launcher.tasks.waits import take_times
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.exporter.running import RunNote
-    from otel_celery_launcher.task_settings import TaskSettings
+    from otel_celery_launcher.ipc.in_flight import RunNote
+    from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
     from otel_celery_launcher.tasks.waits import Times
 

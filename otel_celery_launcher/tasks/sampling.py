@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, SpanKind, TraceState
     from opentelemetry.util.types import Attributes
 
-    from otel_celery_launcher.rules import Rules
+    from otel_celery_launcher.settings.task_globs import Rules
 
 
 class TaskSampler(Sampler):

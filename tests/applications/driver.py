@@ -15,7 +15,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.applications.lab import Lab
 from tests.conftest import run_postgres, run_redis
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
 
 WAIT_SECONDS = 180
 

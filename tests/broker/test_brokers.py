@@ -10,7 +10,7 @@ import pytest
 from tests.harness import SPAWN, Producer, assert_each_run_once, runs, wait_until
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 POOLS = {

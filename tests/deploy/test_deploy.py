@@ -19,8 +19,8 @@ from celery.bin.celery import celery
 
 from otel_celery_launcher.cli import OWN_COMMANDS
 from otel_celery_launcher.doctor.command import doctor
+from otel_celery_launcher.settings.standard_variables import VARIABLES
 from otel_celery_launcher.tail.command import tail
-from otel_celery_launcher.variables import VARIABLES
 from tests.deploy.collector import COMPONENTS, OLD_NAMES, problems, unknown_keys
 
 ROOT = Path(__file__).parent.parent.parent

@@ -31,8 +31,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from otel_celery_launcher.exporter.counters import Counters
-from otel_celery_launcher.receiving.grpc_server import GrpcServer
+from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.receiver.grpc_server import GrpcServer
 from tests.clock import Clock
 from tests.conftest import base_environ, free_port
 from tests.harness import Launcher, Process, counters_of, wait_until

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.conftest import base_environ, free_port
 from tests.harness import CELERY, SCRIPT, Launcher, Producer, wait_until
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_celery_launcher import bootstrap
-from otel_celery_launcher.installed_packages import Packages
+from otel_celery_launcher.bootstrap import command
+from otel_celery_launcher.bootstrap.installed_packages import Packages
 
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
 
@@ -84,11 +84,11 @@ def test_the_doctor_names_each_requirement_that_does_not_hold(
 
 
 def test_what_fits_is_proposed_once_and_of_one_release() -> None:
-    found = bootstrap.proposals(Packages())
+    found = command.proposals(Packages())
     names = [each.name for each in found]
     assert len(names) == len(set(names))
     assert "opentelemetry-instrumentation-redis" in names
-    assert not {"opentelemetry-instrumentation-celery", *bootstrap.NOT_PROPOSED} & {
+    assert not {"opentelemetry-instrumentation-celery", *command.NOT_PROPOSED} & {
         *names
     }
     releases = {each.package.partition("==")[2] for each in found}

@@ -18,7 +18,7 @@ from tests.harness import CELERY, SCRIPT, Producer, runs, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 UNCHANGED = [
@@ -140,7 +140,7 @@ def test_a_bug_of_ours_leaves_plain_celery_and_one_line(
 ) -> None:
     """The line has the file, line and function that raised; the rest on request."""
     (launcher.folder / "broken.py").write_text(
-        "from otel_celery_launcher import telemetry\n"
+        "from otel_celery_launcher.telemetry import setup\n"
         "def start(*_):\n"
         "    raise KeyError('two\\nlines')\n"
         "telemetry.start = start\n"

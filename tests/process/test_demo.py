@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.demo.command import EXPECTED, check, expected_paths
-from otel_celery_launcher.receiving.spans import ReceivedSpan
+from otel_celery_launcher.receiver.spans import ReceivedSpan
 from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.waterfall import arrange
 

@@ -14,7 +14,7 @@ from tests.daemons import assert_nothing_left
 from tests.harness import Producer, assert_each_run_once, run_some, runs
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 WAYS = {

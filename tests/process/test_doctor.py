@@ -21,12 +21,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 
+from otel_celery_launcher.command_line import read_command_line
 from otel_celery_launcher.doctor import broker as doctor_broker
 from otel_celery_launcher.doctor import installed
 from otel_celery_launcher.doctor.pool import check_pool
-from otel_celery_launcher.receiver import Receiver
-from otel_celery_launcher.roles import read_command_line
-from otel_celery_launcher.settings import Settings
+from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.settings.settings import Settings
 from tests.conftest import free_port, producer_on
 from tests.documented import numbers
 from tests.harness import CELERY, Producer, run_some

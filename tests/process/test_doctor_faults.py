@@ -22,7 +22,7 @@ import pytest
 import trustme
 
 from otel_celery_launcher import __version__
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.conftest import free_port, is_open, server_command
 from tests.harness import CELERY, SCRIPT, Producer, run_some, wait_until
 from tests.process.test_next_steps import HTTP, answering, refusing

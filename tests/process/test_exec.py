@@ -26,7 +26,7 @@ from tests.harness import (
 )
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher, Process
 
 PROGRAM = str(APPS / "program.py")

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import trustme
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.harness import Producer, assert_each_run_once, run_tasks
 from tests.otlp_http import http_receiver
 

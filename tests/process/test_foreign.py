@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.harness import (
     CELERY,
     Producer,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 GUNICORN = [BIN / "gunicorn", "-b", "127.0.0.1:{port}", "green_site:app"]

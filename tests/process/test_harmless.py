@@ -13,7 +13,7 @@ import celery
 import pytest
 import redis
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.harness import (
     Producer,
     assert_each_run_once,
@@ -26,7 +26,7 @@ from tests.harness import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher, Process
 
 POOLS = ["prefork", "threads", "solo"]

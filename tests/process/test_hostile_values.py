@@ -17,7 +17,7 @@ from tests.harness import SCRIPT, Launcher, Producer, run_some, wait_until
 from tests.hostile_values import COMMON, PRIVATE_KEY, SECRET, environ
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
 
 PROGRAM = str(APPS / "program.py")
 

@@ -11,7 +11,7 @@ from otel_celery_launcher.tasks.labels import LABELS_KEPT, Labels
 from tests.harness import Producer, runs
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 WORKLOAD = json.dumps({"ti": {"dag_id": "nightly", "try": 2}, "token": "s3cr3t"})

@@ -13,7 +13,7 @@ import pytest
 from tests.harness import CELERY, Producer, run_some, runs
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 SUCCEEDED = re.compile(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.conftest import free_port
 from tests.documented import undocumented
 from tests.harness import Producer, counters_of, run_some, run_tasks, wait_until
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.exporter.counters import Counters
+    from otel_celery_launcher.ipc.counters import Counters
     from tests.harness import Launcher
 
 SPANS = 201

@@ -10,8 +10,8 @@ import pytest
 from tests.harness import SPAWN, Producer, assert_each_run_once, runs
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher
 
 

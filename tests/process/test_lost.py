@@ -13,8 +13,8 @@ import redis
 from tests.harness import Producer, hanging_process, run_some, runs, wait_until
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher
 
 

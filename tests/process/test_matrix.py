@@ -22,7 +22,7 @@ from tests.harness import (
 from tests.otlp_http import http_receiver
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 POOLS = {

@@ -11,7 +11,7 @@ from tests.harness import CELERY, SCRIPT, Producer, exporter_of, run_some
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 CHILDREN = 8

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.conftest import free_port
 from tests.otlp_http import QuietHandler, serve_http
 from tests.process.test_doctor import examine, of

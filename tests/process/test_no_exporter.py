@@ -12,7 +12,7 @@ import pytest
 from tests.harness import CELERY, Producer, run_some, run_tasks, wait_until
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 SITES = Path(__file__).parent / "sites"

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import redis
 
-from otel_celery_launcher.exporter.counters import EXPORTER_ROW
-from otel_celery_launcher.receiver import Receiver
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.clock import Clock
 from tests.conftest import free_port
 from tests.harness import (

@@ -13,8 +13,8 @@ from tests.otlp_http import QuietHandler, serve_http
 from tests.process.test_web import BIN, OTEL_CELERY, often
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher
 
 __all__ = ["often"]

@@ -37,7 +37,7 @@ from tests.harness import (
 )
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
+    from otel_celery_launcher.receiver.memory import Receiver
     from tests.harness import Launcher
 
 # Broker and mode; test_matrix.py has both modes on Redis.

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from playwright.sync_api import sync_playwright
 
-from otel_celery_launcher.receiving.grpc_server import METHOD
+from otel_celery_launcher.receiver.grpc_server import METHOD
 from tests.conftest import free_port, server_command
 from tests.harness import Producer, run_some, wait_until
 from tests.wire import wire

@@ -12,14 +12,14 @@ import opentelemetry.semconv._incubating.attributes as conventions
 import pytest
 import redis
 
-from otel_celery_launcher.receiving.spans import read_request
+from otel_celery_launcher.receiver.spans import read_request
 from tests.conftest import producer_on
 from tests.harness import Producer, hanging_process, runs, wait_until
 from tests.wire import wire
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher
 
 BAGGAGE = {"baggage": "tenant_id=acme"}

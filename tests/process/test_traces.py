@@ -18,8 +18,8 @@ from tests.harness import Producer, runs, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher
 
 

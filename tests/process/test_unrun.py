@@ -10,8 +10,8 @@ from tests.conftest import producer_on
 from tests.harness import Producer, run_some, runs, wait_until
 
 if TYPE_CHECKING:
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher, Process
 
 REASONS = ("revoked", "expired", "unknown", "rejected", "undecodable")

@@ -21,8 +21,8 @@ from tests.otlp_http import QuietHandler, serve_http
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from otel_celery_launcher.receiver import Receiver
-    from otel_celery_launcher.receiving.spans import ReceivedSpan
+    from otel_celery_launcher.receiver.memory import Receiver
+    from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.harness import Launcher, Process
 
 ROOT = Path(__file__).parent.parent.parent

@@ -51,12 +51,14 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_celery_launcher import (
-    _compat,
-    _compat_celery,
-    _compat_lean,
-    _compat_spans,
-    _compat_start,
+from otel_celery_launcher.compat import (
+    celery_instrumentor,
+    celery_private,
+    contexts,
+    lazy_span,
+    providers,
+    span_fields,
+    span_starter,
 )
 
 if TYPE_CHECKING:
@@ -75,12 +77,12 @@ class Seen(SpanProcessor):
 
 def test_set_resource_reaches_tracers_already_handed_out() -> None:
     seen = Seen()
-    provider = _compat.ForkableTracerProvider(
+    provider = providers.ForkableTracerProvider(
         attend=lambda *_: None, shutdown_on_exit=False
     )
     provider.add_span_processor(seen)
     tracer = provider.get_tracer("early")
-    _compat.set_resource(provider, Resource({"slot": "1"}))
+    providers.set_resource(provider, Resource({"slot": "1"}))
     tracer.start_span("a").end()
     provider.get_tracer("late").start_span("b").end()
     assert [dict(each.attributes) for each in seen.resources] == [{"slot": "1"}] * 2
@@ -88,7 +90,7 @@ def test_set_resource_reaches_tracers_already_handed_out() -> None:
 
 def test_fork_hook_runs_no_detector() -> None:
     if hasattr(TracerProvider, "_handle_fork"):  # SDK 1.44 and later
-        provider = _compat.ForkableTracerProvider(
+        provider = providers.ForkableTracerProvider(
             attend=lambda *_: None, shutdown_on_exit=False
         )
         before = provider.resource
@@ -99,22 +101,22 @@ def test_fork_hook_runs_no_detector() -> None:
 
 def test_has_tracer_provider_sees_the_global_one() -> None:
     assert hasattr(trace_api, "_TRACER_PROVIDER")
-    assert not _compat.has_tracer_provider()
+    assert not providers.has_tracer_provider()
 
 
 def test_processors_of_a_provider_can_be_replaced_and_additions_intercepted() -> None:
     first, second, third = Seen(), Seen(), Seen()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(first)
-    assert _compat.span_processors(provider) == (first,)
-    _compat.replace_span_processors(provider, (second,))
+    assert providers.span_processors(provider) == (first,)
+    providers.replace_span_processors(provider, (second,))
     provider.get_tracer("t").start_span("a").end()
     assert (first.names, second.names) == ([], ["a"])
     added: list[SpanProcessor] = []
-    _compat.intercept_added_processors(provider, added.append)
+    providers.intercept_added_processors(provider, added.append)
     provider.add_span_processor(third)
     assert added == [third]
-    assert _compat.span_processors(provider) == (second,)
+    assert providers.span_processors(provider) == (second,)
 
 
 @pytest.mark.parametrize("make", [BatchSpanProcessor, SimpleSpanProcessor])
@@ -125,8 +127,8 @@ def test_destination_of_an_exporter_behind_a_processor(
         endpoint="http://collector:4317", insecure=True, headers={"k": "v"}
     )
     processor = make(exporter)
-    assert _compat.exporter_of(processor) is exporter
-    assert _compat.destination_of(exporter) == ("collector:4317", {"k": "v"})
+    assert providers.exporter_of(processor) is exporter
+    assert providers.destination_of(exporter) == ("collector:4317", {"k": "v"})
     processor.shutdown()
 
 
@@ -134,14 +136,14 @@ def test_destination_of_http_and_other_exporters() -> None:
     http = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     endpoint = "http://collector:4318/v1/traces"
     exporter = http.OTLPSpanExporter(endpoint=endpoint, headers={"K": "v"})
-    assert _compat.destination_of(exporter) == (endpoint, {"k": "v"})
-    assert _compat.destination_of(ConsoleSpanExporter()) is None
+    assert providers.destination_of(exporter) == (endpoint, {"k": "v"})
+    assert providers.destination_of(ConsoleSpanExporter()) is None
 
 
 def test_celery_instrumentor_is_one_instance_that_can_be_ours() -> None:
     before = CeleryInstrumentor._instance
     ours = object.__new__(CeleryInstrumentor)
-    _compat.take_over_celery_instrumentor(ours)
+    celery_instrumentor.take_over_celery_instrumentor(ours)
     assert CeleryInstrumentor() is ours
     CeleryInstrumentor._instance = before
 
@@ -154,7 +156,7 @@ def test_detach_lets_exceptions_through_and_keeps_bad_tokens_quiet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(context_api, "detach", context_api.detach)
-    _compat.let_exceptions_through_detach()
+    contexts.let_exceptions_through_detach()
     foreign = contextvars.copy_context().run(context_api.attach, context_api.Context())
     context_api.detach(foreign)  # of another context: logged, as before
 
@@ -178,7 +180,7 @@ def test_spawned_children_inherit_a_descriptor() -> None:
     assert get_spawning_popen() is None
     set_spawning_popen(Popen())
     try:
-        make, arguments = _compat_celery._InheritedDescriptor(7).__reduce__()
+        make, arguments = celery_private._InheritedDescriptor(7).__reduce__()
     finally:
         set_spawning_popen(None)
     assert (make(*arguments), kept) == (7, [7])
@@ -193,15 +195,15 @@ def test_spawned_children_inherit_a_descriptor() -> None:
     [("prefork", False), ("solo", True), ("threads", True), ("gevent", True)],
 )
 def test_pools_that_never_fork(pool: str, never: bool) -> None:
-    assert _compat_celery.never_forks(get_implementation(pool)) is never
-    assert _compat_celery.never_forks(pool) is never
+    assert celery_private.never_forks(get_implementation(pool)) is never
+    assert celery_private.never_forks(pool) is never
 
 
 THREADS = """
 import threading
-from otel_celery_launcher import _compat
+from otel_celery_launcher.compat import providers
 
-def look(): print(_compat.has_other_threads())
+def look(): print(contexts.has_other_threads())
 
 look()
 thread = threading.Thread(target=look)
@@ -229,7 +231,7 @@ def record_sends() -> tuple[list[str], Callable[[], None]]:
         calls.append(name)
         return send(producer, name, message)
 
-    return calls, _compat_celery.wrap_task_sender(around)
+    return calls, celery_private.wrap_task_sender(around)
 
 
 def test_the_task_sender_can_be_wrapped() -> None:
@@ -260,7 +262,7 @@ def test_decode_errors_of_a_consumer_can_be_watched() -> None:
     errors: list[tuple[Any, ...]] = []
     logged: list[tuple[Any, ...]] = []
     app = Celery(set_as_current=False)
-    _compat_celery.watch_decode_errors(app, lambda *what: errors.append(what))
+    celery_private.watch_decode_errors(app, lambda *what: errors.append(what))
     (step,) = app.steps["consumer"]
     consumer = SimpleNamespace(on_decode_error=lambda *what: logged.append(what))
     step(consumer)
@@ -274,7 +276,7 @@ def test_decode_errors_of_a_consumer_can_be_watched() -> None:
 
 def test_headers_of_ours_stay_out_of_a_requests_headers() -> None:
     assert Context({"x": 1, "otel_celery_mine": 2}).headers["otel_celery_mine"] == 2
-    _compat_celery.keep_out_of_headers("otel_celery_mine")
+    celery_private.keep_out_of_headers("otel_celery_mine")
     try:
         assert Context({"otel_celery_mine": 2}).headers is None
         assert Context({"x": 1, "otel_celery_mine": 2}).headers == {"x": 1}
@@ -310,8 +312,8 @@ def test_skipped_runs_can_be_watched() -> None:
 
     task.__trace__ = own
     skipped: list[tuple[Any, object]] = []
-    _compat_celery.watch_skipped_runs(app, lambda *what: skipped.append(what))
-    _compat_celery.watch_skipped_runs(app, lambda *what: skipped.append(what))
+    celery_private.watch_skipped_runs(app, lambda *what: skipped.append(what))
+    celery_private.watch_skipped_runs(app, lambda *what: skipped.append(what))
 
     def deliver(*, redelivered: bool) -> dict[str, Any]:
         request = {"id": "1", "delivery_info": {"redelivered": redelivered}}
@@ -324,7 +326,7 @@ def test_skipped_runs_can_be_watched() -> None:
     assert ran == [1]
     assert skipped == [(task, request)]
     task.__trace__ = lambda *_: (Array(), None, 1.0, "")
-    _compat_celery.watch_skipped_runs(app, lambda *what: skipped.append(what))
+    celery_private.watch_skipped_runs(app, lambda *what: skipped.append(what))
     deliver(redelivered=True)
     assert len(skipped) == 1
 
@@ -339,8 +341,8 @@ def test_the_entry_that_beat_publishes_is_known() -> None:
         return before(*arguments, **named)
 
     Scheduler.apply_async = own
-    _compat_celery.watch_schedule_entries(current)
-    _compat_celery.watch_schedule_entries(current)
+    celery_private.watch_schedule_entries(current)
+    celery_private.watch_schedule_entries(current)
     try:
         app = Celery(broker="memory://", set_as_current=False)
 
@@ -371,7 +373,7 @@ def test_killed_runs_fail_inside_their_context() -> None:
     context = context_api.set_value("killed", 1, context_api.Context())
     try:
         for _ in range(2):
-            _compat_celery.fail_requests_inside(
+            celery_private.fail_requests_inside(
                 lambda task_id: context if task_id == "a" else None
             )
         Request.on_failure(SimpleNamespace(id="a"), None)
@@ -385,8 +387,8 @@ def test_killed_runs_fail_inside_their_context() -> None:
 
 ALONE = """
 import sys
-from otel_celery_launcher import _compat_celery
-_compat_celery.import_instrumentor_alone()
+from otel_celery_launcher.compat import celery_private
+celery_private.import_instrumentor_alone()
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 print([name for name in sys.modules if name.startswith("celery.worker")])
 from celery.worker.request import Request
@@ -403,8 +405,8 @@ def test_the_instrumentor_can_be_imported_without_the_worker() -> None:
 
 def test_parts_of_a_composite_propagator() -> None:
     parts = (TraceContextTextMapPropagator(), W3CBaggagePropagator())
-    assert _compat.single_propagators(CompositePropagator(parts)) == parts
-    assert _compat.single_propagators(parts[0]) == parts[:1]
+    assert contexts.single_propagators(CompositePropagator(parts)) == parts
+    assert contexts.single_propagators(parts[0]) == parts[:1]
 
 
 def test_a_span_that_has_ended_can_be_given_to_a_provider() -> None:
@@ -413,13 +415,13 @@ def test_a_span_that_has_ended_can_be_given_to_a_provider() -> None:
     provider.add_span_processor(seen)
     with provider.get_tracer("x").start_as_current_span("one") as span:
         pass
-    _compat.end_span(provider, span)
+    providers.end_span(provider, span)
     assert seen.names == ["one", "one"]
 
 
 def test_celerys_formatters_can_have_a_prefix() -> None:
     for kind in (ColorFormatter, TaskFormatter):
-        formatter = _compat_celery.with_prefix(
+        formatter = celery_private.with_prefix(
             kind("%(levelname)s %(message)s"), "<%(name)s> "
         )
         assert type(formatter) is kind
@@ -427,7 +429,7 @@ def test_celerys_formatters_can_have_a_prefix() -> None:
             {"levelname": "INFO", "msg": "text", "name": "n"}
         )
         assert formatter.format(record).endswith("INFO <n> text")
-        again = _compat_celery.with_prefix(formatter, "<%(name)s> ")
+        again = celery_private.with_prefix(formatter, "<%(name)s> ")
         assert again.format(record).count("<n>") == 1
 
 
@@ -436,7 +438,7 @@ def test_instrumentations_of_clients_begin_no_traces_where_they_are_suppressed()
 ):
     def are_enabled() -> list[bool]:
         found = [is_instrumentation_enabled()]
-        _compat.suppress_instrumentations_outside_spans()
+        contexts.suppress_instrumentations_outside_spans()
         found.append(is_instrumentation_enabled())
         with TracerProvider().get_tracer("app").start_as_current_span("own"):
             found.append(is_instrumentation_enabled())
@@ -469,7 +471,7 @@ class Curious(Sampler):
 
 
 def start(provider: TracerProvider) -> Span:
-    starter = _compat_start.SpanStarter(provider.get_tracer("t"))
+    starter = span_starter.SpanStarter(provider.get_tracer("t"))
     kind = trace_api.SpanKind.INTERNAL
     span = starter.start("a", context_api.Context(), kind, lambda: {"a": 1, "b": "x"})
     assert isinstance(span, Span)
@@ -500,7 +502,7 @@ def test_who_looks_at_the_start_sees_the_attributes() -> None:
 def test_an_unsampled_span_needs_no_attributes() -> None:
     provider = TracerProvider(shutdown_on_exit=False, sampler=ALWAYS_OFF)
     provider.add_span_processor(Seen())
-    starter = _compat_start.SpanStarter(provider.get_tracer("t"))
+    starter = span_starter.SpanStarter(provider.get_tracer("t"))
     span = starter.start("a", None, trace_api.SpanKind.INTERNAL, lambda: 1 / 0)  # type: ignore[return-value]
     assert not span.is_recording()
 
@@ -513,7 +515,7 @@ def test_contents_are_those_of_the_properties() -> None:
     span.set_status(trace_api.StatusCode.ERROR, "why")
     span.end()
     assert isinstance(span, Span)
-    *found, attributes, no_a, events, no_e, links, no_l, scope = _compat_spans.contents(
+    *found, attributes, no_a, events, no_e, links, no_l, scope = span_fields.contents(
         span
     )
     status = (span.status.status_code.value, span.status.description)
@@ -529,7 +531,7 @@ def test_contents_are_those_of_the_properties() -> None:
 
 def test_a_span_context_is_what_its_constructor_makes() -> None:
     for is_remote in (True, False):
-        made = _compat_spans.valid_context(
+        made = span_fields.valid_context(
             5, 6, trace_api.TraceFlags(1), is_remote=is_remote
         )
         assert made == trace_api.SpanContext(
@@ -542,8 +544,8 @@ def test_a_span_context_is_what_its_constructor_makes() -> None:
 def test_a_context_with_a_span_alone() -> None:
     span = trace_api.NonRecordingSpan(SPAN_CONTEXT)
     made = trace_api.set_span_in_context(span, context_api.Context())
-    assert _compat_spans.only(span) == made
-    assert type(_compat_spans.only(span)) is type(made)
+    assert span_fields.only(span) == made
+    assert type(span_fields.only(span)) is type(made)
 
 
 def parent_context(flags: int, *, is_remote: bool) -> context_api.Context:
@@ -577,7 +579,7 @@ def test_a_child_is_the_one_that_the_tracer_would_start(
     context = parent_context(flags, is_remote=is_remote)
     kind, links = trace_api.SpanKind.CONSUMER, [trace_api.Link(SPAN_CONTEXT)]
     theirs = tracer.start_span("a", context, kind, {"k": 1}, links)
-    starter = _compat_start.SpanStarter(tracer)
+    starter = span_starter.SpanStarter(tracer)
     ours = starter.start("a", context, kind, lambda: {"k": 1}, links)
     assert type(ours) is type(theirs)
     assert comparable(ours) == comparable(theirs)
@@ -587,19 +589,19 @@ SPAN_CONTEXT = trace_api.SpanContext(1, 2, is_remote=True)
 KIND = trace_api.SpanKind.CONSUMER
 
 
-def starter(*processors: SpanProcessor, **options: Any) -> _compat_start.SpanStarter:
+def starter(*processors: SpanProcessor, **options: Any) -> span_starter.SpanStarter:
     provider = TracerProvider(shutdown_on_exit=False, **options)
     for processor in processors:
         provider.add_span_processor(processor)
-    return _compat_start.SpanStarter(provider.get_tracer("t", "1", "https://schema"))
+    return span_starter.SpanStarter(provider.get_tracer("t", "1", "https://schema"))
 
 
 def start_child(
-    ours: _compat_start.SpanStarter,
+    ours: span_starter.SpanStarter,
     parent: trace_api.SpanContext,
     name: str,
     attributes: dict[str, Any],
-) -> _compat_lean.LeanSpan | None:
+) -> lazy_span.LeanSpan | None:
     """Start a span as the run of a task is started."""
     pattern = ours.pattern_below(parent)
     return None if pattern is None else pattern.span(parent, name, attributes, {})
@@ -648,7 +650,7 @@ def test_a_span_like_others_is_the_one_that_the_tracer_would_start(flags: int) -
     ids=["nobody", "two", "a watcher", "sampler", "remote", "count", "length"],
 )
 def test_where_somebody_has_to_be_asked_no_span_is_copied(
-    ours: _compat_start.SpanStarter,
+    ours: span_starter.SpanStarter,
 ) -> None:
     context = parent_context(1, is_remote=True)
     parent = trace_api.get_current_span(context).get_span_context()
@@ -657,21 +659,21 @@ def test_where_somebody_has_to_be_asked_no_span_is_copied(
 
 def test_a_copied_span_has_the_resource_of_its_process() -> None:
     """A pool child's is set after its fork."""
-    provider = _compat.ForkableTracerProvider(
+    provider = providers.ForkableTracerProvider(
         attend=lambda *_: None, shutdown_on_exit=False
     )
     provider.add_span_processor(Seen())
-    ours = _compat_start.SpanStarter(provider.get_tracer("t"))
+    ours = span_starter.SpanStarter(provider.get_tracer("t"))
     parent = trace_api.get_current_span(parent_context(1, is_remote=True))
     for name in ("before", "after"):
         resource = Resource({"service.instance.id": name})
-        _compat.set_resource(provider, resource)
+        providers.set_resource(provider, resource)
         span = start_child(ours, parent.get_span_context(), "a", {})
         assert span is not None
         assert span.resource is resource
 
 
-def changed(span: _compat_lean.LeanSpan, how: str) -> None:
+def changed(span: lazy_span.LeanSpan, how: str) -> None:
     """Do what an application may do to the current span."""
     if how == "attribute":
         span.set_attribute("new", 1)
@@ -724,7 +726,7 @@ def test_of_two_threads_that_look_at_once_neither_loses_anything(
     parent = trace_api.get_current_span(parent_context(1, is_remote=True))
     span = start_child(starter(Seen()), parent.get_span_context(), "a", {"k": 1})
     assert span is not None
-    make = _compat_lean.Pattern.whole
+    make = lazy_span.Pattern.whole
 
     def make_late(*arguments: Any) -> Any:
         monkeypatch.undo()
@@ -733,7 +735,7 @@ def test_of_two_threads_that_look_at_once_neither_loses_anything(
         second.join()
         return make(*arguments)
 
-    monkeypatch.setattr(_compat_lean.Pattern, "whole", make_late)
+    monkeypatch.setattr(lazy_span.Pattern, "whole", make_late)
     span.set_attribute("first", 1)
     assert span.attributes == {"k": 1, "first": 1, "second": 2}
 
@@ -750,7 +752,7 @@ def test_a_copy_of_a_span_is_that_span_so_far() -> None:
 
 def comparable(span: trace_api.Span) -> dict[str, object]:
     """Return everything of a span but its id, its time and its locks."""
-    if isinstance(span, _compat_lean.LeanSpan):
+    if isinstance(span, lazy_span.LeanSpan):
         assert [*span.events, *span.links] == []  # which makes all of it
     found = dict(vars(span))
     found.pop("begun", None)
@@ -769,7 +771,7 @@ def test_a_disabled_tracer_starts_nothing() -> None:
     tracer: Any = provider.get_tracer("t")
     if not hasattr(tracer, "_set_tracer_config"):
         return  # an SDK that cannot
-    starter = _compat_start.SpanStarter(tracer)
+    starter = span_starter.SpanStarter(tracer)
 
     def is_recording() -> bool:
         context, kind = parent_context(1, is_remote=True), trace_api.SpanKind.CONSUMER
@@ -782,17 +784,17 @@ def test_a_disabled_tracer_starts_nothing() -> None:
 
 def test_the_default_propagator_is_known() -> None:
     parts = [TraceContextTextMapPropagator(), W3CBaggagePropagator()]
-    assert _compat.is_default(propagate.get_global_textmap())
-    assert _compat.is_default(CompositePropagator(parts))
-    assert not _compat.is_default(CompositePropagator(parts[:1]))
-    assert not _compat.is_default(parts[0])
+    assert contexts.is_default(propagate.get_global_textmap())
+    assert contexts.is_default(CompositePropagator(parts))
+    assert not contexts.is_default(CompositePropagator(parts[:1]))
+    assert not contexts.is_default(parts[0])
 
 
 def test_each_timer_is_a_step_of_its_own() -> None:
     """A worker keeps its steps by name: of two with one name one is lost."""
     app = Celery(set_as_current=False)
     for what in ("export", "health", "health"):
-        _compat_celery.add_timer(app, what, 1.0, lambda: None)
+        celery_private.add_timer(app, what, 1.0, lambda: None)
     assert sorted(step.name for step in app.steps["consumer"]) == [
         "otel_celery.export",
         "otel_celery.health",

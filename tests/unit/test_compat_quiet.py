@@ -29,15 +29,20 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from packaging.requirements import Requirement
 
-from otel_celery_launcher import (
-    _compat,
-    _compat_backend,
-    _compat_bootstrap,
-    _compat_celery,
-    _compat_otlp,
+from otel_celery_launcher.compat import (
+    celery_private,
+    contexts,
+    contrib_bootstrap,
+    otlp_exporters,
+    providers,
+    result_backends,
 )
-from otel_celery_launcher.exporter.counters import Counters
-from otel_celery_launcher.quiet import CELERY_SCOPE, LEFT_OUT, QuietTracers
+from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.telemetry.suppression import (
+    CELERY_SCOPE,
+    LEFT_OUT,
+    QuietTracers,
+)
 
 
 def tracer_of(scope: str, **rules: Any) -> tuple[trace.Tracer, list[str]]:
@@ -48,7 +53,7 @@ def tracer_of(scope: str, **rules: Any) -> tuple[trace.Tracer, list[str]]:
     }  # fmt: skip
     quiet = QuietTracers(**(given | rules))
     quiet.on_left_out = left_out.append
-    provider = _compat.ForkableTracerProvider(
+    provider = providers.ForkableTracerProvider(
         attend=quiet.attend, shutdown_on_exit=False
     )
     return provider.get_tracer(scope), left_out
@@ -80,22 +85,22 @@ def test_what_is_over_the_budget_is_told_by_name() -> None:
 
 
 def test_instrumentations_heed_what_suppresses_them() -> None:
-    token = context_api.attach(_compat.suppressing(outside_spans_only=False))
+    token = context_api.attach(contexts.suppressing(outside_spans_only=False))
     assert not is_instrumentation_enabled()
-    assert _compat.is_suppressed(None, is_below_a_span=True)
-    inner = context_api.attach(_compat.unsuppressed())
+    assert contexts.is_suppressed(None, is_below_a_span=True)
+    inner = context_api.attach(contexts.unsuppressed())
     assert is_instrumentation_enabled()
-    assert not _compat.is_suppressed(None, is_below_a_span=False)
+    assert not contexts.is_suppressed(None, is_below_a_span=False)
     context_api.detach(inner)
     context_api.detach(token)
     assert is_instrumentation_enabled()
-    assert not _compat.is_suppressed(None, is_below_a_span=False)
+    assert not contexts.is_suppressed(None, is_below_a_span=False)
 
 
 def test_where_suppressing_ends_at_a_span_the_given_context_counts() -> None:
     tracer, _ = tracer_of("client", client_roots="always")
     with_parent = trace.set_span_in_context(tracer.start_span("work"))
-    token = context_api.attach(_compat.suppressing(outside_spans_only=True))
+    token = context_api.attach(contexts.suppressing(outside_spans_only=True))
     client = trace.SpanKind.CLIENT
     assert not tracer.start_span("a", kind=client).is_recording()
     assert tracer.start_span("a", with_parent, client).is_recording()
@@ -127,7 +132,7 @@ def test_names_that_are_none_are_counted_all_the_same() -> None:
 
 
 def test_a_tracer_may_be_asked_for_in_any_way() -> None:
-    provider = _compat.ForkableTracerProvider(
+    provider = providers.ForkableTracerProvider(
         attend=lambda *_: None, shutdown_on_exit=False
     )
     tracers = (
@@ -143,7 +148,7 @@ def test_a_driver_is_quiet_below_a_statement_that_is_not_sampled(keeps: bool) ->
         client_roots="always", is_theirs=True, has_duplicates=False,
         roots_per_second=0.0,
     )  # fmt: skip
-    provider = _compat.ForkableTracerProvider(
+    provider = providers.ForkableTracerProvider(
         attend=quiet.attend, shutdown_on_exit=False,
         sampler=ALWAYS_ON if keeps else OnlyDrivers(),
     )  # fmt: skip
@@ -174,7 +179,7 @@ class OnlyDrivers(Sampler):
 def test_a_suppressed_client_is_below_nothing_new() -> None:
     tracer, _ = tracer_of("client", client_roots="always")
     with tracer.start_as_current_span("work") as work:
-        token = context_api.attach(_compat.suppressing(outside_spans_only=False))
+        token = context_api.attach(contexts.suppressing(outside_spans_only=False))
         span = tracer.start_span("a", kind=trace.SpanKind.CLIENT)
         context_api.detach(token)
     assert not span.is_recording()
@@ -192,7 +197,7 @@ def test_the_exporters_filter_is_known_by_its_name() -> None:
         if name.startswith("opentelemetry.exporter")
         and isinstance(logger, logging.Logger)
     ]
-    _compat_otlp.let_repeated_errors_through()
+    otlp_exporters.let_repeated_errors_through()
     assert [each.filters for each in loggers if each.filters] == []
     shared = import_module("opentelemetry.sdk._shared_internal")
     filters = [name for name in vars(shared) if name.endswith("Filter")]
@@ -202,7 +207,7 @@ def test_the_exporters_filter_is_known_by_its_name() -> None:
 def test_each_call_of_a_backend_is_one_that_there_is() -> None:
     backend = Celery(set_as_current=False, backend="redis://").backend
     missing = [
-        name for name in _compat_backend.BACKEND_CALLS if not hasattr(backend, name)
+        name for name in result_backends.BACKEND_CALLS if not hasattr(backend, name)
     ]
     assert missing == []
 
@@ -220,7 +225,7 @@ def test_classes_of_backends_are_changed_once_and_stay_theirs(
 ) -> None:
     monkeypatch.setattr(Celery, "_get_backend", Celery._get_backend)
     for class_ in (Backend, CacheBackend):
-        for name in _compat_backend.ASKING_CALLS:
+        for name in result_backends.ASKING_CALLS:
             if name in class_.__dict__:
                 monkeypatch.setattr(class_, name, class_.__dict__[name])
     calls: list[str] = []
@@ -232,7 +237,7 @@ def test_classes_of_backends_are_changed_once_and_stay_theirs(
 
         return noted
 
-    _compat_backend.wrap_backend_calls(quiet, _compat_backend.ASKING_CALLS)
+    result_backends.wrap_backend_calls(quiet, result_backends.ASKING_CALLS)
     first, app = (
         Celery(set_as_current=False, backend="cache+memory://") for _ in range(2)
     )
@@ -252,16 +257,16 @@ def test_a_worker_and_a_beat_are_made_with_their_application(
 ) -> None:
     monkeypatch.setattr(made, "__init__", made.__init__)
     seen: list[Any] = []
-    _compat_celery.call_at_start(seen.append)
+    celery_private.call_at_start(seen.append)
     app = Celery(set_as_current=False)
     made(app)
     assert seen == [app]
 
 
 def test_upstreams_table_can_be_read() -> None:
-    rows = _compat_bootstrap.known_instrumentations()
+    rows = contrib_bootstrap.known_instrumentations()
     names = {Requirement(package).name for _, package in rows}
     assert "opentelemetry-instrumentation-celery" in names
     assert all(Requirement(library).specifier is not None for library, _ in rows)
-    defaults = map(Requirement, _compat_bootstrap.default_instrumentations())
+    defaults = map(Requirement, contrib_bootstrap.default_instrumentations())
     assert "opentelemetry-instrumentation-threading" in {each.name for each in defaults}

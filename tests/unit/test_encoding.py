@@ -20,12 +20,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher import _compat_otlp
-from otel_celery_launcher.exporter import encoding
-from otel_celery_launcher.exporter.cleaning import cleaned
-from otel_celery_launcher.exporter.encoding import encode_spans
-from otel_celery_launcher.exporter.rebuild import bounded, read_span
-from otel_celery_launcher.handoff.frames import encode_span
+from otel_celery_launcher.compat import otlp_exporters
+from otel_celery_launcher.delivery.sanitizing import cleaned
+from otel_celery_launcher.exporter_process import span_encoder
+from otel_celery_launcher.exporter_process.span_encoder import encode_spans
+from otel_celery_launcher.ipc.span_decoder import bounded, read_span
+from otel_celery_launcher.ipc.span_frames import encode_span
 from tests.strategies import contexts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -124,7 +124,7 @@ def test_names_that_no_encoder_takes_are_cleaned(text: str) -> None:
 
 def test_another_resource_at_the_same_address_is_another_resource() -> None:
     """They are known by identity; one may go and another take its place."""
-    for number in range(3 * encoding.GROUPS_KEPT):
+    for number in range(3 * span_encoder.GROUPS_KEPT):
         scope, resource = InstrumentationScope(str(number)), Resource({"n": number})
         span = a_span(resource=resource, instrumentation_scope=scope)
         (block,) = encode_spans([span]).resource_spans
@@ -134,23 +134,23 @@ def test_another_resource_at_the_same_address_is_another_resource() -> None:
 
 def test_long_names_are_not_kept() -> None:
     """A pipeline of Redis commands is one name, and another each time."""
-    before = encoding._kept_name.cache_info().currsize
+    before = span_encoder._kept_name.cache_info().currsize
     given_spans = [a_span(name="x" * 1000 + str(number)) for number in range(9)]
     assert told(encode_spans(given_spans)) == told(encode_spans_slowly(given_spans))
-    assert encoding._kept_name.cache_info().currsize == before
+    assert span_encoder._kept_name.cache_info().currsize == before
 
 
 def test_looking_at_the_encoder_asks_no_resource_detector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Resource, "create", lambda *_: 1 / 0)
-    assert encoding.is_faithful()
+    assert span_encoder.is_faithful()
 
 
 def test_the_installed_sdk_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert encoding.is_faithful()
-    monkeypatch.setattr(encoding, "_NO_STATUS", b"")
-    assert not encoding.is_faithful()
+    assert span_encoder.is_faithful()
+    monkeypatch.setattr(span_encoder, "_NO_STATUS", b"")
+    assert not span_encoder.is_faithful()
 
 
 def test_the_exporters_use_the_encoder_that_they_are_given(
@@ -167,7 +167,7 @@ def test_the_exporters_use_the_encoder_that_they_are_given(
         given_spans.append(spans)
         return encode_spans(spans)
 
-    found = _compat_otlp.replace_encoder(encode)
+    found = otlp_exporters.replace_encoder(encode)
     assert found == {grpc.__name__, http.__name__}
     assert all(sys.modules[name].encode_spans is encode for name in found)
     exporter = grpc.OTLPSpanExporter(endpoint="http://127.0.0.1:1", insecure=True)

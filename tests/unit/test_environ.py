@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from otel_celery_launcher.environ import LOADED_VARIABLE, load_env_files
 from otel_celery_launcher.errors import LauncherError
+from otel_celery_launcher.ipc.inherited import LOADED
+from otel_celery_launcher.settings.dotenv_files import load_env_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ def test_only_otel_names_of_found_files_and_the_later_wins(tmp_path: Path) -> No
     (tmp_path / ".env.beat").write_text("OTEL_B=3\n")
     environ = {"OTEL_C": "real"}
     assert load(environ, tmp_path) == []
-    assert environ.pop(LOADED_VARIABLE) == f"{os.getpid()}:OTEL_A,OTEL_B"
+    assert environ.pop(LOADED) == f"{os.getpid()}:OTEL_A,OTEL_B"
     assert environ == {"OTEL_A": "1", "OTEL_B": "2", "OTEL_C": "real"}
 
 
@@ -52,7 +53,7 @@ def test_the_same_process_forgets_and_reads_anew(tmp_path: Path) -> None:
 
 
 def test_another_process_keeps_what_it_inherits(tmp_path: Path) -> None:
-    environ = {LOADED_VARIABLE: "1:OTEL_A", "OTEL_A": "1"}
+    environ = {LOADED: "1:OTEL_A", "OTEL_A": "1"}
     load(environ, tmp_path)
     assert environ == {"OTEL_A": "1"}
 

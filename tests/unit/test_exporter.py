@@ -9,13 +9,10 @@ import time
 
 import pytest
 
-from otel_celery_launcher.exporter.bounded import run_bounded
-from otel_celery_launcher.exporter.counters import ROWS, Counters
-from otel_celery_launcher.exporter.reporter import (
-    EXPORT_LOGGER,
-    ExportLogHandler,
-    Reporter,
-)
+from otel_celery_launcher.delivery.deadline import run_bounded
+from otel_celery_launcher.delivery.export_log import EXPORT_LOGGER, ExportLogHandler
+from otel_celery_launcher.ipc.counters import ROWS, Counters
+from otel_celery_launcher.routes.delivery_log import Reporter
 
 
 class Clock:

@@ -30,16 +30,16 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher._compat_start import SpanStarter
-from otel_celery_launcher.exporter.cleaning import cleaned
-from otel_celery_launcher.exporter.rebuild import read_resource, read_span, read_spans
-from otel_celery_launcher.handoff.channel import Channel, ChannelLostError
-from otel_celery_launcher.handoff.datagrams import (
+from otel_celery_launcher.compat.span_starter import SpanStarter
+from otel_celery_launcher.delivery.sanitizing import cleaned
+from otel_celery_launcher.ipc.channel import Channel, ChannelLostError
+from otel_celery_launcher.ipc.datagrams import (
     Envelope,
     FrameError,
     split_message,
 )
-from otel_celery_launcher.handoff.frames import (
+from otel_celery_launcher.ipc.span_decoder import read_resource, read_span, read_spans
+from otel_celery_launcher.ipc.span_frames import (
     SPAN_BYTES,
     encode_begun,
     encode_common,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from otel_celery_launcher.execute import service_of
-from otel_celery_launcher.hosted import is_the_program, program_name
-from otel_celery_launcher.roles import hosted_program
-from otel_celery_launcher.settings import Settings
+from otel_celery_launcher.command_line import program_command_line
+from otel_celery_launcher.launch.exec_command import service_of
+from otel_celery_launcher.launch.program import is_the_program, program_name
+from otel_celery_launcher.settings.settings import Settings
 
 SPAWN = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5)"
 TRACKER = "from multiprocessing.resource_tracker import main;main(5)"
@@ -84,4 +84,4 @@ def test_service_of_a_command(
 )
 def test_how_spans_of_a_program_leave(role: str, export: str, mode: str) -> None:
     environ = {"OTEL_CELERY_EXPORT": export}
-    assert Settings.from_environ(environ, hosted_program(role, "x")).mode == mode
+    assert Settings.from_environ(environ, program_command_line(role, "x")).mode == mode

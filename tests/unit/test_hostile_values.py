@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_celery_launcher.advice import shown_endpoint
-from otel_celery_launcher.corrections import correct_environment
-from otel_celery_launcher.foreign import Destination
-from otel_celery_launcher.roles import hosted_program, read_command_line
-from otel_celery_launcher.settings import Settings
-from otel_celery_launcher.variables import VARIABLES
+from otel_celery_launcher.command_line import program_command_line, read_command_line
+from otel_celery_launcher.settings.advice import shown_endpoint
+from otel_celery_launcher.settings.corrections import correct_environment
+from otel_celery_launcher.settings.settings import Settings
+from otel_celery_launcher.settings.standard_variables import VARIABLES
+from otel_celery_launcher.telemetry.application_providers import Destination
 from tests.hostile_values import COMMON, ENDPOINTS, OF
 
 NAMES = [row.name for row in VARIABLES]
@@ -46,7 +46,7 @@ def test_any_values_are_lines_and_settings(environ: dict[str, str], start: str) 
             assert f"{name} is set (value not shown)" in line
     assert correct_environment(dict(environ)) == [], "what is used instead is good"
     command_line = (
-        hosted_program("web", "shop")
+        program_command_line("web", "shop")
         if start == "exec"
         else read_command_line(["-A", "shop", *start.split()], environ)
     )

@@ -11,12 +11,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from otel_celery_launcher.exporter.counters import EXPORTER_ROW, Counters
-from otel_celery_launcher.exporter.encoding import encode_spans
-from otel_celery_launcher.exporter.exporters import Cleaning
-from otel_celery_launcher.exporter.pipeline import Flush, Pipeline
-from otel_celery_launcher.handoff.datagrams import Envelope, split_message
-from otel_celery_launcher.handoff.frames import (
+from otel_celery_launcher.delivery.exporters import Cleaning
+from otel_celery_launcher.exporter_process.pipeline import Flush, Pipeline
+from otel_celery_launcher.exporter_process.span_encoder import encode_spans
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.ipc.datagrams import Envelope, split_message
+from otel_celery_launcher.ipc.span_frames import (
     encode_resource,
     encode_span,
 )

@@ -18,13 +18,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from otel_celery_launcher.receiving import http_server
-from otel_celery_launcher.receiving.grpc_server import METHOD, GrpcServer
-from otel_celery_launcher.receiving.http_server import HttpServer
-from otel_celery_launcher.receiving.spans import read_request
+from otel_celery_launcher.receiver import http_server
+from otel_celery_launcher.receiver.grpc_server import METHOD, GrpcServer
+from otel_celery_launcher.receiver.http_server import HttpServer
+from otel_celery_launcher.receiver.spans import read_request
 from otel_celery_launcher.tail.command import Tail
+from otel_celery_launcher.tail.display import Filter
 from otel_celery_launcher.tail.page import Page
-from otel_celery_launcher.tail.shown import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

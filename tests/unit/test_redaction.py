@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from otel_celery_launcher.exporter import privacy
+from otel_celery_launcher.delivery import redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ def test_a_message_that_looks_like_a_traceback_stays_here(
         "exception.message": str(exc),
         "exception.stacktrace": "".join(traceback.format_exception(exc)),
     }
-    shown = privacy._shown(event)
+    shown = redaction._shown(event)
     assert SECRET not in str(shown)
     frames = shown["exception.stacktrace"].splitlines()
     assert frames

@@ -7,8 +7,7 @@ import pytest
 from celery.bin.celery import celery
 from celery.bin.worker import worker
 
-from otel_celery_launcher.errors import LauncherError
-from otel_celery_launcher.roles import (
+from otel_celery_launcher.command_line import (
     COMMANDS_WITHOUT_TELEMETRY,
     GLOBAL_VALUE_OPTIONS,
     ROLES,
@@ -16,6 +15,7 @@ from otel_celery_launcher.roles import (
     app_name,
     read_command_line,
 )
+from otel_celery_launcher.errors import LauncherError
 
 
 def value_options(command: click.Command) -> set[str]:

@@ -11,8 +11,8 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from otel_celery_launcher.exporter.counters import Counters
-from otel_celery_launcher.task_settings import TaskSettings
+from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.settings.tasks import TaskSettings
 from otel_celery_launcher.tasks.attributes import Attributes
 from otel_celery_launcher.tasks.run import Runs
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from otel_celery_launcher.advice import shown_endpoint
-from otel_celery_launcher.corrections import correct_environment, is_disabled
-from otel_celery_launcher.reference import reference
-from otel_celery_launcher.roles import CommandLine, read_command_line
-from otel_celery_launcher.settings import Settings
-from otel_celery_launcher.variables import VARIABLES
+from otel_celery_launcher.command_line import CommandLine, read_command_line
+from otel_celery_launcher.settings.advice import shown_endpoint
+from otel_celery_launcher.settings.corrections import correct_environment, is_disabled
+from otel_celery_launcher.settings.reference import reference
+from otel_celery_launcher.settings.settings import Settings
+from otel_celery_launcher.settings.standard_variables import VARIABLES
 from tests.bad_values import BAD_VALUES
 from tests.hostile_values import PRIVATE_KEY
 from tests.make_compatibility import RELEASES

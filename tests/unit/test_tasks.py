@@ -20,15 +20,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from otel_celery_launcher.exporter.counters import POOL_ROWS, Counters
-from otel_celery_launcher.exporter.lost import Reason, lost_span
-from otel_celery_launcher.exporter.rebuild import read_span
-from otel_celery_launcher.exporter.running import RunningTask
-from otel_celery_launcher.handoff.frames import START_BYTES, encode_start
-from otel_celery_launcher.tasks.broker import broker_of
-from otel_celery_launcher.tasks.carriers import REQUEST, parent_of
-from otel_celery_launcher.tasks.lost import LostRuns
-from otel_celery_launcher.tasks.route import route
+from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
+from otel_celery_launcher.ipc.in_flight import RunningTask
+from otel_celery_launcher.ipc.killed_span import Reason, lost_span
+from otel_celery_launcher.ipc.span_decoder import read_span
+from otel_celery_launcher.ipc.span_frames import START_BYTES, encode_start
+from otel_celery_launcher.tasks.destination import broker_of, route
+from otel_celery_launcher.tasks.killed import LostRuns
+from otel_celery_launcher.tasks.propagation import REQUEST, parent_of
 from otel_celery_launcher.tasks.waits import take_times, waits
 
 

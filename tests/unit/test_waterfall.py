@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from otel_celery_launcher.receiving.forward import Forwarder
-from otel_celery_launcher.receiving.spans import ReceivedSpan
+from otel_celery_launcher.receiver.forward import Forwarder
+from otel_celery_launcher.receiver.spans import ReceivedSpan
 from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.task_table import IDS_KEPT, NAMES_KEPT, TaskTable
 from otel_celery_launcher.tail.traces import Traces

@@ -111,7 +111,7 @@ def first_lines(report: pytest.TestReport | pytest.CollectReport) -> list[str]:
 
 def is_traced() -> bool:
     """Return whether the launcher is set up here and Celery is still instrumented."""
-    launch: Any = sys.modules.get("otel_celery_launcher.launch")
+    launch: Any = sys.modules.get("otel_celery_launcher.launch.celery_command")
     if launch is None or not launch.is_set_up():
         return False
     contrib: Any = sys.modules["opentelemetry.instrumentation.celery"]

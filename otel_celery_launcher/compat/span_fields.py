@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Private names of OpenTelemetry's spans: what they are made of.
+
+What ``compat/providers.py`` says of itself holds here; the tests are in the same file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace as trace_api
+from opentelemetry.context import Context
+from opentelemetry.trace import DEFAULT_TRACE_STATE
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+
+# By number: making one takes longer than finding it.
+FLAGS = tuple(map(trace_api.TraceFlags, range(256)))
+
+
+def valid_context(
+    trace_id: int,
+    span_id: int,
+    flags: trace_api.TraceFlags,
+    state: trace_api.TraceState = DEFAULT_TRACE_STATE,
+    *,
+    is_remote: bool,
+) -> trace_api.SpanContext:
+    """Return a span context of ids that are known to be valid."""
+    fields = (trace_id, span_id, is_remote, flags, state, True)
+    return tuple.__new__(trace_api.SpanContext, fields)
+
+
+def only(span: trace_api.Span) -> Context:
+    """Return a context that holds a span and nothing else."""
+    return Context({_SPAN_KEY: span})
+
+
+class MadeLate:
+    """A span whose fields are made when somebody asks for one of them; a mixin.
+
+    By no lock that a fork could hold: of two threads that ask at once, the fields of one
+    are kept.
+    """
+
+    def whole_span(self) -> ReadableSpan:
+        """Return a span with all fields."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        fields = vars(self)
+        if fields:  # a copy that is being made has none
+            for each, value in vars(self.whole_span()).items():
+                fields.setdefault(each, value)
+        if name not in fields:
+            raise AttributeError(name)
+        return fields[name]
+
+
+def contents(span: ReadableSpan) -> tuple[Any, ...]:
+    """Return what a span is made of, once no thread changes it any more.
+
+    Name, context, parent, number of its kind, start, end, number and description of its
+    status, attributes, events and links with how many of each were dropped, scope. Its
+    properties would copy them, one by one and under locks.
+    """
+    status, attributes = span._status, span._attributes
+    events, links = span._events, span._links
+    return (
+        span._name,
+        span._context,
+        span._parent,
+        span._kind._value_,
+        span._start_time,
+        span._end_time,
+        status._status_code._value_,
+        status._description,
+        dictionary(attributes),
+        getattr(attributes, "dropped", 0),
+        getattr(events, "_dq", events),
+        getattr(events, "dropped", 0),
+        getattr(links, "_dq", links),
+        getattr(links, "dropped", 0),
+        span._instrumentation_scope,
+    )
+
+
+def dictionary(attributes: Any) -> dict[str, Any]:
+    """Return attributes as the dictionary that the SDK's own kind keeps; not a copy."""
+    found = getattr(attributes, "_dict", attributes)
+    return found if type(found) is dict else dict(found or {})

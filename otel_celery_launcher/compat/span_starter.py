@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Private names of OpenTelemetry's tracers: cheaper starts of spans.
+
+What ``compat/providers.py`` says of itself holds here; the tests are in the same file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from opentelemetry import trace as trace_api
+from opentelemetry.sdk.trace import SpanProcessor, Tracer, _Span
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    StaticSampler,
+    TraceIdRatioBased,
+)
+
+from otel_celery_launcher.compat.lazy_span import Pattern, child_context, new_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.context import Context
+
+_SAMPLED = trace_api.TraceFlags.SAMPLED
+
+
+class SpanStarter:
+    """Starts spans with attributes of ours: text and numbers that need no cleaning.
+
+    The SDK cleans each value, which takes longer than all else at the start of a span.
+    Where nobody looks at attributes until the span has started, they are put in place
+    whole; an unsampled span needs none at all. And where the sampler does what the
+    parent's did, it need not be asked.
+
+    Args:
+        tracer: Of any provider.
+    """
+
+    def __init__(self, tracer: trace_api.Tracer) -> None:
+        self._tracer = tracer
+        self._seen = _Seen(tracer)
+
+    def start(
+        self,
+        name: str,
+        context: Context | None,
+        kind: trace_api.SpanKind,
+        attributes: Callable[[], dict[str, Any]],
+        links: Sequence[trace_api.Link] = (),
+    ) -> trace_api.Span:
+        """Start a span; ``attributes`` makes what it starts with."""
+        seen = self._look()
+        if seen.is_watched:
+            return self._tracer.start_span(name, context, kind, attributes(), links)
+        span: trace_api.Span | None = None
+        if seen.follows_parent:
+            span = self._child(name, context, kind, links)
+        if span is None:
+            span = self._tracer.start_span(name, context, kind, None, links)
+        if isinstance(span, _Span):
+            found = attributes()
+            bounded: Any = span._attributes
+            is_limited = bounded.max_value_len is not None or (
+                bounded.maxlen is not None and bounded.maxlen < len(found)
+            )
+            if is_limited:
+                span.set_attributes(found)
+            else:
+                bounded._dict.update(found)
+        return span
+
+    def pattern_below(self, parent: trace_api.SpanContext) -> Pattern | None:
+        """Return what makes CONSUMER spans below a sampled one.
+
+        Returns:
+            None where somebody would have to be asked, or the parent is not sampled:
+            use ``unrecorded_below`` or ``start``.
+        """
+        return self._look().pattern if parent.trace_flags & _SAMPLED else None
+
+    def unrecorded_below(
+        self, parent: trace_api.SpanContext
+    ) -> trace_api.NonRecordingSpan | None:
+        """Return a span below one that is not sampled.
+
+        Returns:
+            None where somebody would have to be asked, or the parent is sampled.
+        """
+        if parent.trace_flags & _SAMPLED or not self._look().follows_parent:
+            return None
+        return trace_api.NonRecordingSpan(self._context_below(parent))
+
+    @property
+    def only_processor(self) -> object | None:
+        """The span processor, where there is one."""
+        return self._look().only_processor
+
+    def _look(self) -> _Seen:
+        """Look at the tracer again, where an application may have changed it."""
+        if not self._seen.is_up_to_date():
+            self._seen = _Seen(self._tracer)
+        return self._seen
+
+    def _child(
+        self,
+        name: str,
+        context: Context | None,
+        kind: trace_api.SpanKind,
+        links: Sequence[trace_api.Link],
+    ) -> trace_api.Span | None:
+        """Start a span below another: what is left of ``Tracer.start_span`` for it."""
+        parent = trace_api.get_current_span(context).get_span_context()
+        if not parent.is_valid:
+            return None
+        own = self._context_below(parent)
+        if not parent.trace_flags & _SAMPLED:
+            return trace_api.NonRecordingSpan(own)
+        tracer = cast("Tracer", self._tracer)
+        span = new_span(tracer, name, own, parent, kind, links)
+        span.start(parent_context=context)
+        return span
+
+    def _context_below(self, parent: trace_api.SpanContext) -> trace_api.SpanContext:
+        tracer = cast("Tracer", self._tracer)
+        return child_context(parent, tracer.id_generator.generate_span_id())
+
+
+class _Seen:
+    """What a tracer was when it was looked at last."""
+
+    def __init__(self, tracer: trace_api.Tracer) -> None:
+        self._tracer: Any = tracer
+        self._sampler = getattr(tracer, "sampler", None)
+        self._config = getattr(tracer, "_tracer_config", None)  # since SDK 1.40
+        self._resource = getattr(tracer, "resource", None)  # a pool child's is its own
+        self._processors = self._processors_now()
+        is_one = len(self._processors) == 1
+        self.only_processor = self._processors[0] if is_one else None
+        self.is_watched = not is_one or not _is_blind(self._sampler)
+        self.follows_parent = _follows_parent(tracer)
+        ignores_starts = is_one and _ignores_starts(self.only_processor)
+        self.pattern = (
+            Pattern.of(cast("Tracer", tracer), trace_api.SpanKind.CONSUMER)
+            if self.follows_parent and not self.is_watched and ignores_starts
+            else None
+        )
+
+    def _processors_now(self) -> tuple[object, ...]:
+        processor = getattr(self._tracer, "span_processor", None)
+        return getattr(processor, "_span_processors", ())
+
+    def is_up_to_date(self) -> bool:
+        """Return whether it still is: each is replaced, never changed."""
+        tracer = self._tracer
+        return (
+            getattr(tracer, "sampler", None) is self._sampler
+            and getattr(tracer, "_tracer_config", None) is self._config
+            and getattr(tracer, "resource", None) is self._resource
+            and self._processors_now() is self._processors
+        )
+
+
+def _ignores_starts(processor: Any) -> bool:
+    return type(processor).on_start is SpanProcessor.on_start
+
+
+def _follows_parent(tracer: object) -> bool:
+    """Return whether a tracer samples the children of sampled spans, and no others."""
+    sampler: Any = getattr(tracer, "sampler", None)
+    metrics = getattr(tracer, "_tracer_metrics", None)  # since SDK 1.40
+    config = getattr(tracer, "_tracer_config", None)
+    return (
+        type(tracer) is Tracer
+        and _is_parent_based(sampler)
+        and sampler._remote_parent_sampled is ALWAYS_ON
+        and sampler._local_parent_sampled is ALWAYS_ON
+        and sampler._remote_parent_not_sampled is ALWAYS_OFF
+        and sampler._local_parent_not_sampled is ALWAYS_OFF
+        and type(metrics).__name__ in ("NoneType", "NoOpTracerMetrics")
+        and getattr(config, "is_enabled", True)
+    )
+
+
+def _is_blind(sampler: object) -> bool:
+    """Return whether a sampler looks at no attributes: the SDK's own do not."""
+    if _is_parent_based(sampler):
+        return all(map(_is_blind, vars(sampler).values()))
+    return type(sampler) in (StaticSampler, TraceIdRatioBased)
+
+
+def _is_parent_based(sampler: object) -> bool:
+    """Return whether a sampler asks one of five others; its subclasses do, as a rule."""
+    return (
+        isinstance(sampler, ParentBased)
+        and type(sampler).should_sample is ParentBased.should_sample
+    )

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Values that no encoder takes: lone surrogates, and integers over 64 bits.
+
+In an attribute they cost the attribute and a log line of the exporter's; in a name or a
+status they make protobuf refuse the whole batch. Cleaned where spans are exported: in the
+exporter process, or in the thread of the BatchSpanProcessor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from otel_celery_launcher.ipc.span_decoder import rewritten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def cleaned(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+    """Return the spans, those with such a value replaced by clean copies."""
+    return [
+        span if _is_clean_span(span) else rewritten(span, clean, clean, clean)
+        for span in spans
+    ]
+
+
+def clean(value: Any) -> Any:
+    """Return a value that every encoder takes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value in _INT64 else str(value)
+    if isinstance(value, Mapping):
+        return {clean(key): clean(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(each) for each in value]
+    return value
+
+
+def _is_clean(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or _is_unicode(value)
+    if isinstance(value, int):
+        return value in _INT64
+    if isinstance(value, Mapping):
+        return all(_is_clean(key) and _is_clean(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_clean, value))
+    return True
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_clean_span(span: ReadableSpan) -> bool:
+    return (
+        _is_clean(span.name)
+        and _is_clean(span.status.description)
+        and _is_clean(span.attributes)
+        and all(_is_clean(e.name) and _is_clean(e.attributes) for e in span.events)
+        and all(_is_clean(each.attributes) for each in span.links)
+    )

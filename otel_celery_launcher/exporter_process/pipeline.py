@@ -1,0 +1,299 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter process's queue, and the thread that sends it.
+
+Messages wait raw, as they came: a decoded span takes four times its frame. The queue is
+bounded by bytes; at the bound the oldest goes, counted. Spans are decoded a batch at a
+time, sent through the SDK's exporter, and kept until the collector has taken them.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from otel_celery_launcher.delivery.export_log import error_text
+from otel_celery_launcher.ipc.datagrams import FrameError
+from otel_celery_launcher.ipc.span_decoder import read_resource, read_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from otel_celery_launcher.ipc.counters import Row
+
+# A span waits this long at most for others to go with it.
+HOLD_SECONDS = 0.5
+
+# One export: receivers refuse more than 4 MiB, and a frame grows when it is encoded.
+BATCH_SPANS = 512
+BATCH_BYTES = 512 * 1024
+
+# When it came (monotonic seconds), resource, count of spans, and the spans.
+Message = tuple[float, bytes, int, bytes]
+
+# What a queued message costs over its own bytes (tuple, bytes header, deque slot).
+MESSAGE_OVERHEAD_BYTES = 140
+
+# Pauses between attempts that failed; the SDK's exporter retries within each, too.
+RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+# After so long without success the exporter is built anew: certificates, DNS.
+REBUILD_SECONDS = 60.0
+
+# Answers that refuse a batch for its size: half of it may be taken.
+_TOO_LARGE = re.compile(r"larger than max|message length too large|code: 413\b")
+
+# Answers that refuse the data itself; everything else may be different later.
+_REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|422)\b")
+
+
+# Several exporters have a thread each, and one row.
+_COUNTING = threading.Lock()
+
+
+@lru_cache(maxsize=256)
+def _resource(data: bytes) -> Resource:
+    return read_resource(data)
+
+
+class Answer(enum.Enum):
+    """What became of an export."""
+
+    TAKEN = enum.auto()
+    NOT_WHOLE = enum.auto()  # half of it may be taken
+    REFUSED = enum.auto()  # for good
+    LATER = enum.auto()
+
+
+@dataclass
+class Flush:
+    """A place in the queue; ``done`` is called when all before it is sent."""
+
+    done: Callable[[], None]
+
+
+@dataclass
+class Batch:
+    """What goes out in one export."""
+
+    spans: list[ReadableSpan] = field(default_factory=list)
+    flushes: list[Flush] = field(default_factory=list)
+
+
+class Pipeline:
+    """Queue and sender of one exporter.
+
+    Args:
+        make_exporter: Builds the SDK's exporter; called in the sender's thread.
+        row: The exporter process's row of the counters.
+        limit_bytes: Bound of the queue.
+    """
+
+    def __init__(
+        self, make_exporter: Callable[[], SpanExporter], row: Row, limit_bytes: int
+    ) -> None:
+        self._make_exporter = make_exporter
+        self._row = row
+        self._limit_bytes = limit_bytes
+        self._queue: deque[Message | Flush] = deque()
+        self._bytes = 0
+        self._wake = threading.Condition()
+        self._is_stopping = False
+        self._last_resource = b""
+        self.queued = 0
+        self._last_error = ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Start the sender's thread."""
+        self._thread.start()
+
+    def put(self, resource: bytes, count: int, body: bytes) -> None:
+        """Queue a message; called by the reader."""
+        with self._wake:
+            self._row.add_received(count)
+            resource = self._intern(resource)
+            was_empty, was_full = not self._queue, self._is_full()
+            self._queue.append((time.monotonic(), resource, count, body))
+            self._bytes += len(body) + MESSAGE_OVERHEAD_BYTES
+            self.queued += count
+            while self._bytes > self._limit_bytes and self._drop_oldest():
+                pass
+            if was_empty or (self._is_full() and not was_full):
+                self._wake.notify()
+
+    def put_flush(self, flush: Flush) -> None:
+        """Ask for a sign when all that is queued now is sent; it is sent at once."""
+        with self._wake:
+            self._queue.append(flush)
+            self._wake.notify()
+
+    def is_alive(self) -> bool:
+        """Return whether the sender's thread lives."""
+        return self._thread.is_alive()
+
+    def _intern(self, resource: bytes) -> bytes:
+        """Return the copy that the last message had, if it is the same."""
+        if resource != self._last_resource:
+            self._last_resource = resource
+        return self._last_resource
+
+    def note_error(self, text: str) -> None:
+        """Keep what the exporter logged, if it did so in this pipeline's thread."""
+        if threading.current_thread() is self._thread:
+            self._last_error = text
+            self._row.note_error(text)
+
+    def stop(self, seconds: float) -> None:
+        """Send what is queued for so many seconds at most."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        self._thread.join(seconds)
+
+    def _is_full(self) -> bool:
+        """Return whether there is enough for a batch."""
+        return self.queued >= BATCH_SPANS or self._bytes >= BATCH_BYTES
+
+    def _drop_oldest(self) -> bool:
+        for index, item in enumerate(self._queue):
+            if not isinstance(item, Flush):
+                del self._queue[index]
+                self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
+                self.queued -= item[2]
+                self._count(self._row.add_dropped, item[2])
+                return True
+        return False
+
+    def _run(self) -> None:
+        exporter: SpanExporter | None = None
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                break
+            exporter = self._deliver(exporter, batch.spans)
+            for flush in batch.flushes:
+                flush.done()
+
+    def _next_batch(self) -> Batch | None:
+        with self._wake:
+            while (seconds := self._seconds_until_due()) != 0.0:
+                if self._is_stopping:
+                    return None
+                self._wake.wait(seconds)
+            items = self._take()
+        batch = Batch()
+        for item in items:
+            if isinstance(item, Flush):
+                batch.flushes.append(item)
+                continue
+            _, resource, count, body = item
+            try:
+                batch.spans += read_spans(_resource(resource), body)
+            except FrameError:
+                self._count(self._row.add_dropped, count)
+        return batch
+
+    def _seconds_until_due(self) -> float | None:
+        """Return how long a batch waits for more; None while there is nothing."""
+        if not self._queue:
+            return None
+        first = self._queue[0]
+        if (
+            self._is_stopping
+            or self._is_full()
+            or isinstance(first, Flush)
+            or isinstance(self._queue[-1], Flush)
+        ):
+            return 0.0
+        return max(0.0, first[0] + HOLD_SECONDS - time.monotonic())
+
+    def _take(self) -> list[Message | Flush]:
+        items: list[Message | Flush] = []
+        count = size = 0
+        while self._queue and count < BATCH_SPANS and size < BATCH_BYTES:
+            item = self._queue.popleft()
+            items.append(item)
+            if not isinstance(item, Flush):
+                count += item[2]
+                size += len(item[3])
+                self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
+        self.queued -= count
+        return items
+
+    def _deliver(
+        self, exporter: SpanExporter | None, spans: list[ReadableSpan]
+    ) -> SpanExporter | None:
+        """Send a batch until it is taken or refused; return the exporter to go on with."""
+        attempt, built = 0, time.monotonic()
+        while spans:
+            if exporter is None or time.monotonic() - built > REBUILD_SECONDS:
+                exporter, built = self._build(), time.monotonic()
+            answer = Answer.LATER if exporter is None else self._export(exporter, spans)
+            if answer is Answer.TAKEN:
+                self._count(self._row.add_exported, len(spans))
+                break
+            if answer is Answer.NOT_WHOLE and len(spans) > 1:
+                half = len(spans) // 2
+                exporter = self._deliver(exporter, spans[:half])
+                spans = spans[half:]
+                continue
+            is_refused = answer is not Answer.LATER
+            if is_refused or not self._wait_for_another_attempt(attempt):
+                self._count(self._row.add_failed, len(spans))
+                break
+            attempt += 1
+        return exporter
+
+    def _build(self) -> SpanExporter | None:
+        """Build the exporter; certificates may be unreadable for a while."""
+        try:
+            return self._make_exporter()
+        except Exception as exc:  # noqa: BLE001 - any exporter; tried again
+            self.note_error(error_text(exc))
+            return None
+
+    def _wait_for_another_attempt(self, attempt: int) -> bool:
+        """Wait; return False where the process ends and one attempt was made."""
+        if not self._last_error:
+            self._row.note_error("no answer")
+        pause = RETRY_PAUSES[min(attempt, len(RETRY_PAUSES) - 1)]
+        with self._wake:
+            is_last = self._is_stopping
+            if is_last and attempt:
+                return False
+            self._wake.wait_for(lambda: self._is_stopping and not is_last, pause)
+        return True
+
+    @staticmethod
+    def _count(add: Callable[[int], None], spans: int) -> None:
+        with _COUNTING:
+            add(spans)
+
+    def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> Answer:
+        self._last_error = ""
+        try:
+            if exporter.export(spans) is SpanExportResult.SUCCESS:
+                return Answer.TAKEN
+        except OSError as exc:  # of older HTTP exporters, where nobody listens
+            self.note_error(error_text(exc))
+            return Answer.LATER
+        except Exception as exc:  # noqa: BLE001 - what an encoder makes of a span
+            self.note_error(f"cannot be encoded: {error_text(exc)}")
+            return Answer.NOT_WHOLE
+        if _TOO_LARGE.search(self._last_error):
+            return Answer.NOT_WHOLE
+        is_refused = _REFUSED_DATA.search(self._last_error)
+        return Answer.REFUSED if is_refused else Answer.LATER

@@ -1,0 +1,259 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""OTLP of most spans, at a fifth of the cost; the SDK's encoder does all others.
+
+A worker's spans are alike: the same names, scopes and resources, and most attributes come
+again. What is the same is encoded once and kept; what runs of a task have in common is one
+of these. Spans that are not plain (``rebuild.py``), and those with attributes of other
+kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so
+do all where ``is_faithful`` finds a difference.
+
+The wire format is that of https://protobuf.dev/programming-guides/encoding/ and the field
+numbers those of opentelemetry/proto/trace/v1/trace.proto, which never change. Runs in the
+exporter process's sending threads.
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+from functools import lru_cache
+from itertools import starmap
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import (
+    encode_spans as encode_spans_slowly,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+
+from otel_celery_launcher.delivery.sanitizing import cleaned
+from otel_celery_launcher.ipc.span_decoder import EndedSpan, PlainSpan, read_span
+from otel_celery_launcher.ipc.span_frames import encode_span
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+# Attributes that are kept, and how long a text may be: those of most spans. A text that
+# is as long as a UUID is one, as a rule, and comes but once.
+KEPT = 4096
+_KEPT_LENGTH = 36
+_LONG = 128  # characters of a name, or of a key, that is not kept
+_KEPT_NUMBERS = frozenset({bool, int})
+
+# Pairs of a resource and a scope by which spans are grouped; sets of attributes in common.
+GROUPS_KEPT = 512
+
+_IDS = struct.Struct(">2sQQ2sQ")  # trace_id = 1, span_id = 2
+_PARENT = struct.Struct(">2sQ")  # parent_span_id = 4
+_KIND_AND_TIMES = struct.Struct("<BBBQBQ")  # kind = 6, start = 7, end = 8
+_FLAGS = struct.Struct("<2sI")  # flags = 16
+_DOUBLE = struct.Struct("<Bd")
+_NO_STATUS = b"\x7a\x00"  # status = 15, which is there and empty
+
+_IS_REMOTE_IS_KNOWN, _IS_REMOTE = 0x100, 0x200
+_LOW = 2**64 - 1
+
+
+def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+    """Return what the SDK's ``encode_spans`` returns, in another order.
+
+    Each pair of a resource and a scope has a block of its own.
+
+    Values that it would refuse are cleaned: ``cleaning.py``.
+    """
+    groups: dict[tuple[int, bytes], tuple[PlainSpan, list[bytes]]] = {}
+    others: list[ReadableSpan] = []
+    for span in spans:
+        if not isinstance(span, PlainSpan) or (data := _plain(span)) is None:
+            others.append(span)
+            continue
+        resource, record, _ = span.frame
+        key = (id(resource), record[-1] or b"")
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = (span, [])
+        group[1].append(b"\x12" + _sized(data))  # spans = 2
+    request = encode_spans_slowly(cleaned(others))
+    blocks = []
+    for key, (span, found) in groups.items():
+        resource_header, scope_header = _headers(key, span)
+        scope_spans = scope_header + b"".join(found)
+        # scope_spans = 2 of the resource's, resource_spans = 1 of the request
+        block = resource_header + b"\x12" + _sized(scope_spans)
+        blocks.append(b"\x0a" + _sized(block))
+    request.MergeFromString(b"".join(blocks))
+    return request
+
+
+def _plain(span: PlainSpan) -> bytes | None:
+    """Return a span without its tag and length; None where the SDK has to be asked."""
+    _, record, common = span.frame
+    name, context, parent, kind, start, end, _, _, own, *_ = record
+    trace_id, flags = context[0], _IS_REMOTE_IS_KNOWN
+    parts = [
+        _IDS.pack(b"\x0a\x10", trace_id >> 64, trace_id & _LOW, b"\x12\x08", context[1])
+    ]
+    if parent is not None:
+        parts.append(_PARENT.pack(b"\x22\x08", parent[1]))
+        if parent[2]:
+            flags |= _IS_REMOTE
+    try:
+        parts.append(_kept_name(name) if len(name) < _LONG else _name(name))
+        # 0 is "unspecified" in OTLP
+        parts.append(_KIND_AND_TIMES.pack(0x30, kind + 1, 0x39, start, 0x41, end))
+        if common:
+            names, data = _kept_attributes(common)
+            if not names.isdisjoint(own):
+                return None
+            parts.append(data)
+        for key, value in own.items():
+            is_short = len(key) < _LONG and (
+                type(value) in _KEPT_NUMBERS
+                or (type(value) is str and len(value) < _KEPT_LENGTH)
+            )
+            parts.append((_kept_attribute if is_short else _attribute)(key, value))
+    except (_OtherKindError, UnicodeEncodeError):
+        return None
+    parts.append(_NO_STATUS)
+    parts.append(_FLAGS.pack(b"\x85\x01", flags))
+    return b"".join(parts)
+
+
+class _OtherKindError(Exception):
+    """A value is not of the kinds that are encoded here."""
+
+
+def _name(name: str) -> bytes:
+    return b"\x2a" + _text(name)  # name = 5
+
+
+_kept_name = lru_cache(KEPT)(_name)
+
+
+@lru_cache(GROUPS_KEPT)
+def _kept_attributes(encoded: bytes) -> tuple[frozenset[str], bytes]:
+    """Return names and OTLP of attributes that many spans have in common."""
+    found: dict[str, Any] = marshal.loads(encoded)  # noqa: S302 - checksummed, ours
+    return frozenset(found), b"".join(starmap(_attribute, found.items()))
+
+
+def _attribute(key: str, value: Any) -> bytes:
+    """Return an attribute with tag and length."""
+    data = _value(value)
+    pair = (_kept_key(key) if len(key) < _LONG else _key(key)) + b"\x12" + _sized(data)
+    return b"\x4a" + _sized(pair)  # attributes = 9; key = 1, value = 2
+
+
+_kept_attribute = lru_cache(KEPT, typed=True)(_attribute)
+
+
+def _value(value: Any) -> bytes:
+    kind = type(value)
+    if kind is str:
+        return b"\x0a" + _text(value)
+    if kind is float:
+        return _DOUBLE.pack(0x21, value)
+    if kind is bool:
+        return b"\x10\x01" if value else b"\x10\x00"
+    if kind is int and -(2**63) <= value < 2**63:
+        return b"\x18" + _varint(value & _LOW)
+    if kind is tuple or kind is list:
+        parts = [b"\x0a" + _sized(_value(each)) for each in value]
+        return b"\x2a" + _sized(b"".join(parts))  # array_value = 5
+    raise _OtherKindError
+
+
+def _key(key: str) -> bytes:
+    return b"\x0a" + _text(key) if key else b""  # key = 1
+
+
+_kept_key = lru_cache(KEPT)(_key)
+
+
+def _text(text: str) -> bytes:
+    return _sized(text.encode())
+
+
+def _sized(data: bytes) -> bytes:
+    """Return bytes after their length."""
+    return _varint(len(data)) + data
+
+
+def _varint(number: int) -> bytes:
+    if number < 128:
+        return _BYTES[number]
+    found = bytearray()
+    while number >= 128:
+        found.append(number & 127 | 128)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+_BYTES = [bytes((number,)) for number in range(128)]
+
+_known: dict[tuple[int, bytes], tuple[Resource, bytes, bytes]] = {}
+
+
+def _headers(key: tuple[int, bytes], span: PlainSpan) -> tuple[bytes, bytes]:
+    """Return what the SDK makes of a span's resource and scope, without any span.
+
+    Args:
+        key: Identity of the resource, and the scope as it is in a frame.
+        span: One of them.
+    """
+    resource = span.frame[0]
+    found = _known.get(key)
+    if found is None or found[0] is not resource:
+        (resource_spans,) = encode_spans_slowly([span]).resource_spans
+        (scope_spans,) = resource_spans.scope_spans
+        scope_spans.ClearField("spans")
+        scope_header = scope_spans.SerializeToString()
+        resource_spans.ClearField("scope_spans")
+        if len(_known) >= GROUPS_KEPT:
+            _known.clear()
+        found = (resource, resource_spans.SerializeToString(), scope_header)
+        _known[key] = found
+    return found[1], found[2]
+
+
+def is_faithful() -> bool:
+    """Return whether this encoder makes of a span what the installed SDK's makes."""
+    span = EndedSpan(
+        name="é",
+        context=SpanContext(2**127 + 1, 3, is_remote=False, trace_flags=TraceFlags(1)),
+        parent=SpanContext(2**127 + 1, 4, is_remote=True, trace_flags=TraceFlags(3)),
+        resource=Resource({"a": "b"}, "https://example.org/r"),
+        attributes={
+            "t": "é",
+            "l": "x" * 300,
+            "f": 0.5,
+            "i": -1,
+            "b": True,
+            "": 0,
+            "s": ("x", 1),
+        },
+        kind=SpanKind.CONSUMER,
+        start_time=1,
+        end_time=2,
+        instrumentation_scope=InstrumentationScope("s", "1", "https://example.org/s"),
+    )
+    root = EndedSpan(
+        name="r",
+        context=span.context,
+        resource=Resource.get_empty(),  # by default the SDK asks its detectors
+        start_time=1,
+        end_time=2,
+    )
+    return all(
+        encode_spans([read_span(each.resource, encode_span(each))])
+        == encode_spans_slowly([each])
+        for each in (span, root)
+    )

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Private variables that one process of ours leaves another, all of them.
+
+variable      who writes it                 who reads it                    dropped
+LOADED        launcher, after .env files    itself, re-executed by SIGHUP;  when read
+                                            workers of multi and --detach
+EXEC_ROLE     exec                          the program below               in programs that
+EXEC_APP      exec                          the program below               are not ours
+PROGRAM       the program below exec        what it starts, re-executes     likewise
+DOCTOR        exec --doctor                 the program below               likewise
+EXAMINED      the program below             what it starts                  never
+SPAWN         main process of a worker      spawned pool children           never
+RESOURCE      main process of a worker      spawned pool children           never
+MODE          main process of a worker      spawned pool children           never
+EXPORTER      supervisor                    the exporter process            with it
+
+None of them is the user's: a variable of the user's is read, and never changed for this.
+"""
+
+from __future__ import annotations
+
+# "<pid>:<names>": what this process took from files. "*" for the process: so do the
+# workers that multi and --detach start.
+LOADED = "_OTEL_CELERY_LOADED"
+
+# The role of the program below ``exec``, and what its service may be called.
+EXEC_ROLE = "_OTEL_CELERY_ROLE"
+EXEC_APP = "_OTEL_CELERY_APP"
+
+# "<name>:<pid>" of the traced program above: set by the first Python process below
+# ``exec``. A process with that number has been re-executed, one of that name is a
+# reloader's child; any other is somebody else's program.
+PROGRAM = "_OTEL_CELERY_PROGRAM"
+
+# Set by ``exec --doctor``: the program is run up to the start of Celery, and examined.
+DOCTOR = "_OTEL_CELERY_DOCTOR"
+
+# The file into which whatever examines something below ``exec --doctor`` writes a mark.
+EXAMINED = "_OTEL_CELERY_EXAMINED"
+
+# Descriptor of the counters, and descriptor and inode of the channel's write end.
+SPAWN = "_OTEL_CELERY_INHERITED"
+
+# The main process's resource, as JSON: no detector runs in a child, which has 4 s to come up.
+RESOURCE = "_OTEL_CELERY_RESOURCE"
+
+# How telemetry leaves, where the main process has had to fall back.
+MODE = "_OTEL_CELERY_MODE"
+
+# JSON: descriptors, signals and their exporters, the import path.
+EXPORTER = "_OTEL_CELERY_EXPORTER"

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The life of Celery's processes: when each starts to export, and its last act.
+
+Connected to Celery's signals by the launcher, before the application is imported, so
+that our receivers run before the application's own.
+
+worker_init             main process: the pool is known, nothing has forked; its timer
+celeryd_after_setup     main process: its own calls to the broker are not traced
+worker_ready            main process: pool children and embedded beat have been forked
+worker_process_init     pool child, after its fork or spawn (and solo, in main)
+worker_process_shutdown pool child, before os._exit; prefork only
+beat_init               beat, after a detach
+beat_embedded_init      the process of `worker -B`, after it closed all descriptors
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from opentelemetry.context import Context, attach
+
+from otel_celery_launcher.compat import celery_private, contexts
+from otel_celery_launcher.errors import guarded
+from otel_celery_launcher.ipc.counters import BEAT_ROW, POOL_ROWS
+from otel_celery_launcher.tasks.instrumentor import note_runs
+from otel_celery_launcher.tasks.schedule import current_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_celery_launcher.telemetry.setup import Telemetry
+
+# How often the main process sends what it holds and looks at the counters.
+POLL_SECONDS = 0.5
+
+# How often a pool child without a task sends what it had to keep.
+IDLE_SECONDS = 0.1
+
+
+class Lifecycle:
+    """Receivers of Celery's signals; each runs in the process its docstring names.
+
+    Args:
+        telemetry: What was set up.
+        prepare_spawned_children: Called before the pool is made, in a main process.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        prepare_spawned_children: Callable[[], None] | None = None,
+    ) -> None:
+        self._telemetry = telemetry
+        self._prepare_spawned_children = prepare_spawned_children
+        self._main = os.getpid()
+        self._forks = True
+
+    def connect(self) -> None:
+        """Connect all receivers (launcher, or spawned child)."""
+        for signal_, receiver in (
+            (signals.worker_init, self._worker_init),
+            (signals.celeryd_after_setup, self._set_up),
+            (signals.worker_ready, self._worker_ready),
+            (signals.worker_process_init, self._child_init),
+            (signals.worker_process_shutdown, self._child_shutdown),
+            (signals.beat_init, self._beat_init),
+            (signals.beat_embedded_init, self._beat_embedded_init),
+        ):
+            signal_.connect(_guarded(receiver), weak=False)
+        self._telemetry.lost_runs.connect()
+
+    def _worker_init(self, sender: Any = None, **_: Any) -> None:
+        """Main process: the pool is known, and privileges are dropped."""
+        self._main = os.getpid()
+        self._telemetry.reporter.own()
+        self._telemetry.lost_runs.own()
+        # Celery's own modules of a worker are imported by now, and not before.
+        from otel_celery_launcher.launch.inspect_status import answer_with
+
+        answer_with(self._telemetry.status)
+        celery_private.fail_requests_inside(self._telemetry.lost_runs.context_of)
+        if self._prepare_spawned_children is not None:
+            self._prepare_spawned_children()
+        self._forks = not celery_private.never_forks(sender.pool_cls)
+        self._main_started(forks=True)  # with any pool: `-B` forks beat
+        celery_private.add_timer(sender.app, "export", POLL_SECONDS, self._poll)
+
+    def _set_up(self, **_: Any) -> None:
+        """Main process, before it connects: its polling of the broker makes no spans.
+
+        What instrumentations of clients see from here on in this thread is Celery's.
+        Tasks start in a context of their own, publishes make their span all the same.
+        """
+        contexts.suppress_instrumentations_outside_spans()
+
+    def _worker_ready(self, **_: Any) -> None:
+        """Main process: where tasks run in it, it forks no more."""
+        if not self._forks:
+            self._main_started(forks=False)
+
+    def _poll(self) -> None:
+        """Main process, from Celery's own timer: no thread of ours."""
+        self._telemetry.lost_runs.poll()
+        self._telemetry.export.poll()
+
+    def _main_started(self, *, forks: bool) -> None:
+        export = self._telemetry.export
+        export.main_started(forks=forks)
+        if export.failure:
+            self._telemetry.fall_back_to_inline(export.failure)
+            self._telemetry.export.main_started(forks=forks)
+
+    def _child_init(self, **_: Any) -> None:
+        """Pool child: an exporter of its own."""
+        if not self._is_child():
+            return  # solo
+        attach(Context())  # not the main process's
+        self._telemetry.quiet.tasks_run_here()
+        slot = celery_private.pool_slot()
+        row = POOL_ROWS[slot % len(POOL_ROWS)]
+        self._telemetry.set_slot(str(slot))
+        self._telemetry.export.child_started(row)
+        notes = self._telemetry.counters.notes[row]
+        notes.take_over()
+        note_runs(notes.current)
+        celery_private.call_while_idle(
+            IDLE_SECONDS, self._telemetry.export.child_is_idle
+        )
+
+    def _child_shutdown(self, **_: Any) -> None:
+        """Pool child: send what is there before ``os._exit``."""
+        if self._is_child():
+            self._telemetry.close_child()
+
+    def _beat_init(self, **_: Any) -> None:
+        """Beat: the process that stays; `worker -B` sends this signal, too."""
+        if self._telemetry.settings.role != "beat":
+            return
+        celery_private.watch_schedule_entries(current_entry)
+        self._telemetry.reporter.own()
+        self._main_started(forks=False)
+        # Its look at the schedule, in a database as a rule, is no trace: a publish is.
+        contexts.suppress_instrumentations_outside_spans()
+
+    def _beat_embedded_init(self, **_: Any) -> None:
+        """``worker -B``: a forked process that SIGTERM ends at once."""
+        attach(Context())  # not the main process's
+        contexts.suppress_instrumentations_outside_spans()
+        celery_private.watch_schedule_entries(current_entry)
+        self._telemetry.set_slot("beat")
+        self._telemetry.export.child_started(BEAT_ROW)
+
+        def close_and_die(number: int, _frame: object) -> None:
+            self._telemetry.close_child()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+        signal.signal(signal.SIGTERM, close_and_die)
+
+    def _is_child(self) -> bool:
+        return os.getpid() != self._main or self._telemetry.is_spawned
+
+
+def _guarded(receive: Callable[..., None]) -> Callable[..., None]:
+    """Return a receiver that says where it fails: Celery's log is not set up by then."""
+
+    @functools.wraps(receive)
+    def receiver(**arguments: Any) -> None:
+        with guarded("some spans may be missing"):
+            receive(**arguments)
+
+    return receiver

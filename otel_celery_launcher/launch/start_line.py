@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is said at the start: one line on what is in force, one for each thing amiss.
+
+Runs in the launcher, and in a program under ``exec`` or ``setup()``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from otel_celery_launcher import __version__, messages
+from otel_celery_launcher.errors import guarded
+from otel_celery_launcher.settings.advice import shown_endpoint
+from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.settings.settings import MODES
+from otel_celery_launcher.telemetry.suppression import DRIVERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_celery_launcher.settings.settings import Settings
+    from otel_celery_launcher.telemetry.setup import Telemetry
+
+EXPORTERS = {"otlp_proto_grpc": "OTLP/gRPC", "otlp_proto_http": "OTLP/HTTP"}
+
+
+def announce(
+    telemetry: Telemetry, problems: Sequence[str], *, has_start_line: bool
+) -> None:
+    """Say what is in force; nothing depends on it.
+
+    Args:
+        telemetry: What was set up.
+        problems: Lines about bad values.
+        has_start_line: Whether there is one; the other lines are there in any case.
+    """
+    with guarded("the start line is missing"):
+        _announce(telemetry, problems, has_start_line=has_start_line)
+
+
+def _announce(
+    telemetry: Telemetry, problems: Sequence[str], *, has_start_line: bool
+) -> None:
+    """Print the start line, and one line for everything that is not as wished."""
+    settings = telemetry.settings
+    lines = [*problems, *settings.misspelt, *settings.notes, *telemetry.notes]
+    if settings.unhandled:
+        lines.append(f"set but not handled: {', '.join(settings.unhandled)}")
+    start_line = _text(telemetry)
+    if has_start_line:
+        messages.say(start_line, logging.INFO, _fields(telemetry))
+    for line in lines:
+        messages.say(line)
+
+    def repeat_in_log(**_: Any) -> None:
+        """Celery's log is set up; a detached process has no other place."""
+        if not messages.is_heard():
+            messages.log(start_line, logging.INFO)
+            for line in lines:
+                messages.log(line)
+
+    if settings.role == "worker":
+        signals.celeryd_after_setup.connect(repeat_in_log, weak=False)
+    elif settings.role == "beat":
+        signals.beat_init.connect(repeat_in_log, weak=False)
+
+
+def _text(telemetry: Telemetry) -> str:
+    """Return the start line: what is in force after every default and correction."""
+    settings = telemetry.settings
+    on = " ".join(telemetry.instrumented) or "nothing"
+    surprising = [
+        f"{each.name} ({each.reason})" for each in telemetry.off if each.is_surprising
+    ]
+    off = f"; off: {', '.join(surprising)}" if surprising else ""
+    if once := _counted_once(telemetry):
+        off += f"; once: {' '.join(once)} below sqlalchemy"
+    return (
+        f"{__version__}, {settings.role}, service {shown(settings.service_name)},"
+        f" {_where(settings)}, sampler {settings.sampler}; instrumented: {on}{off}"
+    )
+
+
+def _counted_once(telemetry: Telemetry) -> list[str]:
+    """Return the drivers whose spans are SQLAlchemy's where both would record."""
+    on = telemetry.instrumented
+    if telemetry.settings.has_duplicates or "sqlalchemy" not in on:
+        return []
+    return [name for name in on if name in DRIVERS]
+
+
+def _where(settings: Settings) -> str:
+    """Return where spans go, and how they leave."""
+    if not settings.exporters:
+        return "no exporter"
+    exporters = " and ".join(EXPORTERS.get(each, each) for each in settings.exporters)
+    target = f" to {shown_endpoint(settings.endpoint)}" if settings.sends_otlp else ""
+    return f"{exporters}{target} {MODES[settings.mode]}"
+
+
+def _fields(telemetry: Telemetry) -> dict[str, Any]:
+    """Return what the start line says, and all that is off, for a program."""
+    settings = telemetry.settings
+    return {
+        "version": __version__,
+        "role": settings.role,
+        "service_name": settings.service_name,
+        "exporters": list(settings.exporters),
+        "endpoint": shown_endpoint(settings.endpoint) if settings.sends_otlp else "",
+        "export": settings.mode,
+        "sampler": settings.sampler,
+        "instrumented": telemetry.instrumented,
+        "off": {each.name: each.reason for each in telemetry.off},
+    }

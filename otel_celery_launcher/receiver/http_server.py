@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""An OTLP/HTTP server (protobuf) that hands on each request's very bytes.
+
+For development: one thread a connection, the standard library's own server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from otel_celery_launcher.receiver.http_body import (
+    PIECE_BYTES,
+    Budget,
+    DeadlineReader,
+    RefusalError,
+    decode,
+    read_body,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PATH = "/v1/traces"
+PROTOBUF = "application/x-protobuf"
+
+# A thread each; more of them are closed at once, and exporters try again.
+CONNECTIONS = 256
+BODIES_BYTES = 64 * 1024 * 1024  # of all requests under way together: eight large ones
+
+IDLE_SECONDS = 60.0  # until a request's headers are there, also on a kept connection
+BODY_SECONDS = (
+    15.0  # from the headers to the end of the body: OTLP clients give up at 10
+)
+ANSWER_SECONDS = 5.0
+LINGER_SECONDS = 2.0  # for what a refused client still sends
+
+
+class HttpServer:
+    """Listens from its making until ``stop``.
+
+    Args:
+        take: Called with each request and its headers; a ValueError is status 400.
+        port: 0 lets the system choose.
+        host: Name or address to listen on.
+
+    Attributes:
+        port: The one it listens on.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[bytes, Mapping[str, str]], None],
+        port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
+        class Handler(_Handler):
+            pass
+
+        Handler.take = staticmethod(take)
+        Handler.budget = Budget(BODIES_BYTES)
+        self._server = _Server((host, port), Handler)
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self._free = threading.Semaphore(CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._free.release()
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    take: Callable[[bytes, Mapping[str, str]], None]
+    budget: Budget
+
+    def setup(self) -> None:
+        """Read the connection with a deadline."""
+        super().setup()
+        self._reader = DeadlineReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
+
+    def handle(self) -> None:
+        """Serve a connection until either side has enough."""
+        with contextlib.suppress(OSError):  # the client has left: nobody to answer
+            super().handle()
+
+    def handle_one_request(self) -> None:
+        """Serve a request, or close a connection on which none comes."""
+        self._reader.deadline = time.monotonic() + IDLE_SECONDS
+        super().handle_one_request()
+
+    def do_POST(self) -> None:
+        """Take a request."""
+        self._reader.deadline = time.monotonic() + BODY_SECONDS
+        with self.budget.account() as charge:
+            try:
+                body = read_body(self.headers, self.rfile, charge)
+            except RefusalError as refusal:
+                self._answer(refusal.status, str(refusal), is_last=True)
+            except TimeoutError:
+                text = f"the body has not come in {BODY_SECONDS:g} s"
+                self._answer(HTTPStatus.REQUEST_TIMEOUT, text, is_last=True)
+            else:
+                self._answer(*self._take(body))
+
+    def _take(self, body: bytes) -> tuple[HTTPStatus, str]:
+        """Hand a request on; return the answer."""
+        if self.path.partition("?")[0] != PATH:
+            return HTTPStatus.NOT_FOUND, f"traces are taken at {PATH}"
+        if self.headers.get_content_type() != PROTOBUF:
+            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected {PROTOBUF}"
+        try:
+            body = decode(body, self.headers.get("Content-Encoding", ""))
+            self.take(body, dict(self.headers))
+        except RefusalError as refusal:
+            return refusal.status, str(refusal)
+        except ValueError as exc:
+            return HTTPStatus.BAD_REQUEST, str(exc)
+        return HTTPStatus.OK, ""
+
+    def _answer(
+        self, status: HTTPStatus, text: str = "", *, is_last: bool = False
+    ) -> None:
+        body = text.encode()
+        self.connection.settimeout(ANSWER_SECONDS)
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if text else PROTOBUF)
+        self.send_header("Content-Length", str(len(body)))
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            self.send_header("Retry-After", "1")
+        if is_last:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+        if is_last:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Read what the client still sends, to the end or for a moment.
+
+        A connection that is closed with unread bytes is reset, and the answer is lost.
+        """
+        self.connection.shutdown(socket.SHUT_WR)
+        self._reader.deadline = time.monotonic() + LINGER_SECONDS
+        with contextlib.suppress(OSError):
+            while self.rfile.read1(PIECE_BYTES):
+                pass
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: the terminal is for traces."""

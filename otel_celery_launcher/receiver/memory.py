@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""An OTLP/gRPC receiver in this process that keeps all, for the demo and for tests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher.receiver.grpc_server import GrpcServer
+from otel_celery_launcher.receiver.spans import ReceivedSpan, read_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+
+@dataclass
+class Receiver:
+    """The receiver; ``with Receiver() as receiver`` starts and stops it.
+
+    Attributes:
+        answer: Called with each request's metadata before it is stored; may raise,
+            sleep, or abort the call through the context it gets.
+    """
+
+    port: int = 0
+    answer: Callable[[grpc.ServicerContext], None] | None = None
+    credentials: grpc.ServerCredentials | None = None
+    spans: list[ReceivedSpan] = field(default_factory=list)
+    metadata: list[dict[str, str]] = field(default_factory=list)
+    peers: set[str] = field(default_factory=set)
+    arrived: dict[str, float] = field(default_factory=dict)  # name: seconds since epoch
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
+    _server: GrpcServer | None = None
+
+    def start(self) -> Receiver:
+        """Listen; a port of 0 becomes the one the system chose."""
+        self._server = GrpcServer(self._take, self.port, credentials=self.credentials)
+        self.port = self._server.port
+        return self
+
+    def stop(self) -> None:
+        """Stop listening and cut the connections."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def __enter__(self) -> Receiver:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def endpoint(self) -> str:
+        """The value for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
+        scheme = "http" if self.credentials is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    def wait_for(
+        self, is_enough: Callable[[list[ReceivedSpan]], bool], seconds: float
+    ) -> list[ReceivedSpan]:
+        """Wait until the spans suffice or the time is over; return what came."""
+        end = time.monotonic() + seconds
+        with self._arrived:
+            while not is_enough(self.spans) and time.monotonic() < end:
+                self._arrived.wait(end - time.monotonic())
+            return list(self.spans)
+
+    def clear(self) -> None:
+        """Forget what came."""
+        with self._arrived:
+            self.spans.clear()
+
+    def store(self, spans: list[ReceivedSpan]) -> None:
+        """Keep spans and wake the waiting."""
+        with self._arrived:
+            self.arrived.update((span.name, time.time()) for span in spans)
+            self.spans.extend(spans)
+            self._arrived.notify_all()
+
+    def _take(self, request: bytes, context: grpc.ServicerContext) -> None:
+        if self.answer is not None:
+            self.answer(context)
+        self.peers.add(context.peer())
+        self.metadata.append(
+            {key: str(value) for key, value in context.invocation_metadata()}
+        )
+        self.store(read_request(request))

@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Spans of a process that did not fit into the kernel's buffer.
+
+Runs in the thread that ends a span; other threads may do the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from otel_celery_launcher.ipc.datagrams import MAX_COUNT, MESSAGE_BYTES, Envelope
+
+# Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
+BACKLOG_BYTES = 16 * 1024 * 1024
+
+# What its resource makes messages with, and a span.
+Item = tuple[Envelope, bytes]
+
+
+class Backlog:
+    """A queue of encoded spans, bounded by bytes.
+
+    Attributes:
+        bytes: Of the spans that wait.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, envelope: Envelope, data: bytes) -> int:
+        """Keep a span; return how many older ones had to go for it."""
+        self._items.append((envelope, data))
+        self.bytes += len(data)
+        dropped = 0
+        while self.bytes > BACKLOG_BYTES and len(self._items) > 1:
+            self.bytes -= len(self._items.popleft()[1])
+            dropped += 1
+        return dropped
+
+    def take(self) -> list[Item]:
+        """Take spans of one resource, oldest first, as many as fit a message.
+
+        Other threads may do the same: what is taken is looked at after it is taken.
+        """
+        group: list[Item] = []
+        size = 0
+        while len(group) < MAX_COUNT and size < MESSAGE_BYTES:
+            try:
+                item = self._items.popleft()
+            except IndexError:
+                self.bytes = 0
+                return group
+            if group and (
+                item[0].resource != group[0][0].resource
+                or size + len(item[1]) > MESSAGE_BYTES
+            ):
+                self._items.appendleft(item)
+                break
+            group.append(item)
+            size += len(item[1])
+        self.bytes -= size
+        return group
+
+    def put_back(self, group: list[Item]) -> None:
+        """Keep what was taken and could not be sent."""
+        self._items.extendleft(reversed(group))
+        self.bytes += sum(len(data) for _, data in group)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._items.clear()
+        self.bytes = 0

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the log says of delivery: a line a minute at most, and one at recovery.
+
+Errors of exporters are kept in the shared counters (``delivery/export_log.py``). The
+main process alone writes lines about them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher import messages
+from otel_celery_launcher.delivery.failures import TRACES_PATH, explain
+from otel_celery_launcher.settings.checks import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_celery_launcher.ipc.counters import Counters
+
+# A collector that is down for a night leaves some hundred lines, not a full disk.
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Reporter:
+    """Writes the lines; only in the process that owns it.
+
+    Args:
+        counters: The shared page.
+        destination: Where spans go, for the text.
+        path: The path there, as it may be shown.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        destination: str,
+        path: str = TRACES_PATH,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._counters = counters
+        self._destination = destination
+        self._path = path
+        self._clock = clock
+        self._owner = os.getpid()
+        self._last_line: float | None = None
+        self._is_failing = False
+        self._lost_said = 0
+        self._left_out_said = 0
+        self._left_out_line: float | None = None
+
+    def own(self) -> None:
+        """Make this process the one that writes (after a detach)."""
+        self._owner = os.getpid()
+
+    def disown(self) -> None:
+        """Leave the writing to another process (in a spawned child)."""
+        self._owner = -1
+
+    def poll(self) -> None:
+        """Write a line if one is due. Called by timers and after each export."""
+        if self._owner != os.getpid():
+            return
+        if self._fails_now():
+            self._report_failure()
+        elif self._is_failing:
+            self._report_recovery()
+        elif self._counters.lost > self._lost_said and self._take_turn():
+            self._report_loss(" so far")
+        if self._counters.left_out > self._left_out_said:
+            self._report_left_out()
+
+    def report_end(self) -> None:
+        """Write the last line, due or not, if spans were lost that no line has told.
+
+        Called when all is sent or lost, by the process that owns the reporter.
+        """
+        if self._owner != os.getpid():
+            return
+        if self._counters.lost > self._lost_said:
+            self._report_loss("")
+        if self._counters.left_out > self._left_out_said:
+            self._say_left_out()
+
+    def _fails_now(self) -> bool:
+        return self._counters.refused > self._counters.reached
+
+    def _report_failure(self) -> None:
+        if not self._take_turn():
+            return
+        self._is_failing = True
+        self._lost_said = self._counters.lost
+        failure = explain(self._counters.error, self._path)
+        messages.log(
+            f"spans do not reach {self._destination}: {failure.reason}."
+            f" {self._lost_said} lost so far; tasks are not affected."
+            f" {_as_sentence(failure.advice)}"
+        )
+
+    def _report_recovery(self) -> None:
+        self._is_failing = False
+        self._lost_said = self._counters.lost
+        messages.log(
+            f"spans reach {self._destination} again; {self._lost_said} were lost."
+        )
+
+    def _report_loss(self, so_far: str) -> None:
+        self._lost_said = self._counters.lost
+        if self._fails_now():
+            reason, advice, _ = explain(self._counters.error, self._path)
+            why = f"they do not reach {self._destination}: {reason}"
+        else:
+            why = "they could not be delivered in time"
+            advice = (
+                "raise OTEL_BSP_MAX_QUEUE_SIZE or OTEL_CELERY_SHUTDOWN_SECONDS, or lower"
+                " the sampling ratio"
+            )
+        messages.log(
+            f"{self._lost_said} spans lost{so_far}: {why}. {_as_sentence(advice)}"
+        )
+
+    def _report_left_out(self) -> None:
+        now = self._clock()
+        line = self._left_out_line
+        if line is not None and now - line < SECONDS_BETWEEN_LINES:
+            return
+        self._left_out_line = now
+        self._say_left_out()
+
+    def _say_left_out(self) -> None:
+        self._left_out_said = self._counters.left_out
+        messages.log(
+            f"{self._left_out_said} traces left out so far, too many a second begin in"
+            f" one process; the last with {shown(self._counters.left_out_name)}. Begin"
+            " fewer, or set OTEL_CELERY_ROOT_SPANS_PER_SECOND to what you want"
+        )
+
+    def _take_turn(self) -> bool:
+        now = self._clock()
+        if (
+            self._last_line is not None
+            and now - self._last_line < SECONDS_BETWEEN_LINES
+        ):
+            return False
+        self._last_line = now
+        return True
+
+
+def _as_sentence(advice: str) -> str:
+    return f"{advice[0].upper()}{advice[1:]}."

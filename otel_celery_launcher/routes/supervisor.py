@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter process as the main process sees it: start, watch, stop.
+
+Runs in the main process only; a forked child that inherits it does nothing with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher.ipc import inherited
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.routes.interpreter import python_executable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_celery_launcher.ipc.channel import Channel
+    from otel_celery_launcher.ipc.counters import Counters
+
+# Without a sign of life for this long, with data waiting, it is killed and replaced.
+SILENT_SECONDS = 10.0
+
+# Pauses before a restart; a process that lived for a minute starts at the first again.
+RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+HEALTHY_SECONDS = 60.0
+
+# How long an exporter process with nothing left to send may take to end.
+END_SECONDS = 0.3
+
+# Nobody but SIGKILL ends it before its spans are sent: a stop reaches whole groups.
+BLOCKED_SIGNALS = frozenset(
+    {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
+)
+
+# An interpreter that runs nobody else's start-up code: no PYTHONPATH, no working
+# directory (a queue.py there would shadow), no site (sitecustomize instruments it).
+_PROGRAM = (
+    "import json, os, sys;"
+    f" sys.path += json.loads(os.environ[{inherited.EXPORTER!r}])['path'];"
+    " from otel_celery_launcher.exporter_process.server import main; main()"
+)
+
+
+class Supervisor:
+    """Starts the exporter process and keeps one alive.
+
+    Args:
+        channel: Its read end goes to the exporter process.
+        counters: The shared page.
+        exporters: Entry point names of the exporters.
+        service_name: For a span of a worker that has sent none.
+        hides_messages: Whether messages of exceptions stay here.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        counters: Counters,
+        exporters: Sequence[str],
+        service_name: str,
+        *,
+        hides_messages: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._channel = channel
+        self._counters = counters
+        self._exporters = tuple(exporters)
+        self._service_name = service_name
+        self._hides_messages = hides_messages
+        self._clock = clock
+        self._owner = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._quick_deaths = 0
+        self.restarts = 0
+        self.failure = ""  # why no exporter process could be started
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there is, or was, an exporter process."""
+        return self._process is not None
+
+    def own(self) -> None:
+        """Make this process the one that watches (after a detach)."""
+        self._owner = os.getpid()
+
+    def is_owner(self) -> bool:
+        """Return whether this process started, or may start, the exporter process."""
+        return self._owner == os.getpid()
+
+    def adopt(self) -> None:
+        """Start an exporter process in the place of one that nobody watches any more.
+
+        In processes forked from a program that is not Celery's: its main process may
+        have no spans, and so no occasion to look, or be gone. One of them does it.
+        """
+        if self.is_owner() or not (self._is_silent() or self._is_owner_gone()):
+            return
+        self._started = self._clock()  # the others: look again later
+        if self._counters.claim():
+            self.own()
+            self._start()
+
+    def _is_owner_gone(self) -> bool:
+        try:
+            os.kill(self._owner, 0)
+        except OSError as exc:  # one that has kept its privileges forbids it, and lives
+            return isinstance(exc, ProcessLookupError)
+        return False
+
+    def start_once(self) -> None:
+        """Start the exporter process unless it was started before."""
+        if self._process is None and self.is_owner():
+            self._start()
+
+    def watch(self) -> None:
+        """Replace a dead or silent exporter process."""
+        if self._process is None or not self.is_owner():
+            return
+        if self._process.poll() is None:
+            if self._is_silent():
+                self._process.kill()
+            return
+        now = self._clock()
+        if now - self._started > HEALTHY_SECONDS:
+            self._quick_deaths = 0
+        if self._quick_deaths:
+            self._counters.rows[EXPORTER_ROW].note_error(
+                f"the exporter process ends with status {self._process.returncode}"
+            )
+        pause = RESTART_PAUSES[min(self._quick_deaths, len(RESTART_PAUSES) - 1)]
+        if now - self._started >= pause:
+            self._quick_deaths += 1
+            self._count_what_died()
+            self.restarts += 1
+            self._start()
+
+    def stop(self) -> None:
+        """End the exporter process, which has sent what could be sent; reap it.
+
+        With the channel closed it ends by itself, unless a process that a task left
+        behind can still write.
+        """
+        process = self._process
+        if process is None or not self.is_owner():
+            return
+        self._channel.close()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            self._count_what_died()
+
+    def _count_what_died(self) -> None:
+        """What a dead exporter process had read is lost; nobody else writes its row."""
+        row = self._counters.rows[EXPORTER_ROW]
+        row.add_dropped(max(0, row.unaccounted))
+
+    def _is_silent(self) -> bool:
+        row = self._counters.rows[EXPORTER_ROW]
+        last_sign = max(row.heartbeat, self._started)
+        return self._clock() - last_sign > SILENT_SECONDS
+
+    def _start(self) -> None:
+        read = self._channel.read
+        if read is None or not self._channel.is_ours():
+            return
+        if not self._counters.descriptors():
+            self.failure = "the descriptor of its counters was closed"
+            return
+        config = {
+            "read": read,
+            "counters": self._counters.descriptor,
+            "exporters": self._exporters,
+            "service": self._service_name,
+            "hides_messages": self._hides_messages,
+            "parent": os.getpid(),
+            "path": _import_path(),
+        }
+        python = python_executable()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+        try:
+            self._process = subprocess.Popen(
+                [python, "-I", "-S", "-c", _PROGRAM],
+                env={**os.environ, inherited.EXPORTER: json.dumps(config)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(read, self._counters.descriptor),
+                start_new_session=True,
+                cwd="/",
+            )
+            self.failure = ""
+        except (OSError, ValueError, subprocess.SubprocessError) as exc:
+            # A later watch tries again.
+            self.failure = f"{python}: {getattr(exc, 'strerror', exc)}"
+        finally:
+            self._started = self._clock()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _import_path() -> list[str]:
+    """Return our import path, the working directory last: it comes after the stdlib."""
+    path = [str(entry) for entry in sys.path if os.path.isabs(entry)]
+    return sorted(path, key=lambda entry: entry == os.getcwd())

@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Inline until the first fork or monkey patch, an exporter process from then on.
+
+For programs that are not Celery's: nobody can know whether they fork. One that does not
+carries its own exporter and nothing else. At a fork the exporter is closed before, so
+that no gRPC is in the memory that is copied, and an exporter process is started, which
+serves this process and all that is forked from it. The same at the first span after
+gevent or eventlet has patched: gRPC would stop the event loop at each export.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.trace import SpanProcessor
+
+from otel_celery_launcher.compat.monkey_patching import is_patched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_celery_launcher.routes.handoff import ProcessExport
+    from otel_celery_launcher.routes.inline import InlineExport
+
+# How long the first fork may wait for spans that are on their way.
+FORK_SECONDS = 1.0
+
+
+class AdaptiveExport(SpanProcessor):
+    """The same interface as the two exports it stands for.
+
+    Args:
+        inline: Exports until the first fork.
+        make_process: Makes what exports from then on.
+    """
+
+    failure = ""  # where no exporter process can be started it goes on inline
+
+    def __init__(
+        self, inline: InlineExport, make_process: Callable[[], ProcessExport]
+    ) -> None:
+        self._export: InlineExport | ProcessExport = inline
+        self._make_process = make_process
+        self._is_final = False
+        os.register_at_fork(before=self._before_fork)
+
+    # The span processor.
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        if not self._is_final and is_patched():
+            self.start_process()
+        self._export.on_end(span)
+
+    def add_left_out(self, name: str) -> None:
+        """Count a span that is not begun."""
+        self._export.add_left_out(name)
+
+    def shutdown(self) -> None:
+        """Send what is there: an application's shutdown ends nobody's tracing."""
+        self._export.shutdown()
+
+    def force_flush(self, timeout_millis: int = 5_000) -> bool:
+        """Send what is there; return whether that ended in time."""
+        return self._export.force_flush(timeout_millis)
+
+    # The life of a process.
+
+    @property
+    def restarts(self) -> int:
+        """How many times the exporter process was replaced."""
+        return self._export.restarts
+
+    @property
+    def child_share(self) -> float:
+        """The share of the time a stop may take that is a child's."""
+        return self._export.child_share
+
+    def main_started(self, *, forks: bool) -> None:
+        """Export from here; whether this forks, the first fork decides."""
+        self._export.main_started(forks=forks)
+
+    def child_started(self, row: int) -> None:
+        """Count into a row of this process's own."""
+        self._export.child_started(row)
+
+    def child_is_idle(self) -> bool:
+        """Send what was kept for want of room; return whether something is left."""
+        return self._export.child_is_idle()
+
+    def poll(self) -> None:
+        """Send what is held and write due lines."""
+        self._export.poll()
+
+    def close(self, seconds: float) -> bool:
+        """Send what is there within so many seconds; the last act of a process."""
+        self._is_final = True  # a program that ends starts nothing any more
+        return self._export.close(seconds)
+
+    def start_process(self) -> None:
+        """Export by an exporter process from now on."""
+        if self._is_final:
+            return
+        self._is_final = True
+        try:
+            process = self._make_process()
+        except OSError:  # no descriptor is left
+            return
+        process.main_started(forks=True)
+        if process.failure:
+            return
+        before, self._export = self._export, process
+        before.close(FORK_SECONDS)
+
+    def _before_fork(self) -> None:
+        """Start it before the first fork, so that all forked processes share it.
+
+        Not once gevent has patched: its subprocess waits in the event loop, and inside a
+        fork that loop does not run. The first span of each process starts it there.
+        """
+        if not is_patched():
+            self.start_process()

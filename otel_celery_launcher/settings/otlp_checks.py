@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the OTLP exporter's values: see ``settings/checks.py``."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from otel_celery_launcher.settings.checks import BadValueError, number, release_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Targets that gRPC resolves itself (grpc, doc/naming.md).
+GRPC_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:", "xds:")
+
+DEFAULT_ENDPOINTS = {
+    "grpc": "http://localhost:4317",
+    "http/protobuf": "http://localhost:4318",
+}
+
+# Before, the exporters read their timeout by int() (1.30); rounding up is harmless
+# where they do no more.
+FLOAT_TIMEOUTS_SINCE = (1, 40)
+
+# gRPC's own rule for metadata keys and values (grpc core, validate_metadata.cc).
+_HEADER_KEY = re.compile(r"[0-9a-z_.\-]+\Z")
+_HEADER_VALUE = re.compile(r"[ -~]*\Z")
+
+
+def traces_value(environ: Mapping[str, str], suffix: str) -> str | None:
+    """Return the value that is in force for traces: their own, else all signals'."""
+    return environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{suffix}") or environ.get(
+        f"OTEL_EXPORTER_OTLP_{suffix}"
+    )
+
+
+def default_endpoint(environ: Mapping[str, str]) -> str:
+    """Return where spans go with the protocol that is in force."""
+    return DEFAULT_ENDPOINTS[traces_value(environ, "PROTOCOL") or "grpc"]
+
+
+def is_resolved_by_grpc(endpoint: str) -> bool:
+    """Return whether an endpoint is a target in gRPC's own notation, not a URL."""
+    return endpoint.startswith(GRPC_SCHEMES)
+
+
+def split_endpoint(endpoint: str) -> SplitResult:
+    """Return the parts of an endpoint, with or without scheme.
+
+    A target that gRPC resolves itself has no host and no port that mean anything here:
+    ``ipv4:10.0.0.1:4317,10.0.0.2:4317`` has two of each. All of it is its path.
+
+    Raises:
+        ValueError: Brackets that do not match.
+    """
+    if is_resolved_by_grpc(endpoint):
+        scheme, _, path = endpoint.partition(":")
+        return SplitResult(scheme, "", path, "", "")
+    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+
+
+def timeout(value: str) -> str:
+    """Accept a number of seconds over 0; older exporters take whole ones only."""
+    number(0, 3600, over=True)(value)
+    if release_of("opentelemetry-exporter-otlp-proto-grpc") < FLOAT_TIMEOUTS_SINCE:
+        return str(math.ceil(float(value)))
+    return value
+
+
+def endpoint(value: str) -> str:
+    """Accept a URL, host and port, or a target of gRPC's.
+
+    Nothing else reaches the exporters: they split it by ``urlparse``, too, and hand it
+    to gRPC as UTF-8.
+    """
+    if not value.isprintable() or not _is_endpoint(value):
+        raise BadValueError("a URL such as http://collector:4317", None)
+    return value
+
+
+def _is_endpoint(value: str) -> bool:
+    try:
+        urlsplit(value)  # as the exporters do
+        if is_resolved_by_grpc(value):
+            return value not in GRPC_SCHEMES
+        parts = split_endpoint(value)
+        _ = parts.port  # raises for a port that is no number
+    except ValueError:
+        return False
+    is_url = bool(parts.hostname) and parts.scheme in ("", "http", "https")
+    return is_url and " " not in value
+
+
+def headers(value: str) -> str | None:
+    """Accept key=value pairs that gRPC and HTTP can carry; never shows a value."""
+    good: list[str] = []
+    bad: list[str] = []
+    for position, item in enumerate(value.split(","), start=1):
+        name, separator, raw = item.partition("=")
+        key = unquote(name).strip().lower()
+        if not item.strip():
+            continue
+        if separator and _HEADER_KEY.match(key) and _HEADER_VALUE.match(unquote(raw)):
+            good.append(item)
+        else:
+            bad.append(f"item {position}")
+    if bad:
+        raise BadValueError(
+            f"key=value pairs, percent-encoded, separated by commas; {', '.join(bad)} is none",
+            ",".join(good) or None,
+        )
+    return value
+
+
+def insecure(value: str) -> str:
+    """Accept true or false; for anything else the endpoint's scheme decides."""
+    if value.lower() in ("true", "false"):
+        return value.lower()
+    raise BadValueError("true or false", None)
+
+
+def compression(value: str) -> str | None:
+    """Accept none, gzip, deflate. The gRPC exporter raises on the word none."""
+    lowered = value.lower()
+    if lowered == "none":
+        return None
+    if lowered in ("gzip", "deflate"):
+        return lowered
+    raise BadValueError("none or gzip", None)
+
+
+def readable_file(value: str) -> str:
+    """Accept the path of a file this process can read; never shows a value.
+
+    Keys are put here where their paths are meant: such a name is too long to be one.
+    """
+    try:
+        is_readable = Path(value).is_file() and os.access(value, os.R_OK)
+    except (OSError, ValueError):
+        is_readable = False
+    if not is_readable:
+        raise BadValueError("the path of a readable PEM file", None)
+    return value

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that never run: revoked, expired, rejected, unknown, undecodable, deduplicated.
+
+Each leaves a short span in its producer's trace that says so. Runs in the worker's main
+process, which decides these, inside Celery's loop: an exception would end the worker. So
+whatever a message may hold is read with care, and what it can raise ends here.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app, signals
+from kombu.exceptions import ContentDisallowed, DecodeError
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace.status import Status, StatusCode
+
+from otel_celery_launcher.compat import celery_private
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.tasks.batches import request_of
+from otel_celery_launcher.tasks.errors import text_of
+from otel_celery_launcher.tasks.propagation import parent_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_celery_launcher.tasks.attributes import Attributes
+    from otel_celery_launcher.tasks.run import Runs
+
+
+class UnrunTasks:
+    """Makes the spans of tasks that never run.
+
+    Args:
+        tracer: Of the Celery instrumentation.
+        attributes: Makes their attributes.
+        runs: Knows which tasks have begun.
+    """
+
+    def __init__(
+        self, tracer: trace.Tracer, attributes: Attributes, runs: Runs
+    ) -> None:
+        self.change(tracer, attributes)
+        self._runs = runs
+        self._launcher = os.getpid()
+        self._connected: list[Callable[[], object]] = []
+
+    def change(self, tracer: trace.Tracer, attributes: Attributes) -> None:
+        """Make spans by other means from here on."""
+        self._tracer = tracer
+        self._attributes = attributes
+
+    def connect(self) -> None:
+        """Connect to what Celery says in the main process (launcher)."""
+        for signal, receiver in (
+            (signals.task_revoked, self._revoked),
+            (signals.task_unknown, self._unknown),
+            (signals.task_rejected, self._rejected),
+            (signals.task_failure, self._failed),
+            (signals.worker_init, self._worker_init),
+            (signals.worker_process_init, self._child_init),
+        ):
+            signal.connect(receiver, weak=False)
+            self._connected.append(partial(signal.disconnect, receiver))
+
+    def disconnect(self) -> None:
+        """Undo ``connect``."""
+        while self._connected:
+            self._connected.pop()()
+
+    def _worker_init(self, sender: Any = None, **_: Any) -> None:
+        self._launcher = os.getpid()
+        celery_private.watch_decode_errors(sender.app, self._undecodable)
+        if sender.app.conf.worker_deduplicate_successful_tasks:
+            celery_private.watch_skipped_runs_of_main(sender.app, self._deduplicated)
+
+    def _child_init(self, **_: Any) -> None:
+        """Pool child: its tasks have been prepared."""
+        if current_app.conf.worker_deduplicate_successful_tasks:
+            celery_private.watch_skipped_runs(current_app, self._deduplicated)
+
+    def _deduplicated(self, task: Any, headers: object) -> None:
+        """A task that had succeeded was delivered again, and Celery skipped it."""
+        if self._connected:
+            self._tell("deduplicated", task.app, request_of(headers), task.name)
+
+    def _revoked(
+        self,
+        sender: Any = None,
+        request: Any = None,
+        terminated: Any = None,
+        expired: Any = None,
+        **_: Any,
+    ) -> None:
+        if not terminated and request is not None:  # else it has begun: see lost.py
+            what = "expired" if expired else "revoked"
+            self._tell(what, sender.app, request, sender.name)
+
+    def _unknown(
+        self, sender: Any = None, message: Any = None, name: Any = None, **_: Any
+    ) -> None:
+        request = request_of(message.headers)
+        error = "celery.exceptions.NotRegistered"
+        self._tell("unknown", sender.app, request, text_of(name), error)
+
+    def _rejected(
+        self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any
+    ) -> None:
+        error = "not a task's message" if exc is None else type(exc).__name__
+        self._refused("rejected", sender, message, error)
+
+    def _undecodable(self, consumer: Any, message: Any, exc: BaseException) -> None:
+        if self._connected:
+            self._refused("undecodable", consumer, message, type(exc).__name__)
+
+    def _refused(self, what: str, consumer: Any, message: Any, error: str) -> None:
+        """A message that is no task's, or does not say whose."""
+        request = request_of(message.headers)
+        task = getattr(request, "task", None)
+        name = "message" if task is None else text_of(task)
+        self._tell(what, consumer.app, request, name, error)
+
+    def _failed(self, sender: Any = None, exception: Any = None, **_: Any) -> None:
+        """A pool child could not decode the arguments: the task has not begun."""
+        if not isinstance(exception, (DecodeError, ContentDisallowed)):
+            return
+        has_begun = self._runs.span_of(sender.request) is not None
+        if os.getpid() == self._launcher and not has_begun:
+            error = type(exception).__name__
+            self._tell("undecodable", sender.app, sender.request, sender.name, error)
+
+    def _tell(
+        self, what: str, app: Any, request: Any, name: str, error: str | None = None
+    ) -> None:
+        try:
+            parent = parent_of(request)
+            attributes = self._attributes.of_unrun(what, app, name, request, parent)
+        except MALFORMED_ERRORS:  # whatever nobody has thought of: the span without it
+            parent, attributes = Context(), {"celery.action": what}
+        if error:
+            attributes["error.type"] = error
+        span = self._tracer.start_span(
+            f"{what}/{name}",
+            context=parent,
+            kind=trace.SpanKind.CONSUMER,
+            attributes=attributes,
+        )
+        if error:
+            span.set_status(Status(StatusCode.ERROR, error))
+        span.end()

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Celery's own calls of broker and result backend: which of them are spans.
+
+Outside any span they are none: whoever polls results would make a trace for each look.
+With ``OTEL_CELERY_PLUMBING=false`` they are none anywhere. The application's own calls
+stay, also those to the same Redis. Runs wherever Celery publishes or asks its backend.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as context_api
+
+from otel_celery_launcher.compat import contexts, result_backends
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class QuietProducer:
+    """A kombu producer whose publish makes no spans of clients; else the same.
+
+    Args:
+        producer: The producer.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the producer has."""
+        return getattr(self._producer, name)
+
+    def publish(self, *arguments: Any, **named: Any) -> Any:
+        """Publish a message."""
+        token = context_api.attach(contexts.suppressing(outside_spans_only=False))
+        try:
+            return self._producer.publish(*arguments, **named)
+        finally:
+            context_api.detach(token)
+
+
+def as_the_application(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Celery's sender, whose signals run code of the application.
+
+    A backend that publishes, as at the end of a chord, is quiet itself.
+    """
+
+    @wraps(send)
+    def send_unsuppressed(*arguments: Any, **named: Any) -> Any:
+        token = context_api.attach(contexts.unsuppressed())
+        try:
+            return send(*arguments, **named)
+        finally:
+            context_api.detach(token)
+
+    return send_unsuppressed
+
+
+def keep_backends_quiet(*, has_plumbing: bool, runs_tasks: bool) -> None:
+    """Make no spans of clients for what result backends do.
+
+    Args:
+        has_plumbing: Whether those below another span stay.
+        runs_tasks: Whether this process, or those that it forks, run tasks: what a run
+            asks its backend is below the run's span, and is left alone.
+    """
+
+    def quiet(call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def quiet_call(*arguments: Any, **named: Any) -> Any:
+            context = contexts.suppressing(outside_spans_only=has_plumbing)
+            token = context_api.attach(context)
+            try:
+                return call(*arguments, **named)
+            finally:
+                context_api.detach(token)
+
+        return quiet_call
+
+    asks_only = has_plumbing and runs_tasks
+    names = result_backends.ASKING_CALLS if asks_only else result_backends.BACKEND_CALLS
+    result_backends.wrap_backend_calls(quiet, names)

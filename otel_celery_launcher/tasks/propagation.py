@@ -1,0 +1,139 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a task's trace context is looked for.
+
+First in the message's headers, by the configured propagators. Where they hold none, in
+the places that hand-written instrumentations use, so that a fleet can be migrated a
+service at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context, get_current
+from opentelemetry.propagators.textmap import Getter, default_getter
+from opentelemetry.trace import NonRecordingSpan
+
+from otel_celery_launcher import messages
+from otel_celery_launcher.compat import contexts
+from otel_celery_launcher.compat.span_fields import FLAGS, only, valid_context
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.tasks.errors import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.trace import SpanContext
+
+# https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
+_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+# A header, and an entry in the payload, that hold a whole carrier.
+HEADER = "otel_context"
+PAYLOAD = "_otel"
+
+
+class RequestGetter(Getter[Any]):
+    """Reads headers from a request, whose attributes they are.
+
+    A message may hold anything; propagators want text (that of older releases of the
+    instrumentation hands numbers on, and they raise).
+    """
+
+    def get(self, carrier: Any, key: str) -> list[str] | None:
+        """Return a header's texts, None where there is none."""
+        value = getattr(carrier, key, None)
+        if value is None:
+            return None
+        if type(value) in (list, tuple):
+            return [text_of(each) for each in value]
+        return [text_of(value)]
+
+    def keys(self, carrier: Any) -> list[str]:
+        """Return the names of all headers."""
+        return list(vars(carrier))
+
+
+REQUEST = RequestGetter()
+
+
+def parent_of(request: Any) -> Context:
+    """Return the context that a task's message carries; empty where it carries none."""
+    usual = usual_parent(request.__dict__)
+    if usual is not None:
+        found = only(NonRecordingSpan(usual))
+    else:
+        found = extract(request, Context(), REQUEST)
+        if not _has_span(found):  # baggage may come without a trace
+            found = _handed(request, found)
+    if messages.shows_contexts():
+        carried: dict[str, str] = {}
+        propagate.inject(carried, found)
+        messages.show_context("Extracting trace context from headers", carried)
+    return found
+
+
+def usual_parent(told: Mapping[str, Any]) -> SpanContext | None:
+    """Return what the default propagators make of the message of most tasks.
+
+    That is a ``traceparent`` as they write it, and no other of their headers. For
+    whatever else there may be None: they are asked, which takes four times as long.
+    """
+    text = told.get("traceparent")
+    if text is None or "tracestate" in told or "baggage" in told:
+        return None
+    match = _TRACEPARENT.fullmatch(text) if isinstance(text, str) else None
+    if match is None or not contexts.is_default(propagate.get_global_textmap()):
+        return None
+    trace_id, span_id = int(match[1], 16), int(match[2], 16)
+    if not (trace_id and span_id):
+        return None
+    return valid_context(trace_id, span_id, FLAGS[int(match[3], 16)], is_remote=True)
+
+
+def _handed(request: Any, context: Context) -> Context:
+    """Return what a hand-written instrumentation has put into a message."""
+    for carrier in _carriers(request):
+        found = extract(carrier, context)
+        if _has_span(found):
+            return found
+    return context
+
+
+def extract(
+    carrier: Any,
+    context: Context | None = None,
+    getter: Getter[Any] = default_getter,
+) -> Context:
+    """Ask the propagators; what they cannot read is not there.
+
+    Args:
+        carrier: Headers.
+        context: What is found is added to; None for the current one.
+        getter: Reads the headers.
+    """
+    if context is None:
+        context = get_current()
+    try:
+        return propagate.extract(carrier, context, getter)
+    except MALFORMED_ERRORS:  # a propagator of somebody else's, a header of anybody's
+        return context
+
+
+def _has_span(context: Context) -> bool:
+    return trace.get_current_span(context).get_span_context().is_valid
+
+
+def _carriers(request: Any) -> Iterator[dict[str, str]]:
+    places = [getattr(request, HEADER, None)]
+    if type(request.kwargs) is dict:
+        places.append(request.kwargs.get(PAYLOAD))
+    arguments = request.args
+    if type(arguments) in (list, tuple) and arguments and type(arguments[0]) is dict:
+        places.append(arguments[0].get(PAYLOAD))
+    for place in places:
+        if type(place) is dict:
+            yield {text_of(key): text_of(value) for key, value in place.items()}

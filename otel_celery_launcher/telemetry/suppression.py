@@ -1,0 +1,233 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Spans that are not begun, because they would only be noise.
+
+Whatever polls makes a trace of one span for each look: a scheduler its database, Flower
+its broker, ``result.ready()`` in a loop the result backend. Four rules, each of them a
+setting, stand before the tracers that our provider hands out:
+
+- a call of a client begins no trace, but in web processes and pool children;
+- a call of Celery's own is no span where that is not wanted (``tasks/plumbing.py``);
+- a statement that SQLAlchemy and its driver both record is one span, SQLAlchemy's;
+- one process begins so many traces a second by spans of its own code, and no more.
+
+What is not begun has no ids, so nothing of it is propagated: a service that is called
+begins its own trace. Runs in every process, at the start of each span of other
+instrumentations and of the application; the spans of Celery do not pass here.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanKind,
+)
+
+from otel_celery_launcher.compat import contexts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+
+# Whose requests and background threads are the application's business.
+ROLES_WITH_CLIENT_ROOTS = frozenset({"web"})
+
+_SCOPE = "opentelemetry.instrumentation."
+
+# Its spans begin traces by right, and a run is the hottest path.
+CELERY_SCOPE = f"{_SCOPE}celery"
+
+# Instrumentations of what calls a driver, and of drivers. Their tracers' names.
+OUTER_SCOPES = frozenset({f"{_SCOPE}sqlalchemy", f"{_SCOPE}tortoiseorm"})
+DRIVERS = (
+    "aiopg",
+    "asyncpg",
+    "mysql",
+    "mysqlclient",
+    "psycopg",
+    "psycopg2",
+    "pymssql",
+    "pymysql",
+    "sqlite3",
+)
+DRIVER_SCOPES = frozenset(f"{_SCOPE}{name}" for name in DRIVERS)
+
+# Of SQLAlchemy's spans that are no statement: what a driver does meanwhile is its own.
+NO_STATEMENT = "connect"
+
+# In the place of each span that is not begun: what is inside it is left out with it.
+LEFT_OUT = NonRecordingSpan(INVALID_SPAN_CONTEXT)
+
+# So many seconds' worth of traces may begin at once.
+BURST_SECONDS = 10.0
+
+# A statement that goes on in this thread or coroutine.
+_statement: ContextVar[Span | None] = ContextVar("otel_celery_statement", default=None)
+
+
+class RootBudget:
+    """How many traces this process may begin.
+
+    Args:
+        per_second: In the long run; 0 for no bound.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, per_second: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._left = per_second * BURST_SECONDS
+        self._looked = clock()
+
+    def take(self) -> bool:
+        """Return whether one more may begin now."""
+        if not self._per_second:
+            return True
+        now = self._clock()
+        earned = (now - self._looked) * self._per_second
+        self._left = min(self._left + earned, self._per_second * BURST_SECONDS)
+        self._looked = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class QuietTracers:
+    """Changes tracers as they are handed out.
+
+    Args:
+        client_roots: Whether a call of a client may begin a trace: ``auto``, ``always``
+            or ``never``.
+        is_theirs: What ``auto`` means in this process.
+        has_duplicates: Whether drivers record what SQLAlchemy records, too.
+        roots_per_second: Of ``RootBudget``.
+
+    Attributes:
+        on_left_out: Called with the name of each span over the budget.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_roots: str,
+        is_theirs: bool,
+        has_duplicates: bool,
+        roots_per_second: float,
+    ) -> None:
+        self._client_roots = client_roots
+        self._is_theirs = is_theirs
+        self._has_duplicates = has_duplicates
+        self._budget = RootBudget(roots_per_second)
+        self.on_left_out: Callable[[str], None] = lambda _: None
+
+    def tasks_run_here(self) -> None:
+        """Let clients begin traces, as far as the settings do (pool child)."""
+        self._is_theirs = True
+
+    @property
+    def _allows_client_roots(self) -> bool:
+        return self._client_roots == "always" or (
+            self._client_roots == "auto" and self._is_theirs
+        )
+
+    def attend(self, tracer: Any, scope: str) -> None:
+        """Put the rules before a tracer, whoever it is for.
+
+        Args:
+            tracer: Of the SDK; its ``start_as_current_span`` calls ``start_span``.
+            scope: The name it was asked for by.
+        """
+        if scope == CELERY_SCOPE:
+            return
+        start = self._keep_quiet(tracer.start_span)
+        if not self._has_duplicates and scope in OUTER_SCOPES:
+            start = _remember_statements(start)
+        elif not self._has_duplicates and scope in DRIVER_SCOPES:
+            start = _leave_to_the_outer(start)
+        tracer.start_span = start
+
+    def _keep_quiet(self, start: Callable[..., Span]) -> Callable[..., Span]:
+        def start_span(
+            name: str,
+            context: Context | None = None,
+            kind: SpanKind = SpanKind.INTERNAL,
+            *arguments: Any,
+            **named: Any,
+        ) -> Span:
+            if kind is SpanKind.CLIENT or kind is SpanKind.INTERNAL:
+                above = trace.get_current_span(context)
+                parent = above.get_span_context()
+                if kind is SpanKind.CLIENT and contexts.is_suppressed(
+                    context, is_below_a_span=parent.is_valid
+                ):
+                    return NonRecordingSpan(parent) if parent.is_valid else LEFT_OUT
+                if not parent.is_valid and (
+                    above is LEFT_OUT or not self._may_begin(name, kind)
+                ):
+                    return LEFT_OUT
+            return start(name, context, kind, *arguments, **named)
+
+        return start_span
+
+    def _may_begin(self, name: str, kind: SpanKind) -> bool:
+        """Return whether a trace may begin with a span of this name."""
+        if kind is SpanKind.CLIENT and not self._allows_client_roots:
+            return False
+        if self._budget.take():
+            return True
+        self.on_left_out(name)
+        return False
+
+
+class _Unrecorded(NonRecordingSpan):
+    """A statement that is not sampled, or left out: what is inside it is not, either."""
+
+    has_ended = False
+
+    def end(self, end_time: int | None = None) -> None:
+        """Note the end."""
+        del end_time
+        self.has_ended = True
+
+
+def _remember_statements(start: Callable[..., Span]) -> Callable[..., Span]:
+    """Keep the last statement: it goes on until its span has ended."""
+
+    def start_span(name: str, *arguments: Any, **named: Any) -> Span:
+        span = start(name, *arguments, **named)
+        if name == NO_STATEMENT:
+            _statement.set(None)
+            return span
+        if not span.is_recording():
+            span = _Unrecorded(span.get_span_context())
+        _statement.set(span)
+        return span
+
+    return start_span
+
+
+def _leave_to_the_outer(start: Callable[..., Span]) -> Callable[..., Span]:
+    """Begin no span for what happens while a statement goes on."""
+
+    def start_span(name: str, *arguments: Any, **named: Any) -> Span:
+        outer = _statement.get()
+        if outer is not None:
+            if isinstance(outer, _Unrecorded) and not outer.has_ended:
+                context = outer.get_span_context()
+                return NonRecordingSpan(context) if context.is_valid else LEFT_OUT
+            if outer.is_recording():
+                return NonRecordingSpan(outer.get_span_context())
+        return start(name, *arguments, **named)
+
+    return start_span
