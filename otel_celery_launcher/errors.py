@@ -89,7 +89,7 @@ def report_failure(consequence: str) -> None:
     exc = sys.exc_info()[1]
     if exc is None:
         return
-    what = f"{_description(exc)}{_place(exc.__traceback__)}"
+    what = describe_failure(exc)
     if isinstance(exc, (OSError, MemoryError)):
         messages.say(
             f"the system refuses what tracing needs: {consequence}. {what};"
@@ -101,6 +101,11 @@ def report_failure(consequence: str) -> None:
         )
     if messages.is_debugging():
         messages.write("".join(traceback.format_exception(exc)))
+
+
+def describe_failure(exc: BaseException) -> str:
+    """Return an exception's type, message, file, line and function, on one line."""
+    return f"{_description(exc)}{_place(exc.__traceback__)}"
 
 
 def _description(exc: BaseException) -> str:

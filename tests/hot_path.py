@@ -46,13 +46,13 @@ def set_up(variant: str) -> Callable[[], None]:
     elif variant == "otel-celery":
         from otel_celery_launcher.command_line import read_command_line
         from otel_celery_launcher.settings.settings import Settings
-        from otel_celery_launcher.tasks.instrumentor import note_runs
+        from otel_celery_launcher.tasks.instrumentor import record_in_flight_runs
         from otel_celery_launcher.telemetry import setup
 
         os.environ["OTEL_SERVICE_NAME"] = "hot-worker"
         command_line = read_command_line(["-A", "hot", "worker"], os.environ)
         started = setup.start(Settings.from_environ(os.environ, command_line))
-        note_runs(started.counters.notes[1].current)
+        record_in_flight_runs(started.counters.in_flight[1].current)
         channel = started.channel
         assert channel is not None
         assert channel.read is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import Tracer, _Span
 
-from otel_celery_launcher.compat.span_fields import FLAGS, MadeLate, valid_context
+from otel_celery_launcher.compat.span_fields import FLAGS, Lazy, valid_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,33 +29,33 @@ _KEPT_FLAGS = trace_api.TraceFlags.SAMPLED | getattr(
 )
 
 
-class Begun(NamedTuple):
+class SpanStart(NamedTuple):
     """What a span is made of, unless somebody changes it."""
 
-    pattern: Pattern
+    template: SpanTemplate
     name: str
     context: trace_api.SpanContext
     parent: trace_api.SpanContext
     start: int  # nanoseconds since the epoch
-    common: Mapping[str, Any]  # attributes, shared with other spans
+    shared: Mapping[str, Any]  # attributes, shared with other spans
     own: Mapping[str, Any]  # attributes, after these
 
 
-class LeanSpan(MadeLate, _Span):
+class LazySpan(Lazy, _Span):
     """A span that is no more than its context until somebody asks for anything else.
 
     Nobody looks at most runs of tasks.
     """
 
-    begun: Begun
+    origin: SpanStart
 
-    def whole_span(self) -> Span:
+    def materialize(self) -> Span:
         """Return the span that ``Tracer.start_span`` would have made."""
         fields = vars(self)
-        fields.setdefault("_end_time", None)  # from here on it does not end unheard
-        return self.begun.pattern.whole(self.begun, fields.get("changes", {}))
+        fields.setdefault("_end_time", None)  # from here on it does not end unobserved
+        return self.origin.template.materialize(self.origin, fields.get("changes", {}))
 
-    def end_unseen(self, changes: dict[str, Any]) -> int:
+    def end_unobserved(self, changes: dict[str, Any]) -> int:
         """End a span that nobody has looked at, without telling any processor.
 
         Args:
@@ -73,7 +73,7 @@ class LeanSpan(MadeLate, _Span):
         return ended if fields.setdefault("_end_time", ended) is ended else 0
 
 
-class Pattern:
+class SpanTemplate:
     """What all spans of one kind of a tracer have in common.
 
     Args:
@@ -94,8 +94,8 @@ class Pattern:
         self.scope: InstrumentationScope = tracer._instrumentation_scope
 
     @classmethod
-    def of(cls, tracer: Tracer, kind: trace_api.SpanKind) -> Pattern | None:
-        """Return the pattern; None where long values would have to be cut."""
+    def of(cls, tracer: Tracer, kind: trace_api.SpanKind) -> SpanTemplate | None:
+        """Return the template; None where long values would have to be cut."""
         span = new_span(tracer, "", trace_api.INVALID_SPAN_CONTEXT, None, kind, ())
         bounded = cast("BoundedAttributes", span._attributes)
         if bounded.max_value_len is not None:
@@ -106,35 +106,35 @@ class Pattern:
         self,
         parent: trace_api.SpanContext,
         name: str,
-        common: Mapping[str, Any],
+        shared: Mapping[str, Any],
         own: Mapping[str, Any],
-    ) -> LeanSpan | None:
+    ) -> LazySpan | None:
         """Return a span that has started.
 
         Args:
             parent: Valid, sampled.
             name: Of the span.
-            common: Attributes that other spans have, too; never changed.
+            shared: Attributes that other spans have, too; never changed.
             own: Attributes after these; never changed.
 
         Returns:
             None where some of the attributes would have to be left out.
         """
-        if len(common) + len(own) >= self._most_attributes:  # one comes at the end
+        if len(shared) + len(own) >= self._most_attributes:  # one comes at the end
             return None
         context = child_context(parent, self._new_id())
-        begun = Begun(self, name, context, parent, time.time_ns(), common, own)
-        span: LeanSpan = object.__new__(LeanSpan)
-        span.__dict__ = {"_context": context, "begun": begun}
+        origin = SpanStart(self, name, context, parent, time.time_ns(), shared, own)
+        span: LazySpan = object.__new__(LazySpan)
+        span.__dict__ = {"_context": context, "origin": origin}
         return span
 
-    def whole(self, begun: Begun, changes: Mapping[str, Any]) -> Span:
+    def materialize(self, origin: SpanStart, changes: Mapping[str, Any]) -> Span:
         """Return the SDK's span, as it began and with the attributes it ended with."""
         span: Any = new_span(
-            self._tracer, begun.name, begun.context, begun.parent, self._kind, ()
+            self._tracer, origin.name, origin.context, origin.parent, self._kind, ()
         )
-        span._start_time = begun.start
-        span._attributes._dict.update({**begun.common, **begun.own, **changes})
+        span._start_time = origin.start
+        span._attributes._dict.update({**origin.shared, **origin.own, **changes})
         return cast("Span", span)
 
 

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of OpenTelemetry's OTLP exporters.
+"""Private names of OpenTelemetry's OTLP exporters; imports nothing of it.
 
-What ``compat/providers.py`` says of itself holds here; the tests are in the same file. Imports
-nothing, for the exporter process.
+For the exporter process.
 """
 
 from __future__ import annotations
@@ -21,17 +20,23 @@ _MODULES = tuple(
 )
 
 
-def replace_encoder(encode: Callable[..., Any]) -> frozenset[str]:
+def replace_encoder(encode: Callable[..., Any]) -> None:
     """Give the OTLP exporters another ``encode_spans`` (in the exporter process).
 
-    Returns:
-        The modules whose exporters use it from now on, of those that are imported.
+    Args:
+        encode: Sanitizes what it encodes.
     """
-    found: list[Any] = [sys.modules[name] for name in _MODULES if name in sys.modules]
-    replaced = [module for module in found if hasattr(module, "encode_spans")]
-    for module in replaced:
-        module.encode_spans = encode
-    return frozenset(module.__name__ for module in replaced)
+    for name in _MODULES:
+        module: Any = sys.modules.get(name)
+        if hasattr(module, "encode_spans"):
+            module.encode_spans = encode
+            module.is_sanitizing = True
+
+
+def is_sanitizing(exporter: object) -> bool:
+    """Return whether an exporter has the encoder of ``replace_encoder``."""
+    module = sys.modules.get(type(exporter).__module__)
+    return getattr(module, "is_sanitizing", False)
 
 
 def let_repeated_errors_through() -> None:
@@ -39,7 +44,7 @@ def let_repeated_errors_through() -> None:
 
     Since 1.34 a filter swallows a record whose format is that of the one before it, so
     that another answer of the collector is not heard (``DuplicateFilter``). What the
-    exporters log goes into one line a minute of ours anyway: ``reporter.py``.
+    exporters log goes into one line a minute of ours anyway: ``routes/delivery_log.py``.
     """
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("opentelemetry.exporter") and isinstance(

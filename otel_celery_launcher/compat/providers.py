@@ -26,9 +26,11 @@ class ForkableTracerProvider(TracerProvider):
     set by ``set_resource`` instead; only the lock has to be new.
     """
 
-    def __init__(self, *, attend: Callable[[Any, str], None], **arguments: Any) -> None:
+    def __init__(
+        self, *, wrap_tracer: Callable[[Any, str], None], **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
-        self._attend = attend  # called with each new tracer, and its scope
+        self._wrap_tracer = wrap_tracer  # called with each new tracer, and its scope
         # Only SDK 1.44 and later remember them, and they keep the resource they got.
         self.handed_out: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -40,7 +42,7 @@ class ForkableTracerProvider(TracerProvider):
             self.handed_out.add(tracer)
             if isinstance(tracer, Tracer):  # no stand-in for one that is turned off
                 scope = named.get("instrumenting_module_name", *arguments[:1])
-                self._attend(tracer, str(scope))
+                self._wrap_tracer(tracer, str(scope))
         return tracer
 
     def _handle_fork(self) -> None:

@@ -35,26 +35,26 @@ def valid_context(
     return tuple.__new__(trace_api.SpanContext, fields)
 
 
-def only(span: trace_api.Span) -> Context:
+def context_with_only(span: trace_api.Span) -> Context:
     """Return a context that holds a span and nothing else."""
     return Context({_SPAN_KEY: span})
 
 
-class MadeLate:
+class Lazy:
     """A span whose fields are made when somebody asks for one of them; a mixin.
 
     By no lock that a fork could hold: of two threads that ask at once, the fields of one
     are kept.
     """
 
-    def whole_span(self) -> ReadableSpan:
+    def materialize(self) -> ReadableSpan:
         """Return a span with all fields."""
         raise NotImplementedError
 
     def __getattr__(self, name: str) -> Any:
         fields = vars(self)
         if fields:  # a copy that is being made has none
-            for each, value in vars(self.whole_span()).items():
+            for each, value in vars(self.materialize()).items():
                 fields.setdefault(each, value)
         if name not in fields:
             raise AttributeError(name)

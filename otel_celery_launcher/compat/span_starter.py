@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 
-from otel_celery_launcher.compat.lazy_span import Pattern, child_context, new_span
+from otel_celery_launcher.compat.lazy_span import SpanTemplate, child_context, new_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class SpanStarter:
 
     def __init__(self, tracer: trace_api.Tracer) -> None:
         self._tracer = tracer
-        self._seen = _Seen(tracer)
+        self._snapshot = _TracerSnapshot(tracer)
 
     def start(
         self,
@@ -54,11 +54,11 @@ class SpanStarter:
         links: Sequence[trace_api.Link] = (),
     ) -> trace_api.Span:
         """Start a span; ``attributes`` makes what it starts with."""
-        seen = self._look()
-        if seen.is_watched:
+        tracer = self._look()
+        if tracer.needs_sdk_start:
             return self._tracer.start_span(name, context, kind, attributes(), links)
         span: trace_api.Span | None = None
-        if seen.follows_parent:
+        if tracer.follows_parent:
             span = self._child(name, context, kind, links)
         if span is None:
             span = self._tracer.start_span(name, context, kind, None, links)
@@ -74,14 +74,14 @@ class SpanStarter:
                 bounded._dict.update(found)
         return span
 
-    def pattern_below(self, parent: trace_api.SpanContext) -> Pattern | None:
+    def template_below(self, parent: trace_api.SpanContext) -> SpanTemplate | None:
         """Return what makes CONSUMER spans below a sampled one.
 
         Returns:
             None where somebody would have to be asked, or the parent is not sampled:
             use ``unrecorded_below`` or ``start``.
         """
-        return self._look().pattern if parent.trace_flags & _SAMPLED else None
+        return self._look().template if parent.trace_flags & _SAMPLED else None
 
     def unrecorded_below(
         self, parent: trace_api.SpanContext
@@ -100,11 +100,11 @@ class SpanStarter:
         """The span processor, where there is one."""
         return self._look().only_processor
 
-    def _look(self) -> _Seen:
+    def _look(self) -> _TracerSnapshot:
         """Look at the tracer again, where an application may have changed it."""
-        if not self._seen.is_up_to_date():
-            self._seen = _Seen(self._tracer)
-        return self._seen
+        if not self._snapshot.is_up_to_date():
+            self._snapshot = _TracerSnapshot(self._tracer)
+        return self._snapshot
 
     def _child(
         self,
@@ -130,7 +130,7 @@ class SpanStarter:
         return child_context(parent, tracer.id_generator.generate_span_id())
 
 
-class _Seen:
+class _TracerSnapshot:
     """What a tracer was when it was looked at last."""
 
     def __init__(self, tracer: trace_api.Tracer) -> None:
@@ -141,12 +141,12 @@ class _Seen:
         self._processors = self._processors_now()
         is_one = len(self._processors) == 1
         self.only_processor = self._processors[0] if is_one else None
-        self.is_watched = not is_one or not _is_blind(self._sampler)
+        self.needs_sdk_start = not is_one or not _ignores_attributes(self._sampler)
         self.follows_parent = _follows_parent(tracer)
         ignores_starts = is_one and _ignores_starts(self.only_processor)
-        self.pattern = (
-            Pattern.of(cast("Tracer", tracer), trace_api.SpanKind.CONSUMER)
-            if self.follows_parent and not self.is_watched and ignores_starts
+        self.template = (
+            SpanTemplate.of(cast("Tracer", tracer), trace_api.SpanKind.CONSUMER)
+            if self.follows_parent and not self.needs_sdk_start and ignores_starts
             else None
         )
 
@@ -186,10 +186,10 @@ def _follows_parent(tracer: object) -> bool:
     )
 
 
-def _is_blind(sampler: object) -> bool:
+def _ignores_attributes(sampler: object) -> bool:
     """Return whether a sampler looks at no attributes: the SDK's own do not."""
     if _is_parent_based(sampler):
-        return all(map(_is_blind, vars(sampler).values()))
+        return all(map(_ignores_attributes, vars(sampler).values()))
     return type(sampler) in (StaticSampler, TraceIdRatioBased)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.005
 
 
-def run_bounded(
+def run_with_deadline(
     calls: Sequence[Callable[[], object]],
     seconds: float,
     is_hopeless: Callable[[float], bool] = lambda _: False,
@@ -38,7 +38,9 @@ def run_bounded(
         Whether all of them ended.
     """
     threads = [
-        threading.Thread(target=_run_quietly, args=(call,), daemon=True)
+        threading.Thread(
+            target=_run_quietly, args=(call,), daemon=True, name="otel-deadline"
+        )
         for call in calls
     ]
     start = time.monotonic()
@@ -77,6 +79,6 @@ def _is_ending() -> bool:
 
 
 def _run_quietly(call: Callable[[], object]) -> None:
-    # A stranger's processor, at a process's end: what it raises helps nobody.
+    # A third-party processor, at a process's end: what it raises helps nobody.
     with contextlib.suppress(Exception):
         call()

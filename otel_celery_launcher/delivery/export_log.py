@@ -12,6 +12,8 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from otel_celery_launcher.errors import describe_failure
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -89,3 +91,8 @@ def error_text(exc: BaseException) -> str:
 def _one_line(text: str) -> str:
     """Return a text as one line, without what may be secret in its URLs."""
     return _URL_REST.sub(r"\1…", " ".join(text.split()))
+
+
+def last_words(exc: BaseException) -> str:
+    """Return how the exporter process ends by an exception, for its row of the counters."""
+    return f"the exporter process ends: {_one_line(describe_failure(exc))}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-TRACES_PATH = "/v1/traces"
+from otel_celery_launcher.signals import TRACES
 
 _CHECK_PORT = (
     "check the port: collectors take gRPC on 4317 and HTTP on 4318, and"
@@ -107,7 +107,7 @@ _ROWS = (
         r"code: 404\b",
         "nothing takes traces at the path {path} ({})",
         "write the collector's address alone in OTEL_EXPORTER_OTLP_ENDPOINT:"
-        f" {TRACES_PATH} is added to it; OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as"
+        f" {TRACES.path} is added to it; OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as"
         " it is, path and all",
         "OC319",
     ),
@@ -182,7 +182,7 @@ _RAW_TEXT = (
 )
 
 
-def explain(error: str, path: str = TRACES_PATH) -> Failure:
+def explain(error: str, path: str = TRACES.path) -> Failure:
     """Return what a failed export means.
 
     Args:
@@ -196,13 +196,6 @@ def explain(error: str, path: str = TRACES_PATH) -> Failure:
             return Failure(reason.replace("{}", _answer(answer)), row.advice, row.id)
     advice = "check that the collector runs; " + _CHECK_PORT
     return Failure(_answer(answer), advice, UNREACHED)
-
-
-def shown_path(path: str) -> str:
-    """Return a path as it may be shown: keys of some vendors stand in it."""
-    if path == TRACES_PATH:
-        return path
-    return f"…{TRACES_PATH}" if path.endswith(TRACES_PATH) else "that you gave"
 
 
 def _answer(error: str) -> str:

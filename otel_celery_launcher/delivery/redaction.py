@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""No message of an exception leaves (OTEL_CELERY_EXCEPTION_MESSAGES=false).
+"""Spans without messages of exceptions (OTEL_CELERY_EXCEPTION_MESSAGES=false).
 
-In front of each exporter, so that every span passes it, whoever made it: Celery's, the
+Before each exporter, so that every span passes it, whoever made it: Celery's, the
 application's, another instrumentation's. Runs where spans are exported.
 """
 
@@ -11,51 +11,46 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher.delivery.around import ExporterAround
-from otel_celery_launcher.ipc.span_decoder import rewritten
+from otel_celery_launcher.ipc.span_decoder import map_span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExportResult
 
 # Attributes, of a span or an event, that hold the text of an exception.
 MESSAGES = frozenset({"exception.message", "celery.retry.reason"})
 STACKTRACE = "exception.stacktrace"
-_TELLING = MESSAGES | {STACKTRACE}
+SENSITIVE = MESSAGES | {STACKTRACE}
 
 # What is kept of a stack trace: every other line may be a message's.
 _HEADER = "Traceback (most recent call last):\n"
 _FRAME = re.compile(r'^ +File "[^"\n]+", line \d+, in [\w.<>]+$', re.MULTILINE)
 
 
-class WithoutMessages(ExporterAround):
-    """An exporter that is given spans without the messages of exceptions."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch."""
-        return self._exporter.export(
-            [
-                span if _is_silent(span) else rewritten(span, _shown, str, _nothing)
-                for span in spans
-            ]
-        )
+def redact_exceptions(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+    """Return the spans without the messages of exceptions."""
+    return [
+        span
+        if _needs_no_redaction(span)
+        else map_span(span, _redacted, str, _without_description)
+        for span in spans
+    ]
 
 
-def _is_silent(span: ReadableSpan) -> bool:
+def _needs_no_redaction(span: ReadableSpan) -> bool:
     return not (span.events or span.links or span.status.description) and (
-        _TELLING.isdisjoint(span.attributes or ())
+        SENSITIVE.isdisjoint(span.attributes or ())
     )
 
 
-def _shown(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    shown = {
+def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept = {
         key: value for key, value in (attributes or {}).items() if key not in MESSAGES
     }
-    if STACKTRACE in shown:
-        shown[STACKTRACE] = _frames(str(shown[STACKTRACE]))
-    return shown
+    if STACKTRACE in kept:
+        kept[STACKTRACE] = _frames(str(kept[STACKTRACE]))
+    return kept
 
 
 def _frames(stacktrace: str) -> str:
@@ -71,5 +66,5 @@ def _frames(stacktrace: str) -> str:
     return "\n".join(_FRAME.findall("\n".join(lines[:end])))
 
 
-def _nothing(_: str | None) -> None:
+def _without_description(_: str | None) -> None:
     return None

@@ -3,7 +3,7 @@
 """Values that no encoder takes: lone surrogates, and integers over 64 bits.
 
 In an attribute they cost the attribute and a log line of the exporter's; in a name or a
-status they make protobuf refuse the whole batch. Cleaned where spans are exported: in the
+status they make protobuf refuse the whole batch. Replaced where spans are exported: in the
 exporter process, or in the thread of the BatchSpanProcessor.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher.ipc.span_decoder import rewritten
+from otel_celery_launcher.ipc.span_decoder import map_span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,24 +22,28 @@ if TYPE_CHECKING:
 _INT64 = range(-(2**63), 2**63)
 
 
-def cleaned(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
-    """Return the spans, those with such a value replaced by clean copies."""
+def sanitize(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+    """Return the spans, those with such a value replaced by copies without."""
     return [
-        span if _is_clean_span(span) else rewritten(span, clean, clean, clean)
+        span
+        if _is_clean_span(span)
+        else map_span(span, sanitize_value, sanitize_value, sanitize_value)
         for span in spans
     ]
 
 
-def clean(value: Any) -> Any:
+def sanitize_value(value: Any) -> Any:
     """Return a value that every encoder takes."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, int) and not isinstance(value, bool):
         return value if value in _INT64 else str(value)
     if isinstance(value, Mapping):
-        return {clean(key): clean(each) for key, each in value.items()}
+        return {
+            sanitize_value(key): sanitize_value(each) for key, each in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [clean(each) for each in value]
+        return [sanitize_value(each) for each in value]
     return value
 
 

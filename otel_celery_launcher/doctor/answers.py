@@ -7,9 +7,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace.export import SpanExportResult
-
-from otel_celery_launcher.delivery.around import ExporterAround
 from otel_celery_launcher.delivery.export_log import (
     EXPORT_LOGGER,
     ExportLogHandler,
@@ -19,8 +16,7 @@ from otel_celery_launcher.delivery.export_log import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from otel_celery_launcher.delivery.exporters import PreparedExporter
 
 
 class Answers:
@@ -44,34 +40,19 @@ class Answers:
             logging.NullHandler(),
         ]
 
-    def watch(self, exporter: SpanExporter) -> SpanExporter:
-        """Return the exporter, its results noted."""
-        return _Watched(exporter, self)
-
     @property
     def is_taken(self) -> bool:
         """Whether every export has been taken, and there was one."""
         return bool(self._results) and all(self._results)
 
-    def note_result(self, result: SpanExportResult) -> None:
-        """Note what an export has returned."""
-        self._results.append(result is SpanExportResult.SUCCESS)
+    def export(self, exporter: PreparedExporter, items: Sequence[Any]) -> None:
+        """Export by one of the exporters, and note what it answers."""
+        try:
+            self._results.append(exporter.export(items))
+        except Exception as exc:  # older exporters raise where nobody answers
+            self.note_error(error_text(exc))
+            raise
 
     def note_error(self, text: str) -> None:
         """Keep a failure; the last one counts."""
         self.last = text
-
-
-class _Watched(ExporterAround):
-    def __init__(self, exporter: SpanExporter, answers: Answers) -> None:
-        super().__init__(exporter)
-        self._answers = answers
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        try:
-            result = self._exporter.export(spans)
-        except Exception as exc:  # older exporters raise where nobody answers
-            self._answers.note_error(error_text(exc))
-            raise
-        self._answers.note_result(result)
-        return result

@@ -12,7 +12,7 @@ from typing import Any
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from otel_celery_launcher.delivery.deadline import run_bounded
+from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.doctor.findings import FAIL, OK, Finding, without_secrets
 
 # Connecting, then sending and receiving: each may take the time of one.
@@ -103,7 +103,7 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
             errors.append(exc)
 
     # Redis's transport knows no timeout: it may wait for an answer for ever.
-    is_done = run_bounded([try_it], STEPS * seconds)
+    is_done = run_with_deadline([try_it], STEPS * seconds)
     if not (errors or is_done):
         seen = f"{shown}: it does not answer within {STEPS * seconds:g} s"
         return [_failure("OC606", seen, SILENT)]

@@ -23,6 +23,7 @@ from otel_celery_launcher.settings.otlp_checks import (
     is_resolved_by_grpc,
     split_endpoint,
 )
+from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,20 +65,20 @@ def check_endpoint(
         source: Where the endpoint came from.
         seconds: The longest time each step may take.
     """
-    if not settings.sends_otlp:
-        what = ", ".join(settings.exporters) or "none"
+    if not settings.traces.sends_otlp:
+        what = ", ".join(settings.traces.exporters) or "none"
         seen = f"no OTLP exporter: {what}"
         next_ = "OTEL_TRACES_EXPORTER=otlp, if a collector is to have the spans"
         return [
             Finding(level=WARN, id="OC303", check="collector", seen=seen, next=next_)
         ]
-    shown = advice.shown_endpoint(settings.endpoint)
+    shown = advice.shown_endpoint(settings.traces.endpoint)
     proxy = _proxy(settings, environ)
     found = [proxy] if proxy is not None else []
     found += _form(settings, source, shown, has_warning=bool(found))
     variable = endpoint_variable(environ)
     # Name and port of gRPC's own targets are for gRPC to find: the test span tells.
-    if not is_resolved_by_grpc(settings.endpoint):
+    if not is_resolved_by_grpc(settings.traces.endpoint):
         found.append(_reach(settings, shown, seconds))
     if found[-1].level != FAIL:
         found.append(_send(settings, environ, shown, seconds))
@@ -99,10 +100,13 @@ def endpoint_variable(environ: Mapping[str, str]) -> str:
 def _form(
     settings: Settings, source: str, shown: str, *, has_warning: bool
 ) -> list[Finding]:
-    protocol = "grpc" if "otlp_proto_grpc" in settings.exporters else "http/protobuf"
+    protocol = (
+        "grpc" if "otlp_proto_grpc" in settings.traces.exporters else "http/protobuf"
+    )
     found = [
-        Finding(level=WARN, id="OC301", check="endpoint", seen=note, source=source)
-        for note in settings.endpoint_notes
+        Finding(level=WARN, id="OC301", check="endpoint", seen=note.text, source=source)
+        for note in settings.notes
+        if note.about == "endpoint"
     ]
     if not (found or has_warning):
         seen = f"{shown}, {protocol}"
@@ -113,8 +117,8 @@ def _form(
 def _proxy(settings: Settings, environ: Mapping[str, str]) -> Finding | None:
     """Return a warning where gRPC does not go to the collector itself."""
     proxies = [name for name in PROXY_VARIABLES if environ.get(name)]
-    host = split_endpoint(settings.endpoint).hostname
-    is_grpc = "otlp_proto_grpc" in settings.exporters
+    host = split_endpoint(settings.traces.endpoint).hostname
+    is_grpc = "otlp_proto_grpc" in settings.traces.exporters
     if not (proxies and host and is_grpc) or "no_proxy" in environ:
         return None
     return Finding(
@@ -129,7 +133,7 @@ def _proxy(settings: Settings, environ: Mapping[str, str]) -> Finding | None:
 
 def _address(settings: Settings) -> tuple[str, str, int]:
     """Return scheme, host and port of the collector."""
-    parts = split_endpoint(settings.endpoint)
+    parts = split_endpoint(settings.traces.endpoint)
     return (
         parts.scheme,
         parts.hostname or "",
@@ -207,16 +211,17 @@ def _send(
     """Send one span through the exporter a worker would use."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-    from otel_celery_launcher.delivery.deadline import run_bounded
+    from otel_celery_launcher.delivery.deadline import run_with_deadline
     from otel_celery_launcher.delivery.export_log import error_text
-    from otel_celery_launcher.delivery.exporters import load_exporter_classes
+    from otel_celery_launcher.delivery.exporters import load_exporters
     from otel_celery_launcher.doctor.answers import Answers
 
-    classes, problems = load_exporter_classes(
-        settings.exporters, hides_messages=settings.hides_exception_messages
+    makers, problems = load_exporters(
+        TRACES,
+        settings.traces.exporters,
+        redacts_exceptions=settings.redacts_exceptions,
     )
     if problems:
         return Finding(
@@ -228,28 +233,31 @@ def _send(
             is_setting=True,
         )
     try:
-        exporters = [make() for make in classes]
+        exporters = [make() for make in makers]
     except Exception as exc:  # noqa: BLE001 - the boundary: any exporter's constructor
-        return _not_accepted(shown, explain(error_text(exc), settings.shown_path))
-    with Answers() as answers:
-        provider = TracerProvider(
-            sampler=ALWAYS_ON,  # whatever the settings keep
-            resource=Resource.create({"service.name": settings.service_name}),
-            shutdown_on_exit=False,
+        return _not_accepted(
+            shown, explain(error_text(exc), settings.traces.shown_path)
         )
-        for each in exporters:
-            provider.add_span_processor(SimpleSpanProcessor(answers.watch(each)))
+    provider = TracerProvider(
+        sampler=ALWAYS_ON,  # whatever the settings keep
+        resource=Resource.create({"service.name": settings.service_name}),
+        shutdown_on_exit=False,
+    )
+    span = provider.get_tracer("otel-celery").start_span("otel-celery doctor")
+    span.end()
+    with Answers() as answers:
 
         def send() -> None:
-            provider.get_tracer("otel-celery").start_span("otel-celery doctor").end()
-            provider.shutdown()
+            for exporter in exporters:
+                answers.export(exporter, [span])
+                exporter.shutdown()
 
         # Older exporters try again for a minute, whatever their timeout is.
-        has_ended = run_bounded([send], seconds)
+        has_ended = run_with_deadline([send], seconds)
     if has_ended and answers.is_taken:
         return Finding(level=OK, check="test span", seen=f"{shown} accepted it")
     silence = "no answer" if has_ended else f"no answer within {seconds:g} s"
-    failure = explain(answers.last or silence, settings.shown_path)
+    failure = explain(answers.last or silence, settings.traces.shown_path)
     return _not_accepted(shown, _looked_at_closely(failure, settings, environ, seconds))
 
 
@@ -257,7 +265,7 @@ def _looked_at_closely(
     failure: Failure, settings: Settings, environ: Mapping[str, str], seconds: float
 ) -> Failure:
     """Return what a handshake of our own tells more: the exporters say little of TLS."""
-    if is_resolved_by_grpc(settings.endpoint):
+    if is_resolved_by_grpc(settings.traces.endpoint):
         return failure
     scheme, host, port = _address(settings)
     limit = min(seconds, HANDSHAKE_SECONDS)

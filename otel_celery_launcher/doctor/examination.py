@@ -24,10 +24,11 @@ from otel_celery_launcher.doctor.variables import (
     sources_of,
 )
 from otel_celery_launcher.doctor.workers import check_workers
-from otel_celery_launcher.settings.checks import shown, split_names
+from otel_celery_launcher.settings.checks import shown
 from otel_celery_launcher.settings.corrections import is_disabled
 from otel_celery_launcher.settings.dotenv_files import load_env_files
-from otel_celery_launcher.settings.settings import MODES, Settings
+from otel_celery_launcher.settings.settings import Settings
+from otel_celery_launcher.settings.standard_variables import PROPAGATORS
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from otel_celery_launcher.command_line import CommandLine
+    from otel_celery_launcher.settings.variable import Note
 
 # How long a step may take.
 WAIT_SECONDS = 5.0
@@ -156,11 +158,9 @@ def _endpoint_source(environ: Mapping[str, str], sources: Mapping[str, str]) -> 
 
 
 def _propagators(environ: MutableMapping[str, str], sources: dict[str, str]) -> Finding:
-    value = environ.get("OTEL_PROPAGATORS") or "tracecontext,baggage"
-    source = sources.get("OTEL_PROPAGATORS", "default")
-    missing = [
-        name for name in ("tracecontext", "baggage") if name not in split_names(value)
-    ]
+    value = ",".join(PROPAGATORS.read(environ))
+    source = sources.get(PROPAGATORS.name, "default")
+    missing = [name for name in ("tracecontext", "baggage") if name not in value]
     if not missing:
         seen = f"propagators {value}"
         return Finding(level=OK, check="export", seen=seen, source=source)
@@ -177,7 +177,7 @@ def _propagators(environ: MutableMapping[str, str], sources: dict[str, str]) -> 
 def _settings(settings: Settings, sources: dict[str, str]) -> list[Finding]:
     name = settings.service_name
     source = sources.get("OTEL_SERVICE_NAME") or sources.get("OTEL_CELERY_SERVICE_NAME")
-    notes = [each for each in settings.notes if "service name" in each]
+    notes = [each.text for each in settings.notes if each.about == "service name"]
     stem = name.removesuffix(f"-{settings.role}")
     if stem in _GENERIC_NAMES and not notes:
         notes.append(
@@ -200,26 +200,26 @@ def _settings(settings: Settings, sources: dict[str, str]) -> list[Finding]:
     others = [
         each
         for each in settings.notes
-        if "service name" not in each and each not in settings.endpoint_notes
+        if each.about not in ("service name", "endpoint")
     ]
     return found + [_export(each) for each in others]
 
 
-def _export(note: str) -> Finding:
+def _export(note: Note) -> Finding:
     """Return a note on the export: without the exporter that is asked for it fails."""
-    is_missing = "is not installed" in note
+    is_missing = note.about == "exporter"
     return Finding(
         level=FAIL if is_missing else WARN,
         id="OC211" if is_missing else "OC212",
         check="export",
-        seen=note,
+        seen=note.text,
         next="pip install 'otel-celery-launcher[http]'" if is_missing else "",
         is_setting=is_missing,
     )
 
 
 def _sampler(settings: Settings, sources: dict[str, str]) -> Finding:
-    seen = f"spans leave {MODES[settings.mode]}, sampler {settings.sampler}"
+    seen = f"spans leave {settings.mode.explained}, sampler {settings.sampler}"
     if settings.has_ratio:
         seen += f" {settings.sampler_argument or 1}"
     if not settings.keeps_nothing:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.settings.settings import MODES
+from otel_celery_launcher.settings.settings import Mode
 
 if TYPE_CHECKING:
     from otel_celery_launcher.settings.settings import Settings
@@ -39,7 +39,7 @@ def check_pool(
     if pool in GREEN_POOLS and find_spec(pool) is None:
         seen = f"{pool} is not installed: the worker will not start"
         found.append(_finding(FAIL, seen, "OC502", f"pip install 'celery[{pool}]'"))
-    if pool in GREEN_POOLS and settings.mode == "inline":
+    if pool in GREEN_POOLS and settings.mode is Mode.INLINE:
         seen = f"inline export blocks the hub of {pool}"
         found.append(_finding(WARN, seen, "OC503", "unset OTEL_CELERY_EXPORT"))
     if platform == "win32" and pool == "prefork":
@@ -48,7 +48,7 @@ def check_pool(
     elif not platform.startswith("linux"):
         seen = f"{platform}: tested on Linux only"
         found.append(_finding(WARN, seen, "OC505", "run the tests there: make test"))
-    shown = f"{pool} on {platform}, spans leave {MODES[settings.mode]}"
+    shown = f"{pool} on {platform}, spans leave {settings.mode.explained}"
     return found or [_finding(OK, shown)]
 
 

@@ -19,6 +19,8 @@ from otel_celery_launcher.settings.unknown_variables import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
 
+    from otel_celery_launcher.settings.variable import BadValue
+
 # Whose settings can be looked at without a file of their own.
 KNOWN_ROLES = (*ROLES, DEFAULT_ROLE, "web")
 
@@ -47,7 +49,7 @@ def check_variables(
     names = sorted(name for name in environ if name.startswith("OTEL_"))
     unhandled = set(unhandled_variables(environ))
     unknown = unknown_variables(environ)
-    found = [_bad(line, sources) for line in correct_environment(environ)]
+    found = [_bad(each, sources) for each in correct_environment(environ)]
     for name in names:
         source = sources.get(name, "")
         if name in UNREAD:
@@ -110,15 +112,14 @@ def _file_of(name: str, files: Sequence[Path]) -> str:
     return "a file"
 
 
-def _bad(line: str, sources: Mapping[str, str]) -> Finding:
-    name = line.partition(" ")[0]
+def _bad(bad: BadValue, sources: Mapping[str, str]) -> Finding:
     return Finding(
         level=FAIL,
         id="OC202",
         check="variables",
-        seen=line,
-        source=sources.get(name, ""),
-        next=f"correct {name}, or unset it",
+        seen=str(bad),
+        source=sources.get(bad.name, ""),
+        next=f"correct {bad.name}, or unset it",
         is_setting=True,
     )
 

@@ -3,7 +3,7 @@
 """The exporter process's queue, and the thread that sends it.
 
 Messages wait raw, as they came: a decoded span takes four times its frame. The queue is
-bounded by bytes; at the bound the oldest goes, counted. Spans are decoded a batch at a
+bounded by bytes; at the bound the oldest goes, counted. Items are decoded a batch at a
 time, sent through the SDK's exporter, and kept until the collector has taken them.
 """
 
@@ -16,22 +16,20 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opentelemetry.sdk.trace.export import SpanExportResult
-
-from otel_celery_launcher.delivery.export_log import error_text
-from otel_celery_launcher.ipc.datagrams import FrameError
-from otel_celery_launcher.ipc.span_decoder import read_resource, read_spans
+from otel_celery_launcher.delivery.export_log import error_text, last_words
+from otel_celery_launcher.ipc.datagrams import FrameError, split_frames
+from otel_celery_launcher.ipc.marshalled import read_resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter
 
+    from otel_celery_launcher.delivery.exporters import PreparedExporter
     from otel_celery_launcher.ipc.counters import Row
+    from otel_celery_launcher.signals import Signal
 
 # A span waits this long at most for others to go with it.
 HOLD_SECONDS = 0.5
@@ -40,8 +38,6 @@ HOLD_SECONDS = 0.5
 BATCH_SPANS = 512
 BATCH_BYTES = 512 * 1024
 
-# When it came (monotonic seconds), resource, count of spans, and the spans.
-Message = tuple[float, bytes, int, bytes]
 
 # What a queued message costs over its own bytes (tuple, bytes header, deque slot).
 MESSAGE_OVERHEAD_BYTES = 140
@@ -68,6 +64,15 @@ def _resource(data: bytes) -> Resource:
     return read_resource(data)
 
 
+class QueuedMessage(NamedTuple):
+    """A message as it came."""
+
+    arrived: float  # monotonic seconds
+    resource: bytes
+    item_count: int
+    body: bytes
+
+
 class Answer(enum.Enum):
     """What became of an export."""
 
@@ -88,33 +93,44 @@ class Flush:
 class Batch:
     """What goes out in one export."""
 
-    spans: list[ReadableSpan] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list)
     flushes: list[Flush] = field(default_factory=list)
 
 
 class Pipeline:
-    """Queue and sender of one exporter.
+    """Queue and sender of one exporter of a signal.
 
     Args:
-        make_exporter: Builds the SDK's exporter; called in the sender's thread.
+        signal: The signal.
+        decode: Makes an item of a resource and a frame.
+        make_exporter: Makes the exporter; called in the sender's thread.
         row: The exporter process's row of the counters.
         limit_bytes: Bound of the queue.
     """
 
     def __init__(
-        self, make_exporter: Callable[[], SpanExporter], row: Row, limit_bytes: int
+        self,
+        signal: Signal,
+        decode: Callable[[Resource, bytes], Any],
+        make_exporter: Callable[[], PreparedExporter],
+        row: Row,
+        limit_bytes: int,
     ) -> None:
+        self._decode = decode
         self._make_exporter = make_exporter
         self._row = row
+        self._figures = row.of(signal)
         self._limit_bytes = limit_bytes
-        self._queue: deque[Message | Flush] = deque()
+        self._queue: deque[QueuedMessage | Flush] = deque()
         self._bytes = 0
         self._wake = threading.Condition()
         self._is_stopping = False
         self._last_resource = b""
         self.queued = 0
         self._last_error = ""
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, daemon=True, name=f"otel-export-{signal.name}"
+        )
 
     def start(self) -> None:
         """Start the sender's thread."""
@@ -123,10 +139,10 @@ class Pipeline:
     def put(self, resource: bytes, count: int, body: bytes) -> None:
         """Queue a message; called by the reader."""
         with self._wake:
-            self._row.add_received(count)
+            self._figures.received += count
             resource = self._intern(resource)
             was_empty, was_full = not self._queue, self._is_full()
-            self._queue.append((time.monotonic(), resource, count, body))
+            self._queue.append(QueuedMessage(time.monotonic(), resource, count, body))
             self._bytes += len(body) + MESSAGE_OVERHEAD_BYTES
             self.queued += count
             while self._bytes > self._limit_bytes and self._drop_oldest():
@@ -171,19 +187,27 @@ class Pipeline:
         for index, item in enumerate(self._queue):
             if not isinstance(item, Flush):
                 del self._queue[index]
-                self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
-                self.queued -= item[2]
-                self._count(self._row.add_dropped, item[2])
+                self._bytes -= len(item.body) + MESSAGE_OVERHEAD_BYTES
+                self.queued -= item.item_count
+                self._count_dropped(item.item_count)
                 return True
         return False
 
     def _run(self) -> None:
-        exporter: SpanExporter | None = None
+        """Send until the process ends (the sender's thread)."""
+        try:
+            self._send()
+        except Exception as exc:
+            self._row.note_error(last_words(exc))
+            raise
+
+    def _send(self) -> None:
+        exporter: PreparedExporter | None = None
         while True:
             batch = self._next_batch()
             if batch is None:
                 break
-            exporter = self._deliver(exporter, batch.spans)
+            exporter = self._deliver(exporter, batch.items)
             for flush in batch.flushes:
                 flush.done()
 
@@ -199,11 +223,12 @@ class Pipeline:
             if isinstance(item, Flush):
                 batch.flushes.append(item)
                 continue
-            _, resource, count, body = item
             try:
-                batch.spans += read_spans(_resource(resource), body)
+                resource = _resource(item.resource)
+                frames = split_frames(item.body)
+                batch.items += [self._decode(resource, frame) for frame in frames]
             except FrameError:
-                self._count(self._row.add_dropped, count)
+                self._count_dropped(item.item_count)
         return batch
 
     def _seconds_until_due(self) -> float | None:
@@ -218,46 +243,46 @@ class Pipeline:
             or isinstance(self._queue[-1], Flush)
         ):
             return 0.0
-        return max(0.0, first[0] + HOLD_SECONDS - time.monotonic())
+        return max(0.0, first.arrived + HOLD_SECONDS - time.monotonic())
 
-    def _take(self) -> list[Message | Flush]:
-        items: list[Message | Flush] = []
+    def _take(self) -> list[QueuedMessage | Flush]:
+        items: list[QueuedMessage | Flush] = []
         count = size = 0
         while self._queue and count < BATCH_SPANS and size < BATCH_BYTES:
             item = self._queue.popleft()
             items.append(item)
             if not isinstance(item, Flush):
-                count += item[2]
-                size += len(item[3])
-                self._bytes -= len(item[3]) + MESSAGE_OVERHEAD_BYTES
+                count += item.item_count
+                size += len(item.body)
+                self._bytes -= len(item.body) + MESSAGE_OVERHEAD_BYTES
         self.queued -= count
         return items
 
     def _deliver(
-        self, exporter: SpanExporter | None, spans: list[ReadableSpan]
-    ) -> SpanExporter | None:
+        self, exporter: PreparedExporter | None, items: list[Any]
+    ) -> PreparedExporter | None:
         """Send a batch until it is taken or refused; return the exporter to go on with."""
         attempt, built = 0, time.monotonic()
-        while spans:
+        while items:
             if exporter is None or time.monotonic() - built > REBUILD_SECONDS:
                 exporter, built = self._build(), time.monotonic()
-            answer = Answer.LATER if exporter is None else self._export(exporter, spans)
+            answer = Answer.LATER if exporter is None else self._export(exporter, items)
             if answer is Answer.TAKEN:
-                self._count(self._row.add_exported, len(spans))
+                self._count_exported(len(items))
                 break
-            if answer is Answer.NOT_WHOLE and len(spans) > 1:
-                half = len(spans) // 2
-                exporter = self._deliver(exporter, spans[:half])
-                spans = spans[half:]
+            if answer is Answer.NOT_WHOLE and len(items) > 1:
+                half = len(items) // 2
+                exporter = self._deliver(exporter, items[:half])
+                items = items[half:]
                 continue
             is_refused = answer is not Answer.LATER
             if is_refused or not self._wait_for_another_attempt(attempt):
-                self._count(self._row.add_failed, len(spans))
+                self._count_failed(len(items))
                 break
             attempt += 1
         return exporter
 
-    def _build(self) -> SpanExporter | None:
+    def _build(self) -> PreparedExporter | None:
         """Build the exporter; certificates may be unreadable for a while."""
         try:
             return self._make_exporter()
@@ -277,15 +302,22 @@ class Pipeline:
             self._wake.wait_for(lambda: self._is_stopping and not is_last, pause)
         return True
 
-    @staticmethod
-    def _count(add: Callable[[int], None], spans: int) -> None:
+    def _count_exported(self, count: int) -> None:
         with _COUNTING:
-            add(spans)
+            self._figures.add_exported(count)
 
-    def _export(self, exporter: SpanExporter, spans: list[ReadableSpan]) -> Answer:
+    def _count_failed(self, count: int) -> None:
+        with _COUNTING:
+            self._figures.add_failed(count)
+
+    def _count_dropped(self, count: int) -> None:
+        with _COUNTING:
+            self._figures.dropped += count
+
+    def _export(self, exporter: PreparedExporter, items: list[Any]) -> Answer:
         self._last_error = ""
         try:
-            if exporter.export(spans) is SpanExportResult.SUCCESS:
+            if exporter.export(items):
                 return Answer.TAKEN
         except OSError as exc:  # of older HTTP exporters, where nobody listens
             self.note_error(error_text(exc))

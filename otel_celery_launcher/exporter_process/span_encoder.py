@@ -3,8 +3,8 @@
 """OTLP of most spans, at a fifth of the cost; the SDK's encoder does all others.
 
 A worker's spans are alike: the same names, scopes and resources, and most attributes come
-again. What is the same is encoded once and kept; what runs of a task have in common is one
-of these. Spans that are not plain (``rebuild.py``), and those with attributes of other
+again. What is the same is encoded once and kept; what runs of a task share is one of these.
+Spans that are not plain (``span_decoder.py``), and those with attributes of other
 kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so
 do all where ``is_faithful`` finds a difference.
 
@@ -15,7 +15,6 @@ exporter process's sending threads.
 
 from __future__ import annotations
 
-import marshal
 import struct
 from functools import lru_cache
 from itertools import starmap
@@ -31,8 +30,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
-from otel_celery_launcher.delivery.sanitizing import cleaned
-from otel_celery_launcher.ipc.span_decoder import EndedSpan, PlainSpan, read_span
+from otel_celery_launcher.delivery.sanitizing import sanitize
+from otel_celery_launcher.ipc.marshalled import load
+from otel_celery_launcher.ipc.span_decoder import EndedSpan, FramedSpan, read_span
 from otel_celery_launcher.ipc.span_frames import encode_span
 
 if TYPE_CHECKING:
@@ -66,21 +66,21 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
 
     Each pair of a resource and a scope has a block of its own.
 
-    Values that it would refuse are cleaned: ``cleaning.py``.
+    Values that it would refuse are replaced: ``delivery/sanitizing.py``.
     """
-    groups: dict[tuple[int, bytes], tuple[PlainSpan, list[bytes]]] = {}
+    groups: dict[tuple[int, bytes], tuple[FramedSpan, list[bytes]]] = {}
     others: list[ReadableSpan] = []
     for span in spans:
-        if not isinstance(span, PlainSpan) or (data := _plain(span)) is None:
+        if not isinstance(span, FramedSpan) or (data := _encode_fast(span)) is None:
             others.append(span)
             continue
         resource, record, _ = span.frame
-        key = (id(resource), record[-1] or b"")
+        key = (id(resource), record.scope or b"")
         group = groups.get(key)
         if group is None:
             group = groups[key] = (span, [])
         group[1].append(b"\x12" + _sized(data))  # spans = 2
-    request = encode_spans_slowly(cleaned(others))
+    request = encode_spans_slowly(sanitize(others))
     blocks = []
     for key, (span, found) in groups.items():
         resource_header, scope_header = _headers(key, span)
@@ -92,10 +92,11 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     return request
 
 
-def _plain(span: PlainSpan) -> bytes | None:
+def _encode_fast(span: FramedSpan) -> bytes | None:
     """Return a span without its tag and length; None where the SDK has to be asked."""
-    _, record, common = span.frame
+    _, record, shared = span.frame
     name, context, parent, kind, start, end, _, _, own, *_ = record
+    assert context is not None  # noqa: S101 - as _has_fast_encoding has seen
     trace_id, flags = context[0], _IS_REMOTE_IS_KNOWN
     parts = [
         _IDS.pack(b"\x0a\x10", trace_id >> 64, trace_id & _LOW, b"\x12\x08", context[1])
@@ -108,8 +109,8 @@ def _plain(span: PlainSpan) -> bytes | None:
         parts.append(_kept_name(name) if len(name) < _LONG else _name(name))
         # 0 is "unspecified" in OTLP
         parts.append(_KIND_AND_TIMES.pack(0x30, kind + 1, 0x39, start, 0x41, end))
-        if common:
-            names, data = _kept_attributes(common)
+        if shared:
+            names, data = _kept_attributes(shared)
             if not names.isdisjoint(own):
                 return None
             parts.append(data)
@@ -140,8 +141,8 @@ _kept_name = lru_cache(KEPT)(_name)
 @lru_cache(GROUPS_KEPT)
 def _kept_attributes(encoded: bytes) -> tuple[frozenset[str], bytes]:
     """Return names and OTLP of attributes that many spans have in common."""
-    found: dict[str, Any] = marshal.loads(encoded)  # noqa: S302 - checksummed, ours
-    return frozenset(found), b"".join(starmap(_attribute, found.items()))
+    shared: dict[str, Any] = load(encoded)
+    return frozenset(shared), b"".join(starmap(_attribute, shared.items()))
 
 
 def _attribute(key: str, value: Any) -> bytes:
@@ -202,7 +203,7 @@ _BYTES = [bytes((number,)) for number in range(128)]
 _known: dict[tuple[int, bytes], tuple[Resource, bytes, bytes]] = {}
 
 
-def _headers(key: tuple[int, bytes], span: PlainSpan) -> tuple[bytes, bytes]:
+def _headers(key: tuple[int, bytes], span: FramedSpan) -> tuple[bytes, bytes]:
     """Return what the SDK makes of a span's resource and scope, without any span.
 
     Args:

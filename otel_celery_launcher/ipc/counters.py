@@ -6,6 +6,9 @@ Made by the main process before its first fork; each process writes one row (by 
 in the pool, so a recycled child goes on where the one before it ended) and the main
 process reads all of them. No lock: a row has one writing process at a time, and a
 reader of a half-written row reports a slightly old figure, nothing worse.
+
+A row holds what is the process's (times, last error) and a block of figures for each
+signal (``signals.py``).
 """
 
 from __future__ import annotations
@@ -15,10 +18,20 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from otel_celery_launcher.ipc.channel import above_standard
-from otel_celery_launcher.ipc.in_flight import NOTE_BYTES, RUNNING, RunNote, RunNotes
+from otel_celery_launcher.ipc.in_flight import (
+    RECORD_BYTES,
+    RUNNING,
+    InFlightRecord,
+    InFlightRecords,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_celery_launcher.signals import Signal
 
 # Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
 # the first pool row.
@@ -28,28 +41,97 @@ POOL_ROWS = range(1, ROWS - 2)
 EXPORTER_ROW = ROWS - 2
 BEAT_ROW = ROWS - 1
 
+# Signals have the numbers 1 to so many.
+SIGNALS = 4
+
 # Where no collector was ever reached, waiting longer would only delay the stop.
 NEVER_REACHED_SECONDS = 0.5
 
 ERROR_BYTES = 200  # a collector's answer fits
 NAME_BYTES = 64
-_WORD = 8  # each figure is one aligned 8-byte word, so a reader sees it whole
-_EXPORTED, _FAILED, _DROPPED, _REACHED, _REFUSED, _SINCE = range(6)
-_FLUSHED, _HEARTBEAT, _RECEIVED, _QUEUED, _ERROR_LENGTH = range(6, 11)
-_LEFT_OUT, _NAME_LENGTH = 11, 12
-_ERROR_START = 13 * _WORD
+
+# Each figure is one aligned 8-byte word, so a reader sees it whole. First those of the
+# process, then a block for each signal, then the texts.
+_WORD = 8
+_REACHED, _REFUSED, _SINCE, _HEARTBEAT = range(4)
+_ERROR_LENGTH, _LEFT_OUT, _NAME_LENGTH = range(4, 7)
+_EXPORTED, _FAILED, _DROPPED, _RECEIVED, _QUEUED, _FLUSHED = _FIGURES = range(6)
+_FIRST_BLOCK = 7
+_WORDS = _FIRST_BLOCK + SIGNALS * len(_FIGURES)
+_ERROR_START = _WORDS * _WORD
 _NAME_START = _ERROR_START + ERROR_BYTES
 _ROW_BYTES = _NAME_START + NAME_BYTES
 _ROW_WORDS = _ROW_BYTES // _WORD
 
-# Rows, then the states of the notes, then the notes: two for each row.
+# Rows, then the states of the records, then the records: two for each row.
 _STATES_START = ROWS * _ROW_BYTES
-_NOTES_START = _STATES_START + 2 * ROWS
-_PAGE_BYTES = _NOTES_START + 2 * ROWS * NOTE_BYTES
+_RECORDS_START = _STATES_START + 2 * ROWS
+_PAGE_BYTES = _RECORDS_START + 2 * ROWS * RECORD_BYTES
+
+
+class _Figure:
+    """A word of a block of figures, as an attribute.
+
+    Args:
+        index: Which word.
+        text: What it counts.
+    """
+
+    def __init__(self, index: int, text: str) -> None:
+        self._index = index
+        self.__doc__ = text
+
+    def __get__(self, figures: Figures, owner: object = None) -> int:
+        return figures.words[self._index]
+
+    def __set__(self, figures: Figures, count: int) -> None:
+        figures.words[self._index] = count
+
+
+class Figures:
+    """What one process has counted of one signal.
+
+    Args:
+        row: The process's row.
+        words: The block.
+    """
+
+    __slots__ = ("_row", "words")
+
+    exported = _Figure(_EXPORTED, "Items that the collector took.")
+    failed = _Figure(_FAILED, "Items whose export failed for good.")
+    dropped = _Figure(_DROPPED, "Items that never reached an exporter.")
+    received = _Figure(_RECEIVED, "Items that the exporter process has read.")
+    queued = _Figure(_QUEUED, "Items that wait in this process, or are being sent.")
+    flushed = _Figure(_FLUSHED, "The last flush of this process that was carried out.")
+
+    def __init__(self, row: Row, words: memoryview) -> None:
+        self._row = row
+        self.words = words
+
+    def add_exported(self, count: int) -> None:
+        """Count items that the collector took."""
+        self.exported += count
+        self._row.note_success()
+
+    def add_failed(self, count: int) -> None:
+        """Count items whose export failed for good."""
+        self.failed += count
+        self._row.note_refusal()
+
+    def drop_queued(self) -> None:
+        """Count as dropped what this process keeps, or one that was killed has kept."""
+        self.dropped += self.queued
+        self.queued = 0
+
+    @property
+    def unaccounted(self) -> int:
+        """Items read, and neither exported nor lost: they die with the process."""
+        return self.received - self.exported - self.failed - self.dropped
 
 
 class Row:
-    """One process's figures.
+    """One process's counters.
 
     Args:
         memory: The whole page.
@@ -64,107 +146,40 @@ class Row:
         self._counts = words.cast("Q")
         self._times = words.cast("d")
 
-    def add_exported(self, count: int) -> None:
-        """Count spans that the collector took."""
-        self._counts[_EXPORTED] += count
-        self._times[_REACHED] = time.monotonic()
-
-    def add_failed(self, count: int) -> None:
-        """Count spans whose export failed for good."""
-        self._counts[_FAILED] += count
-        self._note_refusal()
-
-    def add_dropped(self, count: int) -> None:
-        """Count spans that never reached an exporter."""
-        self._counts[_DROPPED] += count
+    def of(self, signal: Signal) -> Figures:
+        """Return the figures of a signal."""
+        start = _block(signal)
+        return Figures(self, self._counts[start : start + len(_FIGURES)])
 
     def add_left_out(self, name: object) -> None:
-        """Count a span that is not begun, and keep its name (``telemetry/suppression.py``)."""
+        """Count a span that is not begun, and keep its name (``suppression.py``)."""
         self._counts[_LEFT_OUT] += 1
         text = name if isinstance(name, str) else ""  # the SDK takes anything, too
         self._write(text, _NAME_START, NAME_BYTES, _NAME_LENGTH)
 
     def note_error(self, text: str) -> None:
-        """Keep the last failed attempt; spans may still be delivered by a retry."""
+        """Keep the last failed attempt; items may still be delivered by a retry."""
         self._write(text, _ERROR_START, ERROR_BYTES, _ERROR_LENGTH)
-        self._note_refusal()
+        self.note_refusal()
 
-    def _note_refusal(self) -> None:
+    def note_success(self) -> None:
+        """Note that the collector has taken something now."""
+        self._times[_REACHED] = time.monotonic()
+
+    def note_refusal(self) -> None:
+        """Note that an attempt has failed now."""
         self._times[_REFUSED] = time.monotonic()
         if not self._times[_SINCE]:
             self._times[_SINCE] = self._times[_REFUSED]
 
-    def add_received(self, count: int) -> None:
-        """Count spans that the exporter process has read."""
-        self._counts[_RECEIVED] += count
-
-    def beat(self, queued: int) -> None:
-        """Say that the exporter process lives, and what it has yet to send."""
-        self._counts[_QUEUED] = queued
+    def note_heartbeat(self) -> None:
+        """Say that the exporter process lives."""
         self._times[_HEARTBEAT] = time.monotonic()
-
-    @property
-    def unaccounted(self) -> int:
-        """Spans read, and neither exported nor lost: they die with the process."""
-        return self.received - self.exported - self.failed - self.dropped
 
     @property
     def heartbeat(self) -> float:
         """Monotonic seconds of the exporter process's last sign of life."""
         return self._times[_HEARTBEAT]
-
-    @property
-    def received(self) -> int:
-        """Spans that the exporter process has read."""
-        return self._counts[_RECEIVED]
-
-    @property
-    def queued(self) -> int:
-        """Spans that the exporter process has yet to send."""
-        return self._counts[_QUEUED]
-
-    @property
-    def waiting(self) -> int:
-        """Spans that this row's process keeps, for want of room in the channel."""
-        return self._counts[_QUEUED]
-
-    @waiting.setter
-    def waiting(self, count: int) -> None:
-        self._counts[_QUEUED] = count
-
-    def drop_waiting(self) -> None:
-        """Count as dropped what this process keeps, or one that was killed has kept."""
-        self._counts[_DROPPED] += self._counts[_QUEUED]
-        self._counts[_QUEUED] = 0
-
-    @property
-    def flushed(self) -> int:
-        """The last flush token of this row's process that was carried out."""
-        return self._counts[_FLUSHED]
-
-    @flushed.setter
-    def flushed(self, token: int) -> None:
-        self._counts[_FLUSHED] = max(token, self._counts[_FLUSHED])
-
-    @property
-    def exported(self) -> int:
-        """Spans the collector took."""
-        return self._counts[_EXPORTED]
-
-    @property
-    def failed(self) -> int:
-        """Spans whose export failed for good."""
-        return self._counts[_FAILED]
-
-    @property
-    def dropped(self) -> int:
-        """Spans that never reached an exporter."""
-        return self._counts[_DROPPED]
-
-    @property
-    def reached(self) -> float:
-        """Monotonic seconds of the last success; 0 for never."""
-        return self._times[_REACHED]
 
     @property
     def refused(self) -> float:
@@ -196,8 +211,61 @@ class Row:
         return bytes(self._bytes[start : start + length]).decode("utf-8", "replace")
 
 
+class Totals:
+    """The figures of one signal over all processes of a worker.
+
+    Args:
+        counts: All words of all rows.
+        signal: The signal.
+    """
+
+    def __init__(self, counts: memoryview, signal: Signal) -> None:
+        self._counts = counts
+        self._start = _block(signal)
+
+    def _sum(self, figure: int) -> int:
+        return sum(self._counts[self._start + figure :: _ROW_WORDS])
+
+    def _of_exporter(self, figure: int) -> int:
+        return self._counts[EXPORTER_ROW * _ROW_WORDS + self._start + figure]
+
+    @property
+    def exported(self) -> int:
+        """Items that the collector took."""
+        return self._sum(_EXPORTED)
+
+    @property
+    def failed(self) -> int:
+        """Items whose export failed for good."""
+        return self._sum(_FAILED)
+
+    @property
+    def dropped(self) -> int:
+        """Items that never reached an exporter."""
+        return self._sum(_DROPPED)
+
+    @property
+    def lost(self) -> int:
+        """Items that are gone."""
+        return self.failed + self.dropped
+
+    @property
+    def received(self) -> int:
+        """Items that the exporter process has read."""
+        return self._of_exporter(_RECEIVED)
+
+    @property
+    def queued(self) -> int:
+        """Items that wait for room or in the exporter process, or are being sent."""
+        in_queue = self._of_exporter(_QUEUED)
+        unaccounted = self.received - sum(
+            map(self._of_exporter, (_EXPORTED, _FAILED, _DROPPED))
+        )
+        return self._sum(_QUEUED) - in_queue + max(in_queue, unaccounted)
+
+
 class Counters:
-    """The shared page of a worker: ``rows``, and sums over them.
+    """The shared page of a worker: ``rows``, records of runs, and sums.
 
     Args:
         descriptor: A page made by the main process, inherited by a spawned child;
@@ -208,32 +276,36 @@ class Counters:
         self.descriptor = _new_page() if descriptor is None else descriptor
         self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
-        self.rows = [Row(memory, index) for index in range(ROWS)]
-        # A figure of all rows is words[figure::_ROW_WORDS].
         words = memory[:_STATES_START]
-        self._counts, self._times = words.cast("Q"), words.cast("d")
-        self._states = memory[_STATES_START:_NOTES_START]
-        notes, size = memory[_NOTES_START:], 2 * NOTE_BYTES
-        self.notes = [
-            RunNotes(
-                notes[row * size : (row + 1) * size],
+        self._counts = words.cast("Q")
+        self._times = words.cast("d")
+        self._states = memory[_STATES_START:_RECORDS_START]
+        self.rows = [Row(memory, index) for index in range(ROWS)]
+        records, size = memory[_RECORDS_START:], 2 * RECORD_BYTES
+        self.in_flight = [
+            InFlightRecords(
+                records[row * size : (row + 1) * size],
                 self._states[2 * row : 2 * (row + 1)],
             )
             for row in range(ROWS)
         ]
 
-    def run_notes(self) -> Iterator[tuple[int, RunNote, bool]]:
-        """Yield pool slot and note of each run, and whether its process is surely gone."""
-        states = bytes(self._states)
-        found = states.find(RUNNING)
-        while found >= 0:
-            row, is_before = divmod(found, 2)
-            notes = self.notes[row]
-            note = notes.before if is_before else notes.current
-            yield row - POOL_ROWS.start, note, bool(is_before)
-            found = states.find(RUNNING, found + 1)
+    def of(self, signal: Signal) -> Totals:
+        """Return the sums of a signal's figures."""
+        return Totals(self._counts, signal)
 
-    def claim(self) -> bool:
+    def in_flight_records(self) -> Iterator[tuple[int, InFlightRecord, bool]]:
+        """Yield pool slot and record of each run, and whether its process is surely gone."""
+        states = bytes(self._states)
+        position = states.find(RUNNING)
+        while position >= 0:
+            row, is_predecessor = divmod(position, 2)
+            records = self.in_flight[row]
+            record = records.predecessor if is_predecessor else records.current
+            yield row - POOL_ROWS.start, record, bool(is_predecessor)
+            position = states.find(RUNNING, position + 1)
+
+    def claim_supervision(self) -> bool:
         """Claim what one process at a time may do; it is free again when that ends."""
         try:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -250,18 +322,6 @@ class Counters:
         return [self.descriptor] if is_ours else []
 
     @property
-    def exported(self) -> int:
-        """Spans the collector took, over all processes."""
-        return sum(self._counts[_EXPORTED::_ROW_WORDS])
-
-    @property
-    def queued(self) -> int:
-        """Spans that wait for room or in the exporter process, or are being sent."""
-        exporter = self.rows[EXPORTER_ROW]
-        kept = sum(self._counts[_QUEUED::_ROW_WORDS]) - exporter.queued
-        return kept + max(exporter.queued, exporter.unaccounted)
-
-    @property
     def left_out(self) -> int:
         """Spans that were not begun, over all processes."""
         return sum(self._counts[_LEFT_OUT::_ROW_WORDS])
@@ -272,14 +332,6 @@ class Counters:
         return max(self.rows, key=lambda row: row.left_out).left_out_name
 
     @property
-    def lost(self) -> int:
-        """Spans that are gone, over all processes."""
-        failed, dropped = (
-            self._counts[each::_ROW_WORDS] for each in (_FAILED, _DROPPED)
-        )
-        return sum(failed) + sum(dropped)
-
-    @property
     def reached(self) -> float:
         """Monotonic seconds of the last success of any process; 0 for never."""
         return max(self._times[_REACHED::_ROW_WORDS])
@@ -288,6 +340,11 @@ class Counters:
     def refused(self) -> float:
         """Monotonic seconds of the last failed attempt of any process; 0 for never."""
         return max(self._times[_REFUSED::_ROW_WORDS])
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt of any process has failed."""
+        return self.refused > self.reached
 
     @property
     def error(self) -> str:
@@ -302,10 +359,15 @@ class Counters:
     @property
     def hopeless_for(self) -> float:
         """Seconds that attempts have failed and none ever succeeded; 0 otherwise."""
-        since = [each for each in self._times[_SINCE::_ROW_WORDS] if each]
+        since = [start for start in self._times[_SINCE::_ROW_WORDS] if start]
         if not since or self.reached:
             return 0.0
         return time.monotonic() - min(since)
+
+
+def _block(signal: Signal) -> int:
+    """Return the word at which the figures of a signal begin."""
+    return _FIRST_BLOCK + (signal.number - 1) * len(_FIGURES)
 
 
 def _new_page() -> int:

@@ -2,37 +2,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run that a pool child is in, in the memory that all processes of a worker share.
 
-A child that is killed ends no span. So it notes the span of its run when it begins:
-whoever outlives it ends the span in its stead, with the id under which the inner spans
-were sent, and with all that was known at its start. Written by the child, read by the
-main process (and, when that is killed, by the exporter process). A successor in the same
-slot keeps the note of its predecessor.
+A child that is killed ends no span. So it records the span of its run when the run begins:
+whoever outlives it ends the span in its stead (``killed_span``), with the id under which
+the inner spans were sent, and with all that was known at its start. Written by the child,
+read by the main process (``tasks/killed.py``) and, when that is killed, by the exporter
+process. A successor in the same slot keeps the record of its predecessor.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from opentelemetry.sdk.trace import Event
+from opentelemetry.trace.status import Status, StatusCode
+
+from otel_celery_launcher.ipc.span_decoder import EndedSpan, read_span
 from otel_celery_launcher.ipc.span_frames import START_BYTES
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
 
 # pid, lengths of the task's id and of the frame
 _HEAD = struct.Struct("=IHH")
 _ID_BYTES = 64  # Celery's own are 36 characters long; what is longer is cut
-NOTE_BYTES = 2048
-assert _HEAD.size + _ID_BYTES + START_BYTES <= NOTE_BYTES  # noqa: S101 - of constants
+RECORD_BYTES = 2048
+assert _HEAD.size + _ID_BYTES + START_BYTES <= RECORD_BYTES  # noqa: S101 - of constants
 
-# Of a note; those of all notes lie side by side, so that one look finds who runs.
+# Of a record; those of all records lie side by side, so that one look finds who runs.
 NONE, RUNNING = 0, 1
 
+# ``text``, ``error.type`` and other attributes: what is known of the end of a run.
+Reason = dict[str, str]
 
-class RunningTask(NamedTuple):
-    """A run as noted."""
+WORKER_LOST = "billiard.exceptions.WorkerLostError"
+
+
+class InFlightRun(NamedTuple):
+    """A run that has begun, as it was recorded."""
 
     pid: int
     task_id: str
-    frame: bytes  # the span at its start: ipc/span_frames.py
+    frame: bytes  # the span at its start: ``span_frames.py``
 
     @property
     def is_alive(self) -> bool:
@@ -46,11 +59,11 @@ class RunningTask(NamedTuple):
         return True
 
 
-class RunNote:
+class InFlightRecord:
     """Room for one run.
 
     Args:
-        memory: ``NOTE_BYTES`` of the shared page.
+        memory: ``RECORD_BYTES`` of the shared page.
         state: The byte of its state.
     """
 
@@ -59,12 +72,12 @@ class RunNote:
         self._state = state
 
     def write(self, pid: int, task_id: str, frame: bytes) -> None:
-        """Note a run; the state goes last, so that a reader sees all of it or nothing.
+        """Record a run; the state goes last, so that a reader sees all of it or nothing.
 
         Args:
             pid: Of the process that runs it.
             task_id: Of the task.
-            frame: The span at its start: ``ipc/span_frames.py``.
+            frame: The span at its start: ``span_frames.py``.
         """
         self._state[0] = NONE
         task = task_id.encode("utf-8", "replace")[:_ID_BYTES]
@@ -76,35 +89,81 @@ class RunNote:
         """Forget the run: its span has ended."""
         self._state[0] = NONE
 
-    def read(self) -> RunningTask | None:
+    def read(self) -> InFlightRun | None:
         """Return the run, None where there is none."""
         if self._state[0] != RUNNING:
             return None
         memory = self._memory
         pid, id_length, length = _HEAD.unpack_from(memory)
         middle = _HEAD.size + id_length
-        return RunningTask(
+        return InFlightRun(
             pid,
             bytes(memory[_HEAD.size : middle]).decode("utf-8", "replace"),
             bytes(memory[middle : middle + length]),
         )
 
 
-class RunNotes:
-    """The notes of one slot: of the child that is there, and of the one before it.
+class InFlightRecords:
+    """The records of one slot: of the child that is there, and of the one before it.
 
     Args:
-        memory: Twice ``NOTE_BYTES`` of the shared page.
+        memory: Twice ``RECORD_BYTES`` of the shared page.
         states: Their two states.
     """
 
     def __init__(self, memory: memoryview, states: memoryview) -> None:
-        self.current = RunNote(memory[:NOTE_BYTES], states[:1])
-        self.before = RunNote(memory[NOTE_BYTES:], states[1:])
+        self.current = InFlightRecord(memory[:RECORD_BYTES], states[:1])
+        self.predecessor = InFlightRecord(memory[RECORD_BYTES:], states[1:])
 
-    def take_over(self) -> None:
-        """Keep the predecessor's note; called by a child that starts."""
+    def keep_predecessor(self) -> None:
+        """Keep what the child before has left; called by a child that starts."""
         left = self.current.read()
         if left is not None and left.pid != os.getpid():
-            self.before.write(*left)
+            self.predecessor.write(*left)
             self.current.clear()
+
+
+def killed_span(
+    run: InFlightRun, resource: Resource, ended: int, reason: Reason | None
+) -> ReadableSpan:
+    """Return the span of a run that its process did not end.
+
+    Args:
+        run: The run as it was recorded.
+        resource: Of the process.
+        ended: When its process was seen to be dead; nanoseconds since the epoch.
+        reason: What is known of its end.
+
+    Raises:
+        FrameError: The record cannot be read.
+    """
+    reason = dict(reason or {})
+    text = reason.pop("text", "the process of the task is gone")
+    error_type = reason.pop("error.type", WORKER_LOST)
+    start = read_span(resource, run.frame)
+    end = max(ended, start.start_time or ended)
+    return EndedSpan(
+        name=start.name,
+        context=start.context,
+        parent=start.parent,
+        resource=resource,
+        attributes={
+            **(start.attributes or {}),
+            "celery.lost": True,
+            "error.type": error_type,
+            **reason,
+        },
+        events=[
+            Event(
+                "exception",
+                {"exception.type": error_type, "exception.message": text},
+                end,
+            )
+        ],
+        links=start.links,
+        kind=start.kind,
+        status=Status(StatusCode.ERROR, text),
+        start_time=start.start_time,
+        end_time=end,
+        instrumentation_scope=start.instrumentation_scope,
+    )

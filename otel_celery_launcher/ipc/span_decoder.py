@@ -1,199 +1,154 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames back to spans, in the exporter process, a batch at a time."""
+"""Frames back to spans: in the exporter process, and for runs whose process was killed."""
 
 from __future__ import annotations
 
-import marshal
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from otel_celery_launcher.compat.span_fields import MadeLate
-from otel_celery_launcher.ipc.datagrams import LENGTH, FrameError
+from otel_celery_launcher.compat.span_fields import Lazy
+from otel_celery_launcher.ipc.datagrams import FrameError
+from otel_celery_launcher.ipc.marshalled import READ_ERRORS, load
 from otel_celery_launcher.ipc.span_frames import (
-    ATTRIBUTES,
-    BEGUN_FIELDS,
-    END,
-    ENDED_FIELDS,
+    RUN_END,
+    RUN_START,
+    SPAN,
+    RunStart,
+    SpanRecord,
 )
 
-# What a message that passed its checksum can raise when another version wrote it.
-_READ_ERRORS = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-
-
-def read_spans(resource: Resource, body: bytes) -> list[ReadableSpan]:
-    """Return the spans of one message.
-
-    Raises:
-        FrameError: Not written by this version.
-    """
-    spans = []
-    position = 0
-    while position < len(body):
-        try:
-            (length,) = LENGTH.unpack_from(body, position)
-        except struct.error as exc:
-            raise FrameError(f"not a length: {exc!r}") from exc
-        position += LENGTH.size
-        spans.append(read_span(resource, body[position : position + length]))
-        position += length
-    return spans
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
 
 
 def read_span(resource: Resource, data: bytes) -> ReadableSpan:
-    """Return one span.
+    """Return a span.
 
     Raises:
         FrameError: Not written by this version.
     """
     try:
-        record, common = _record(data)
-        make = PlainSpan if _is_plain(record) else _span
-        return make(resource, record, common)
-    except _READ_ERRORS as exc:
+        record, shared = _read(data)
+        make = FramedSpan if _has_fast_encoding(record) else _span
+        return make(resource, record, shared)
+    except READ_ERRORS as exc:
         raise FrameError(f"not a span: {exc!r}") from exc
-
-
-def read_resource(data: bytes) -> Resource:
-    """Return a resource.
-
-    Raises:
-        FrameError: Not written by this version.
-    """
-    try:
-        attributes, schema_url = marshal.loads(data)  # noqa: S302 - checksummed, ours
-        return Resource(attributes, schema_url)
-    except _READ_ERRORS as exc:
-        raise FrameError(f"not a resource: {exc!r}") from exc
 
 
 class EndedSpan(ReadableSpan):
     """A span whose end another process has seen."""
 
 
-class PlainSpan(MadeLate, ReadableSpan):
+class FramedSpan(Lazy, ReadableSpan):
     """A span like most: no event, no link, no status, no state, nothing dropped.
 
-    Its fields are read when somebody asks for them; the encoder takes the frame.
+    Its fields are read when somebody asks for them; ``exporter_process/span_encoder.py``
+    takes the frame.
 
     Args:
         resource: Its resource.
-        record: Its fields, in the order of ``contents`` in ``compat/span_fields.py``.
-        common: Attributes that come before those of the record, encoded; may be empty.
+        record: Its fields.
+        shared: Attributes that come before those of the record, encoded; may be empty.
     """
 
-    def __init__(self, resource: Resource, record: list[Any], common: bytes) -> None:
-        self.frame = resource, record, common
+    def __init__(self, resource: Resource, record: SpanRecord, shared: bytes) -> None:
+        self.frame = resource, record, shared
 
-    def whole_span(self) -> ReadableSpan:
-        """Return the span."""
+    def materialize(self) -> ReadableSpan:
+        """Return the span with all its fields."""
         return _span(*self.frame)
 
 
-def _record(data: bytes) -> tuple[list[Any], bytes]:
-    """Return the fields of a span, and attributes before its own, still encoded.
-
-    One that ended as it began has its start in it.
-    """
-    found = marshal.loads(data)  # noqa: S302 - ours
-    ended, changes = None, {}
-    if len(found) == ENDED_FIELDS:
-        start, ended, changes = found
-        found = marshal.loads(start)  # noqa: S302 - ours
-    is_begun = len(found) == BEGUN_FIELDS
-    record, common = _begun(found) if is_begun else (list(found), b"")
-    if changes:
-        record[ATTRIBUTES] = {**record[ATTRIBUTES], **changes}
-    record[END] = ended or record[END]
-    return record, common
+def _read(data: bytes) -> tuple[SpanRecord, bytes]:
+    """Return the fields of a span, and attributes before its own, still encoded."""
+    kind, fields = data[:1], load(data[1:])
+    if kind == SPAN:
+        return SpanRecord._make(fields), b""
+    if kind == RUN_START:
+        return _run(fields, None, {})
+    if kind == RUN_END:
+        start, ended, changes = fields
+        if start[:1] == RUN_START:
+            return _run(load(start[1:]), ended, changes)
+    raise ValueError(f"no kind of frame: {kind!r}")
 
 
-def _begun(record: tuple[Any, ...]) -> tuple[list[Any], bytes]:
-    """Return a span's record, by what ``encode_begun`` has written.
-
-    And the attributes in common, encoded, which come before its own.
-    """
+def _run(
+    fields: tuple[Any, ...], ended: int | None, changes: dict[str, str]
+) -> tuple[SpanRecord, bytes]:
+    """Return the record of a run, and the attributes that it shares, still encoded."""
     (
-        name, trace_id, items, span_id, parent_id, is_remote, flags, parent_flags,
-        kind, start, common, own, scope,
-    ) = record  # fmt: skip
-    context = (trace_id, span_id, False, flags, items)
-    parent = (trace_id, parent_id, is_remote, parent_flags, items)
-    return [
-        *(name, context, parent, kind, start),
-        *(None, 0, None, own, 0, [], 0, [], 0, scope),
-    ], common
+        name, trace_id, state, span_id, parent_id, is_remote, flags, parent_flags,
+        kind, start, shared, own, scope,
+    ) = RunStart._make(fields)  # fmt: skip
+    context = (trace_id, span_id, False, flags, state)
+    parent = (trace_id, parent_id, is_remote, parent_flags, state)
+    attributes = {**own, **changes} if changes else own
+    return SpanRecord(
+        *(name, context, parent, kind, start, ended, 0, None, attributes, 0),
+        *([], 0, [], 0, scope),
+    ), shared
 
 
-def _is_plain(record: list[Any]) -> bool:
-    (
-        name, context, _, _, start, end, status, description, _,
-        dropped_attributes, events, dropped_events, links, dropped_links, _,
-    ) = record  # fmt: skip
+def _has_fast_encoding(record: SpanRecord) -> bool:
+    """Return whether ``span_encoder.py`` encodes it without the SDK."""
+    context = record.context
     return (
-        type(name) is str
-        and name != ""
-        and type(start) is type(end) is int
-        and start > 0 < end
-        and not (status or description or events or links or context[4])
-        and not (dropped_attributes or dropped_events or dropped_links)
+        type(record.name) is str
+        and record.name != ""
+        and type(record.start) is type(record.end) is int
+        and record.start > 0 < record.end
+        and context is not None
+        and not (record.status or record.description or context[4])
+        and not (record.events or record.links)
+        and not (record.dropped_attributes or record.dropped_events)
+        and not record.dropped_links
     )
 
 
-def _span(resource: Resource, record: Sequence[Any], common: bytes) -> ReadableSpan:
-    (
-        name, context, parent, kind, start, end, status, description, attributes,
-        dropped_attributes, events, dropped_events, links, dropped_links, scope,
-    ) = record  # fmt: skip
-    if common:
-        attributes = {**marshal.loads(common), **attributes}  # noqa: S302 - ours
+def _span(resource: Resource, record: SpanRecord, shared: bytes) -> ReadableSpan:
+    attributes = record.attributes
+    if shared:
+        attributes = {**load(shared), **attributes}
+    scope = record.scope
     return EndedSpan(
-        name=name,
-        context=_context(context),
-        parent=_context(parent),
+        name=record.name,
+        context=_context(record.context),
+        parent=_context(record.parent),
         resource=resource,
-        attributes=bounded(attributes, dropped_attributes),
+        attributes=bounded(attributes, record.dropped_attributes),
         events=_list(
-            [Event(n, bounded(a, d), t) for n, t, a, d in events], dropped_events
+            [Event(n, bounded(a, d), t) for n, t, a, d in record.events],
+            record.dropped_events,
         ),
         links=_list(
-            [Link(_context(c), bounded(a, d)) for c, a, d in links],  # type: ignore[arg-type]
-            dropped_links,
+            [Link(_context(c), bounded(a, d)) for c, a, d in record.links],  # type: ignore[arg-type]
+            record.dropped_links,
         ),
-        kind=SpanKind(kind),
-        status=Status(StatusCode(status), description),
-        start_time=start,
-        end_time=end,
+        kind=SpanKind(record.kind),
+        status=Status(StatusCode(record.status), record.description),
+        start_time=record.start,
+        end_time=record.end,
         instrumentation_scope=None if scope is None else _scope(scope),
     )
 
 
 @lru_cache(maxsize=256)
 def _scope(data: bytes) -> InstrumentationScope:
-    name, version, schema_url, attributes = marshal.loads(data)  # noqa: S302 - ours
+    name, version, schema_url, attributes = load(data)
     return InstrumentationScope(name, version, schema_url, attributes)
 
 
-def rewritten(
+def map_span(
     span: ReadableSpan,
     attributes: Callable[[Mapping[str, Any] | None], Mapping[str, Any]],
     text: Callable[[str], str],

@@ -1,42 +1,86 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames: a span as bytes, written in the worker's processes.
+"""Frames of spans: a span as bytes, written in the worker's processes.
 
-A span that ends as it began is what it was at its start, when it ended, and what was
-added: its start is encoded anyway, for the case that its process is killed.
+A frame begins with its kind, one byte:
 
-``marshal`` writes a span in about 3 µs and reads only what the same interpreter wrote:
-both ends are the same ``sys.executable``. It is not safe against made-up input, so the
-checksum of a message is looked at before it (``datagrams.py``).
+SPAN        a whole span: ``SpanRecord``
+RUN_START   a run as it began: ``RunStart``, which has what most runs need
+RUN_END     a run that ends as it began: its start, when it ended, attributes added
+
+The start of a run is encoded anyway, for the case that its process is killed
+(``in_flight.py``). Read by ``span_decoder.py``.
 """
 
 from __future__ import annotations
 
-import marshal
-from collections.abc import Iterable, Mapping
+from marshal import dumps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
 from otel_celery_launcher.compat.span_fields import contents, dictionary
+from otel_celery_launcher.ipc.marshalled import dump, load, to_builtins
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext
 
-    from otel_celery_launcher.compat.lazy_span import Begun
+    from otel_celery_launcher.compat.lazy_span import SpanStart
+
+SPAN, RUN_START, RUN_END = b"s", b"r", b"e"
 
 # A longer one is cut. A datagram must fit the socket's send buffer (212,992 bytes on a
 # stock Linux kernel, net.core.wmem_default).
 SPAN_BYTES = 128 * 1024
 
-# The span of a run that has begun, as it is noted: ipc/in_flight.py.
+# The span of a run that has begun, as it is noted: ``in_flight.py``.
 START_BYTES = 1900
 
 # A longer text is left out of a note that is too large.
 START_CHARACTERS = 64
+
+# Trace id, span id, whether it is remote, flags, items of the state.
+Context = tuple[int, int, bool, int, tuple[tuple[str, str], ...]]
+
+
+class SpanRecord(NamedTuple):
+    """A span; ``marshal`` takes none of its subclasses, so it is written as a bare tuple."""
+
+    name: str
+    context: Context | None
+    parent: Context | None
+    kind: int
+    start: int | None
+    end: int | None
+    status: int
+    description: str | None
+    attributes: dict[str, Any]
+    dropped_attributes: int
+    events: list[tuple[str, int, dict[str, Any], int]]
+    dropped_events: int
+    links: list[tuple[Context, dict[str, Any], int]]
+    dropped_links: int
+    scope: bytes | None
+
+
+class RunStart(NamedTuple):
+    """A run that has begun, below the publish that its message names."""
+
+    name: str
+    trace_id: int
+    state: tuple[tuple[str, str], ...]
+    span_id: int
+    parent_id: int
+    is_remote: bool  # of the parent
+    flags: int
+    parent_flags: int
+    kind: int
+    start: int
+    shared: bytes  # attributes that other runs have, too: ``encode_shared``
+    own: dict[str, Any]  # attributes after these
+    scope: bytes
 
 
 class Cut(NamedTuple):
@@ -51,82 +95,72 @@ class Cut(NamedTuple):
 # Tried in this order; each holds whatever an application may put into a span.
 CUTS = (Cut(64, 1024, 16, 16), Cut(16, 256, 4, 4), Cut(8, 64, 1, 0))
 
-# Of a span's record. One that is as it began is told by other fields, ``encode_begun``;
-# one that ended so by these and two more, ``encode_end``.
-END, ATTRIBUTES = 5, 8
-BEGUN_FIELDS, ENDED_FIELDS = 13, 3
-
-# Scopes as bytes, by identity; one for each tracer, as a rule.
+# Scopes as bytes, by identity; most tracers have one each.
 SCOPES_KEPT = 1000
 _scopes: dict[int, tuple[InstrumentationScope, bytes]] = {}
 
 
-def encode_resource(resource: Resource) -> bytes:
-    """Return a resource as bytes; called once for each resource of a process."""
-    return _dump((dict(resource.attributes), resource.schema_url))
-
-
 def encode_span(span: ReadableSpan) -> bytes:
-    """Return a span as bytes, everything of it; too large a one is cut.
+    """Return a span as a frame, everything of it; too large a one is cut.
 
     Runs in the thread that ends the span. Nothing is caught here but what ``marshal``
     raises: soft time limits come through.
     """
-    data = _dump(_record(span))
+    data = SPAN + dump(_record(span))
     if len(data) > SPAN_BYTES:
-        record = _plain(_record(span))
+        record = SpanRecord._make(to_builtins(_record(span)))
         for cut in CUTS:
-            data = _dump(_shortened(record, cut))
+            data = SPAN + dump(tuple(_shortened(record, cut)))
             if len(data) <= SPAN_BYTES:
                 break
     return data
 
 
-def encode_start(span: ReadableSpan) -> bytes:
-    """Return a span that has begun as ``START_BYTES`` at most.
+def encode_span_start(span: ReadableSpan) -> bytes:
+    """Return a span that has begun as a frame of ``START_BYTES`` at most.
 
     What is too large goes without its links, its state and its long attributes.
     """
     record = _record(span)
-    data = _dump(record)
+    data = SPAN + dump(record)
     if len(data) > START_BYTES:
-        return _dump(_brief(record))
+        return SPAN + dump(tuple(_brief(SpanRecord._make(to_builtins(record)))))
     return data
 
 
-def encode_common(attributes: dict[str, Any]) -> bytes:
-    """Return attributes that many spans have in common: encoded once, copied often."""
-    return _dump(attributes)
+def encode_shared(attributes: dict[str, Any]) -> bytes:
+    """Return attributes that many spans share: encoded once, copied often."""
+    return dump(attributes)
 
 
-def encode_begun(begun: Begun, common: bytes) -> bytes:
-    """Return a span that has just begun; of any length.
+def encode_run_start(origin: SpanStart, shared: bytes) -> bytes:
+    """Return a run that has just begun as a frame; of any length.
 
     Args:
-        begun: The span.
-        common: Its attributes in common with others, of ``encode_common``.
+        origin: What its span is made of.
+        shared: The attributes that it shares with others, of ``encode_shared``.
     """
-    pattern, name, context, parent, start, _, own = begun
+    template, name, context, parent, start, _, own = origin
     trace_id, parent_id, is_remote, parent_flags, state, _ = parent  # by declaration
     items = () if state is DEFAULT_TRACE_STATE else tuple(state.items())
     flags = int(context.trace_flags), int(parent_flags)
-    return _dump(
+    return RUN_START + dump(
         (
             *(name, trace_id, items, context.span_id, parent_id, is_remote, *flags),
-            *(pattern.kind, start, common, own, _scope(pattern.scope)),
+            *(template.kind, start, shared, own, _scope(template.scope)),
         )
     )
 
 
-def encode_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
-    """Return a span that ends as it began, as bytes.
+def encode_run_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
+    """Return a run that ends as it began as a frame.
 
     Args:
-        start: The whole span at its start, of ``encode_begun``.
+        start: Of ``encode_run_start``.
         ended: Nanoseconds since the epoch.
         changes: Attributes that it ends with, too.
     """
-    return marshal.dumps((start, ended, changes))
+    return RUN_END + dumps((start, ended, changes))
 
 
 def _record(span: ReadableSpan) -> tuple[Any, ...]:
@@ -163,7 +197,7 @@ def _scope(scope: InstrumentationScope) -> bytes:
         if len(_scopes) >= SCOPES_KEPT:
             _scopes.clear()
         attributes = dictionary(scope.attributes)
-        data = _dump((scope.name, scope.version, scope.schema_url, attributes))
+        data = dump((scope.name, scope.version, scope.schema_url, attributes))
         known = _scopes[id(scope)] = (scope, data)
     return known[1]
 
@@ -180,53 +214,33 @@ def _dropped(thing: Any) -> int:
     return thing.dropped_attributes or 0
 
 
-def _dump(record: Any) -> bytes:
-    try:
-        return marshal.dumps(record)
-    except ValueError:  # an enumeration, a subclass of str, a stranger's object
-        return marshal.dumps(_plain(record))
-
-
-def _plain(value: Any) -> Any:
-    """Return a value in the types that ``marshal`` knows."""
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # an enumeration's own str() is its name
-    if isinstance(value, bytes):
-        return bytes(value)
-    if isinstance(value, (int, float)):
-        return int(value) if isinstance(value, int) else float(value)
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_plain(each) for each in value)
-    if isinstance(value, Iterable):
-        return [_plain(each) for each in value]
-    return repr(value)
-
-
-def _shortened(record: tuple[Any, ...], cut: Cut) -> tuple[Any, ...]:
+def _shortened(record: SpanRecord, cut: Cut) -> SpanRecord:
     """Shorten a span that is too large: its events go, long values are cut; marked."""
-    fields = list(record)
-    attributes = fields[8] or {}
-    fields[8] = {**_cut_value(attributes, cut), "otel_celery.cut": True}
-    fields[9] += max(0, len(attributes) - cut.attributes)
-    fields[11] += len(fields[10])
-    fields[13] += max(0, len(fields[12]) - cut.links)
-    fields[10] = []
-    fields[12] = [
-        (_without_state(context), _cut_value(attributes, cut), dropped)
-        for context, attributes, dropped in fields[12][: cut.links]
-    ]
-    fields[0], fields[7] = _cut_value(fields[0], cut), _cut_value(fields[7], cut)
-    if cut is CUTS[-1]:
-        fields[1:3] = map(_without_state, fields[1:3])
-        fields[14] = _cut_scope(fields[14])
-    return tuple(fields)
+    attributes = record.attributes or {}
+    shortened = record._replace(
+        name=_cut_value(record.name, cut),
+        description=_cut_value(record.description, cut),
+        attributes={**_cut_value(attributes, cut), "otel_celery.cut": True},
+        dropped_attributes=record.dropped_attributes
+        + max(0, len(attributes) - cut.attributes),
+        events=[],
+        dropped_events=record.dropped_events + len(record.events),
+        links=[
+            (_without_state(context), _cut_value(attributes, cut), dropped)
+            for context, attributes, dropped in record.links[: cut.links]
+        ],
+        dropped_links=record.dropped_links + max(0, len(record.links) - cut.links),
+    )
+    if cut is not CUTS[-1]:
+        return shortened
+    return shortened._replace(
+        context=_without_state(record.context),
+        parent=_without_state(record.parent),
+        scope=_cut_scope(record.scope),
+    )
 
 
-def _without_state(context: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+def _without_state(context: Any) -> Any:
     return None if context is None else (*context[:4], ())
 
 
@@ -234,25 +248,28 @@ def _cut_scope(scope: bytes | None) -> bytes | None:
     """Return a scope by its name, version and schema alone."""
     if scope is None:
         return None
-    texts = marshal.loads(scope)[:3]  # noqa: S302 - ours
-    return _dump((*(text and text[:START_CHARACTERS] for text in texts), None))
+    texts = load(scope)[:3]
+    return dump((*(text and text[:START_CHARACTERS] for text in texts), None))
 
 
-def _brief(record: tuple[Any, ...]) -> tuple[Any, ...]:
+def _brief(record: SpanRecord) -> SpanRecord:
     """Shorten a span to its identity, its name and its short attributes."""
-    name, context, parent, *middle, scope = _plain(record)
-    attributes = {
+    short = {
         key: value
-        for key, value in (middle[5] or {}).items()
+        for key, value in (record.attributes or {}).items()
         if len(key) + len(str(value)) <= START_CHARACTERS
     }
-    middle[5:] = [dict(list(attributes.items())[:16]), 0, [], 0, [], 0]
-    return (
-        name[:START_CHARACTERS],
-        _without_state(context),
-        _without_state(parent),
-        *middle,
-        _cut_scope(scope),
+    return record._replace(
+        name=record.name[:START_CHARACTERS],
+        context=_without_state(record.context),
+        parent=_without_state(record.parent),
+        attributes=dict(list(short.items())[:16]),
+        dropped_attributes=0,
+        events=[],
+        dropped_events=0,
+        links=[],
+        dropped_links=0,
+        scope=_cut_scope(record.scope),
     )
 
 

@@ -10,32 +10,24 @@ from __future__ import annotations
 import gc
 import json
 import os
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.command_line import CELERY_ROLES, read_command_line
+from otel_celery_launcher.command_line import CELERY_ROLES
 from otel_celery_launcher.compat import celery_private
 from otel_celery_launcher.errors import guarded
-from otel_celery_launcher.ipc.channel import Channel
+from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.launch.descriptor_limit import require_descriptors
 from otel_celery_launcher.launch.health_file import HealthFile
 from otel_celery_launcher.launch.lifecycle import Lifecycle
 from otel_celery_launcher.launch.start_line import announce
-from otel_celery_launcher.settings.settings import Settings
 from otel_celery_launcher.telemetry.setup import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from otel_celery_launcher.settings.settings import Settings
     from otel_celery_launcher.telemetry.setup import Telemetry
-
-# What a spawned pool child inherits from the main process: descriptor of the counters,
-# and descriptor and inode of the channel's write end.
-INHERITED_VARIABLE = "_OTEL_CELERY_INHERITED"
-
-# The main process's resource: no detector runs in a child, which has 4 s to come up.
-RESOURCE_VARIABLE = "_OTEL_CELERY_RESOURCE"
 
 # Long-running roles announce themselves; `call` in a cron job does not.
 ANNOUNCED_ROLES = frozenset({"worker", "beat", "flower"})
@@ -57,17 +49,17 @@ def run_with_telemetry(
     settings = telemetry.settings
     announce(telemetry, problems, has_start_line=settings.role in ANNOUNCED_ROLES)
     if settings.role == "worker":
-        set_aside()
+        freeze_gc()
     launcher = os.getpid()
     try:
         return celery()
     finally:
         # Not in a process that Celery forked (a detached beat is the one that stays).
         if os.getpid() == launcher or settings.role == "beat":
-            wind_up(telemetry)
+            shut_down(telemetry)
 
 
-def set_aside() -> None:
+def freeze_gc() -> None:
     """Tell the garbage collector that what is here by now stays.
 
     Called before the application is imported: Celery's modules, OpenTelemetry's and ours.
@@ -107,45 +99,28 @@ def set_up(settings: Settings) -> Telemetry:
     return telemetry
 
 
-def wind_up(telemetry: Telemetry) -> None:
+def shut_down(telemetry: Telemetry) -> None:
     """Deliver what is left; the exit status stays the program's."""
     with guarded("some spans may not have been sent"):
         telemetry.close_main()
 
 
-def run_in_spawned_child() -> None:
-    """Set up telemetry in a spawned pool child, before it imports the application."""
-    with guarded("a pool child runs untraced"):  # else it is started for ever
-        _set_up_spawned_child()
-
-
-def _set_up_spawned_child() -> None:
-    require_descriptors()
-    settings = Settings.from_environ(
-        os.environ, read_command_line(sys.argv[1:], os.environ)
-    )
-    counters, *pair = map(int, os.environ[INHERITED_VARIABLE].split(":"))
-    channel = Channel(*pair) if settings.mode == "process" else None
-    resource = json.loads(os.environ.get(RESOURCE_VARIABLE, "{}"))
-    telemetry = start(settings, counters, channel, resource)
-    telemetry.is_spawned = True
-    # Embedded beat, spawned too, closes all descriptors that it does not know.
-    celery_private.keep_descriptors_open(telemetry.descriptors)
+def note_set_up(telemetry: Telemetry) -> None:
+    """Note what was set up in this interpreter (``spawned_child.py``)."""
     _Present.telemetry = telemetry
-    Lifecycle(telemetry).connect()
 
 
 def _prepare_spawned_children(telemetry: Telemetry) -> None:
     """Let spawned pool children set up telemetry (main process of a worker)."""
-    inherited = [telemetry.counters.descriptor]
-    numbers = list(inherited)
+    descriptors = [telemetry.counters.descriptor]
+    numbers = list(descriptors)
     if telemetry.channel is not None:
-        inherited.append(telemetry.channel.write)
+        descriptors.append(telemetry.channel.write)
         numbers += [telemetry.channel.write, telemetry.channel.inode]
     if telemetry.provider is not None:
         attributes = dict(telemetry.provider.resource.attributes)
-        os.environ[RESOURCE_VARIABLE] = json.dumps(attributes, default=str)
-    os.environ[INHERITED_VARIABLE] = ":".join(map(str, numbers))
+        os.environ[inherited.RESOURCE] = json.dumps(attributes, default=str)
+    os.environ[inherited.SPAWN] = ":".join(map(str, numbers))
     celery_private.set_up_spawned_children(
-        "otel_celery_launcher.launch.spawned_child", inherited
+        "otel_celery_launcher.launch.spawned_child", descriptors
     )

@@ -27,7 +27,7 @@ from opentelemetry.context import Context, attach
 from otel_celery_launcher.compat import celery_private, contexts
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.ipc.counters import BEAT_ROW, POOL_ROWS
-from otel_celery_launcher.tasks.instrumentor import note_runs
+from otel_celery_launcher.tasks.instrumentor import record_in_flight_runs
 from otel_celery_launcher.tasks.schedule import current_entry
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class Lifecycle:
     ) -> None:
         self._telemetry = telemetry
         self._prepare_spawned_children = prepare_spawned_children
-        self._main = os.getpid()
         self._forks = True
 
     def connect(self) -> None:
@@ -72,18 +71,16 @@ class Lifecycle:
             (signals.beat_embedded_init, self._beat_embedded_init),
         ):
             signal_.connect(_guarded(receiver), weak=False)
-        self._telemetry.lost_runs.connect()
+        self._telemetry.killed_runs.connect()
 
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
         """Main process: the pool is known, and privileges are dropped."""
-        self._main = os.getpid()
-        self._telemetry.reporter.own()
-        self._telemetry.lost_runs.own()
+        self._telemetry.main.claim()
         # Celery's own modules of a worker are imported by now, and not before.
         from otel_celery_launcher.launch.inspect_status import answer_with
 
         answer_with(self._telemetry.status)
-        celery_private.fail_requests_inside(self._telemetry.lost_runs.context_of)
+        celery_private.fail_requests_inside(self._telemetry.killed_runs.context_of)
         if self._prepare_spawned_children is not None:
             self._prepare_spawned_children()
         self._forks = not celery_private.never_forks(sender.pool_cls)
@@ -105,31 +102,31 @@ class Lifecycle:
 
     def _poll(self) -> None:
         """Main process, from Celery's own timer: no thread of ours."""
-        self._telemetry.lost_runs.poll()
-        self._telemetry.export.poll()
+        self._telemetry.killed_runs.poll()
+        self._telemetry.route.poll()
 
     def _main_started(self, *, forks: bool) -> None:
-        export = self._telemetry.export
-        export.main_started(forks=forks)
-        if export.failure:
-            self._telemetry.fall_back_to_inline(export.failure)
-            self._telemetry.export.main_started(forks=forks)
+        route = self._telemetry.route
+        route.main_started(forks=forks)
+        if route.failure:
+            self._telemetry.fall_back_to_inline(route.failure)
+            self._telemetry.route.main_started(forks=forks)
 
     def _child_init(self, **_: Any) -> None:
         """Pool child: an exporter of its own."""
         if not self._is_child():
             return  # solo
         attach(Context())  # not the main process's
-        self._telemetry.quiet.tasks_run_here()
+        self._telemetry.suppressor.allow_clients_of_tasks()
         slot = celery_private.pool_slot()
         row = POOL_ROWS[slot % len(POOL_ROWS)]
         self._telemetry.set_slot(str(slot))
-        self._telemetry.export.child_started(row)
-        notes = self._telemetry.counters.notes[row]
-        notes.take_over()
-        note_runs(notes.current)
+        self._telemetry.route.child_started(row)
+        records = self._telemetry.counters.in_flight[row]
+        records.keep_predecessor()
+        record_in_flight_runs(records.current)
         celery_private.call_while_idle(
-            IDLE_SECONDS, self._telemetry.export.child_is_idle
+            IDLE_SECONDS, self._telemetry.route.child_is_idle
         )
 
     def _child_shutdown(self, **_: Any) -> None:
@@ -142,7 +139,7 @@ class Lifecycle:
         if self._telemetry.settings.role != "beat":
             return
         celery_private.watch_schedule_entries(current_entry)
-        self._telemetry.reporter.own()
+        self._telemetry.main.claim()
         self._main_started(forks=False)
         # Its look at the schedule, in a database as a rule, is no trace: a publish is.
         contexts.suppress_instrumentations_outside_spans()
@@ -153,7 +150,7 @@ class Lifecycle:
         contexts.suppress_instrumentations_outside_spans()
         celery_private.watch_schedule_entries(current_entry)
         self._telemetry.set_slot("beat")
-        self._telemetry.export.child_started(BEAT_ROW)
+        self._telemetry.route.child_started(BEAT_ROW)
 
         def close_and_die(number: int, _frame: object) -> None:
             self._telemetry.close_child()
@@ -163,7 +160,7 @@ class Lifecycle:
         signal.signal(signal.SIGTERM, close_and_die)
 
     def _is_child(self) -> bool:
-        return os.getpid() != self._main or self._telemetry.is_spawned
+        return self._telemetry.is_spawned or not self._telemetry.main.is_this()
 
 
 def _guarded(receive: Callable[..., None]) -> Callable[..., None]:

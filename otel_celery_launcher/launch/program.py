@@ -184,7 +184,7 @@ def _set_up(role: str, name: str, problems: Sequence[str], *, announces: bool) -
         problems = [*problems, *_export_below_uwsgi(telemetry)]
     if announces:
         start_line.announce(telemetry, problems, has_start_line=True)
-    atexit.register(celery_command.wind_up, telemetry)
+    atexit.register(celery_command.shut_down, telemetry)
     is_celery = bool(as_ours([sys.executable, *sys.orig_argv[1:]]))
     if announces and settings.role == "worker" and not is_celery:
         _tell_if_no_worker_starts()
@@ -223,12 +223,13 @@ def _export_below_uwsgi(telemetry: Telemetry) -> list[str]:
     uWSGI forks in C, so nobody says when, and it never lets a second thread run unless
     it is started with ``--enable-threads``.
     """
-    from otel_celery_launcher.routes.until_fork import AdaptiveExport
+    from otel_celery_launcher.routes.until_fork import UntilForkRoute
+    from otel_celery_launcher.settings.settings import Mode
 
-    if isinstance(telemetry.export, AdaptiveExport):
-        telemetry.export.start_process()
+    if isinstance(telemetry.route, UntilForkRoute):
+        telemetry.route.start_process()
     settings = telemetry.settings
-    if settings.mode != "inline" or not settings.exporters:
+    if settings.mode is not Mode.INLINE or not settings.traces.exporters:
         return []
     return [
         "inline export needs threads, which uWSGI runs only with --enable-threads:"
@@ -247,13 +248,12 @@ def _send_before_exec(telemetry: Telemetry) -> None:
         @functools.wraps(execute)
         def wrapper(*arguments: Any) -> NoReturn:
             if os.getpid() == launcher:
-                telemetry.export.force_flush(milliseconds)
+                telemetry.route.flush(telemetry.settings.shutdown_seconds)
             execute(*arguments)
 
         return wrapper
 
     launcher = os.getpid()
-    milliseconds = int(telemetry.settings.shutdown_seconds * 1000)
     os.execv = sending_first(os.execv)
     os.execve = sending_first(os.execve)
 
@@ -270,10 +270,10 @@ def _send_before_termination(telemetry: Telemetry) -> None:
         return
 
     def send_and_end(number: int, _frame: object) -> None:
-        from otel_celery_launcher.launch.celery_command import wind_up
+        from otel_celery_launcher.launch.celery_command import shut_down
 
         signal.signal(number, signal.SIG_DFL)
-        wind_up(telemetry)
+        shut_down(telemetry)
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, send_and_end)

@@ -16,7 +16,6 @@ from otel_celery_launcher import __version__, messages
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.settings.advice import shown_endpoint
 from otel_celery_launcher.settings.checks import shown
-from otel_celery_launcher.settings.settings import MODES
 from otel_celery_launcher.telemetry.suppression import DRIVERS
 
 if TYPE_CHECKING:
@@ -47,9 +46,14 @@ def _announce(
 ) -> None:
     """Print the start line, and one line for everything that is not as wished."""
     settings = telemetry.settings
-    lines = [*problems, *settings.misspelt, *settings.notes, *telemetry.notes]
+    lines = [
+        *problems,
+        *settings.misspelt,
+        *map(str, settings.notes),
+        *telemetry.notes,
+    ]
     if settings.unhandled:
-        lines.append(f"set but not handled: {', '.join(settings.unhandled)}")
+        lines.append(f"set, but not supported yet: {', '.join(settings.unhandled)}")
     start_line = _text(telemetry)
     if has_start_line:
         messages.say(start_line, logging.INFO, _fields(telemetry))
@@ -72,9 +76,11 @@ def _announce(
 def _text(telemetry: Telemetry) -> str:
     """Return the start line: what is in force after every default and correction."""
     settings = telemetry.settings
-    on = " ".join(telemetry.instrumented) or "nothing"
+    on = " ".join(telemetry.instrumented.on) or "nothing"
     surprising = [
-        f"{each.name} ({each.reason})" for each in telemetry.off if each.is_surprising
+        f"{each.name} ({each.reason})"
+        for each in telemetry.instrumented.off
+        if each.is_surprising
     ]
     off = f"; off: {', '.join(surprising)}" if surprising else ""
     if once := _counted_once(telemetry):
@@ -87,7 +93,7 @@ def _text(telemetry: Telemetry) -> str:
 
 def _counted_once(telemetry: Telemetry) -> list[str]:
     """Return the drivers whose spans are SQLAlchemy's where both would record."""
-    on = telemetry.instrumented
+    on = telemetry.instrumented.on
     if telemetry.settings.has_duplicates or "sqlalchemy" not in on:
         return []
     return [name for name in on if name in DRIVERS]
@@ -95,11 +101,17 @@ def _counted_once(telemetry: Telemetry) -> list[str]:
 
 def _where(settings: Settings) -> str:
     """Return where spans go, and how they leave."""
-    if not settings.exporters:
+    if not settings.traces.exporters:
         return "no exporter"
-    exporters = " and ".join(EXPORTERS.get(each, each) for each in settings.exporters)
-    target = f" to {shown_endpoint(settings.endpoint)}" if settings.sends_otlp else ""
-    return f"{exporters}{target} {MODES[settings.mode]}"
+    exporters = " and ".join(
+        EXPORTERS.get(each, each) for each in settings.traces.exporters
+    )
+    target = (
+        f" to {shown_endpoint(settings.traces.endpoint)}"
+        if settings.traces.sends_otlp
+        else ""
+    )
+    return f"{exporters}{target} {settings.mode.explained}"
 
 
 def _fields(telemetry: Telemetry) -> dict[str, Any]:
@@ -109,10 +121,12 @@ def _fields(telemetry: Telemetry) -> dict[str, Any]:
         "version": __version__,
         "role": settings.role,
         "service_name": settings.service_name,
-        "exporters": list(settings.exporters),
-        "endpoint": shown_endpoint(settings.endpoint) if settings.sends_otlp else "",
-        "export": settings.mode,
+        "exporters": list(settings.traces.exporters),
+        "endpoint": shown_endpoint(settings.traces.endpoint)
+        if settings.traces.sends_otlp
+        else "",
+        "export": settings.mode.value,
         "sampler": settings.sampler,
-        "instrumented": telemetry.instrumented,
-        "off": {each.name: each.reason for each in telemetry.off},
+        "instrumented": telemetry.instrumented.on,
+        "off": {each.name: each.reason for each in telemetry.instrumented.off},
     }

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spans of a process that did not fit into the kernel's buffer.
+"""Frames of a process that did not fit into the kernel's buffer.
 
-Runs in the thread that ends a span; other threads may do the same.
+Runs in the thread that hands an item over; other threads may do the same.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from otel_celery_launcher.ipc.datagrams import MAX_COUNT, MESSAGE_BYTES, Envelop
 # Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
 BACKLOG_BYTES = 16 * 1024 * 1024
 
-# What its resource makes messages with, and a span.
+# What its resource makes messages with, and a frame.
 Item = tuple[Envelope, bytes]
 
 
 class Backlog:
-    """A queue of encoded spans, bounded by bytes.
+    """A queue of frames, bounded by bytes.
 
     Attributes:
-        bytes: Of the spans that wait.
+        bytes: Of the frames that wait.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Backlog:
         return len(self._items)
 
     def add(self, envelope: Envelope, data: bytes) -> int:
-        """Keep a span; return how many older ones had to go for it."""
+        """Keep a frame; return how many older ones had to go for it."""
         self._items.append((envelope, data))
         self.bytes += len(data)
         dropped = 0
@@ -43,7 +43,7 @@ class Backlog:
         return dropped
 
     def take(self) -> list[Item]:
-        """Take spans of one resource, oldest first, as many as fit a message.
+        """Take frames of one resource, oldest first, as many as fit a message.
 
         Other threads may do the same: what is taken is looked at after it is taken.
         """

@@ -8,109 +8,105 @@ main process alone writes lines about them.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher import messages
-from otel_celery_launcher.delivery.failures import TRACES_PATH, explain
+from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.settings.checks import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_celery_launcher.ipc.counters import Counters
+    from otel_celery_launcher.ipc.main_process import MainProcess
+    from otel_celery_launcher.signals import Signal
 
 # A collector that is down for a night leaves some hundred lines, not a full disk.
 SECONDS_BETWEEN_LINES = 60.0
 
 
-class Reporter:
-    """Writes the lines; only in the process that owns it.
+class DeliveryLog:
+    """Writes the lines about one signal; only in the main process.
 
     Args:
+        signal: The signal.
         counters: The shared page.
-        destination: Where spans go, for the text.
+        main: Which process is the main one.
+        destination: Where its items go, for the text.
         path: The path there, as it may be shown.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
+        signal: Signal,
         counters: Counters,
+        main: MainProcess,
         destination: str,
-        path: str = TRACES_PATH,
+        path: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._items = signal.items
+        self._totals = counters.of(signal)
         self._counters = counters
+        self._main = main
         self._destination = destination
-        self._path = path
+        self._path = path or signal.path
         self._clock = clock
-        self._owner = os.getpid()
         self._last_line: float | None = None
         self._is_failing = False
         self._lost_said = 0
         self._left_out_said = 0
         self._left_out_line: float | None = None
 
-    def own(self) -> None:
-        """Make this process the one that writes (after a detach)."""
-        self._owner = os.getpid()
-
-    def disown(self) -> None:
-        """Leave the writing to another process (in a spawned child)."""
-        self._owner = -1
-
     def poll(self) -> None:
         """Write a line if one is due. Called by timers and after each export."""
-        if self._owner != os.getpid():
+        if not self._main.is_this():
             return
-        if self._fails_now():
+        if self._counters.is_failing:
             self._report_failure()
         elif self._is_failing:
             self._report_recovery()
-        elif self._counters.lost > self._lost_said and self._take_turn():
+        elif self._totals.lost > self._lost_said and self._take_turn():
             self._report_loss(" so far")
         if self._counters.left_out > self._left_out_said:
             self._report_left_out()
 
     def report_end(self) -> None:
-        """Write the last line, due or not, if spans were lost that no line has told.
+        """Write the last line, due or not, if items were lost that no line has said.
 
-        Called when all is sent or lost, by the process that owns the reporter.
+        Called when all is sent or lost, by the main process.
         """
-        if self._owner != os.getpid():
+        if not self._main.is_this():
             return
-        if self._counters.lost > self._lost_said:
+        if self._totals.lost > self._lost_said:
             self._report_loss("")
         if self._counters.left_out > self._left_out_said:
             self._say_left_out()
-
-    def _fails_now(self) -> bool:
-        return self._counters.refused > self._counters.reached
 
     def _report_failure(self) -> None:
         if not self._take_turn():
             return
         self._is_failing = True
-        self._lost_said = self._counters.lost
+        self._lost_said = self._totals.lost
         failure = explain(self._counters.error, self._path)
         messages.log(
-            f"spans do not reach {self._destination}: {failure.reason}."
+            f"{self._items} do not reach {self._destination}: {failure.reason}."
             f" {self._lost_said} lost so far; tasks are not affected."
             f" {_as_sentence(failure.advice)}"
         )
 
     def _report_recovery(self) -> None:
         self._is_failing = False
-        self._lost_said = self._counters.lost
+        self._lost_said = self._totals.lost
         messages.log(
-            f"spans reach {self._destination} again; {self._lost_said} were lost."
+            f"{self._items} reach {self._destination} again; {self._lost_said} were lost."
         )
 
     def _report_loss(self, so_far: str) -> None:
-        self._lost_said = self._counters.lost
-        if self._fails_now():
+        self._lost_said = self._totals.lost
+        if self._counters.is_failing:
             reason, advice, _ = explain(self._counters.error, self._path)
             why = f"they do not reach {self._destination}: {reason}"
         else:
@@ -120,7 +116,7 @@ class Reporter:
                 " the sampling ratio"
             )
         messages.log(
-            f"{self._lost_said} spans lost{so_far}: {why}. {_as_sentence(advice)}"
+            f"{self._lost_said} {self._items} lost{so_far}: {why}. {_as_sentence(advice)}"
         )
 
     def _report_left_out(self) -> None:

@@ -1,19 +1,19 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inline export: the process that runs the code owns its BatchSpanProcessor.
+"""Inline export: the process that runs the code has the SDK's queue and exporter in it.
 
-One ``InlineExport`` is made by the launcher and inherited by every process of the
-worker. In each process it does one of three things with a span that has ended:
+One ``InlineRoute`` is made by the launcher and inherited by every process of the worker.
+In each process it does one of three things with an item:
 
-exporting   hand it to the BatchSpanProcessors of this process
+exporting   put it into the SDK's queues of this process
 holding     keep it, because this process still forks (the main process of a prefork
-            pool) or is not yet the process that stays (before a detach); held spans
+            pool) or is not yet the process that stays (before a detach); held items
             leave through a short-lived forked sender, or when the process ends
 closed      count it as dropped
 
-A process forked from a holding one exports for itself from its first span on. A process
+A process forked from a holding one exports for itself from its first item on. A process
 forked from an exporting one inherits a gRPC library in an unknown state, where a new
-channel may hang (https://github.com/grpc/grpc/issues/31885): its spans are dropped and
+channel may hang (https://github.com/grpc/grpc/issues/31885): its items are dropped and
 counted, the task goes on.
 """
 
@@ -26,26 +26,25 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-from otel_celery_launcher.delivery.deadline import run_bounded
+from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, error_text
-from otel_celery_launcher.delivery.exporters import CountingExporter, is_exporting
-from otel_celery_launcher.ipc.counters import MAIN_ROW, Counters, Row
+from otel_celery_launcher.ipc.counters import MAIN_ROW, Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.resources import Resource
 
-    from otel_celery_launcher.routes.delivery_log import Reporter
+    from otel_celery_launcher.ipc.counters import Figures, Row
+    from otel_celery_launcher.routes.delivery_log import DeliveryLog
+    from otel_celery_launcher.routes.route import Exporter, Outgoing
+    from otel_celery_launcher.signals import Signal
 
-# Spans a holding process keeps: as many as the SDK's own queue by default.
-HELD_SPANS = 2048
+# Items a holding process keeps: as many as the SDK's own queue by default.
+HELD_ITEMS = 2048
 
 # A forked sender is killed by its own alarm: the exporter's default timeout and a bit.
 SENDER_SECONDS = 15
@@ -56,81 +55,246 @@ UNANNOUNCED_SECONDS = 2.0
 # A collector that came up meanwhile answers a process's first attempt in this time.
 FIRST_ATTEMPT_SECONDS = 0.1
 
+_thread = threading.local()
 
-class InlineExport(SpanProcessor):
-    """The span processor that exports, in whatever process it finds itself.
 
-    The same interface as ``handoff.processor.ProcessExport``.
+def is_exporting() -> bool:
+    """Return whether this thread is inside an export of ours."""
+    return getattr(_thread, "is_exporting", False)
+
+
+class CountingExporter:
+    """What the SDK's queue exports to: an exporter whose results are counted.
 
     Args:
-        exporter_classes: Makers of the exporters, called after the fork.
+        exporter: The exporter that sends.
+        row: This process's row of the counters.
+        figures: Those of the signal in it.
+        after: Called after each export, in the exporting thread.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        row: Row,
+        figures: Figures,
+        after: Callable[[], None],
+    ) -> None:
+        self._exporter = exporter
+        self._row = row
+        self._figures = figures
+        self._after = after
+        self.handled = 0  # items whose fate is known, delivered or not
+
+    def export(self, items: Sequence[Any]) -> None:
+        """Send a batch; a failure is counted and kept, never raised."""
+        _thread.is_exporting = True
+        try:
+            is_taken = self._exporter.export(items)
+        except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
+            self._row.note_error(error_text(exc))
+            is_taken = False
+        finally:
+            _thread.is_exporting = False
+        if is_taken:
+            self._figures.add_exported(len(items))
+        else:
+            self._figures.add_failed(len(items))
+        self.handled += len(items)
+        self._after()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Return True: nothing is held here."""
+        del timeout_millis
+        return True
+
+    def shutdown(self) -> None:
+        """Close the exporter's connection."""
+        self._exporter.shutdown()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineSignal:
+    """A signal that is exported here.
+
+    Attributes:
+        outgoing: The signal, and the SDK's queue of it.
+        exporters: Make the exporters, after the fork.
+        pending_limit: Items that a queue can have on their way: in it, and in one batch.
+            The SDK drops further ones without saying so.
+    """
+
+    outgoing: Outgoing
+    exporters: Sequence[Callable[[], Exporter]]
+    pending_limit: int
+
+
+class InlineLane:
+    """One signal in this process: what is held, and what is in the SDK's queues.
+
+    Args:
+        inline: The signal.
+        counters: The shared page.
+        delivery_log: Writes the log lines, in the main process.
+    """
+
+    def __init__(
+        self, inline: InlineSignal, counters: Counters, delivery_log: DeliveryLog
+    ) -> None:
+        self._inline = inline
+        self._counters = counters
+        self._delivery_log = delivery_log
+        self._put = inline.outgoing.put
+        self.use_row(MAIN_ROW)
+        self.forget_parent()
+
+    def use_row(self, row: int) -> None:
+        """Count into a row of this process's own."""
+        self._row = self._counters.rows[row]
+        self._figures = self._row.of(self._inline.outgoing.signal)
+
+    def forget_parent(self) -> None:
+        """Leave to the parent what it held or was sending."""
+        self.held: deque[Any] = deque(maxlen=HELD_ITEMS)
+        self.queues: list[Any] = []
+        self._exporters: list[CountingExporter] = []
+        self._received = self._overflowed = 0
+
+    def hold(self, item: Any) -> None:
+        """Keep an item; the oldest may have to go for it."""
+        if len(self.held) == HELD_ITEMS:
+            self._figures.dropped += 1
+        self.held.append(item)
+
+    def export(self, item: Any) -> None:
+        """Put an item into the SDK's queues."""
+        self._received += 1
+        for queue in self.queues:
+            self._put(queue, item)
+        if self._exporters:
+            pending = self._received - self._overflowed - self._exporters[0].handled
+            if pending > self._inline.pending_limit:  # the queue has dropped its oldest
+                self._overflowed += 1
+                self._figures.dropped += 1
+
+    def drop(self, _: Any) -> None:
+        """Count an item that comes when all is closed."""
+        self._figures.dropped += 1
+
+    def start(self) -> None:
+        """Make the queues and exporters, and put in what was held."""
+        if not self.queues:
+            self._exporters = self._make_exporters()
+            make_queue = self._inline.outgoing.make_queue
+            self.queues = [make_queue(each) for each in self._exporters]
+        held, self.held = self.held, deque(maxlen=HELD_ITEMS)
+        for item in held:
+            self.export(item)
+
+    def send_held(self) -> None:
+        """Send what is held at once (the forked sender)."""
+        for exporter in self._make_exporters():
+            exporter.export(list(self.held))
+
+    def close(self) -> list[Callable[[], object]]:
+        """Return calls that send what is in the queues and end them."""
+        queues, self.queues = self.queues, []
+        return [queue.shutdown for queue in queues]
+
+    def count_missing(self) -> None:
+        """Count what was still in the queues when they were closed."""
+        handled = sum(each.handled for each in self._exporters)
+        missing = self._received * len(self._exporters) - handled - self._overflowed
+        if missing > 0:
+            self._figures.dropped += missing
+
+    def _make_exporters(self) -> list[CountingExporter]:
+        """Make the exporters; one that cannot be made is an error to report."""
+        made = [self._make_exporter(make) for make in self._inline.exporters]
+        return [each for each in made if each is not None]
+
+    def _make_exporter(self, make: Callable[[], Exporter]) -> CountingExporter | None:
+        try:
+            exporter = make()
+        except Exception as exc:  # noqa: BLE001 - any exporter
+            self._row.note_error(error_text(exc))
+            self._delivery_log.poll()
+            return None
+        return CountingExporter(
+            exporter, self._row, self._figures, self._delivery_log.poll
+        )
+
+
+class InlineRoute:
+    """Exports in this process, whichever it is.
+
+    Args:
+        signals: What is exported.
         counters: The shared page of the worker.
-        reporter: Writes the log lines, in the main process.
-        holds: Whether this process holds its spans until it is known to stay.
+        delivery_log: Writes the log lines, in the main process.
+        holds: Whether this process holds its items until it is known to stay.
         forks_safely: Whether exporters can be made in a process forked from an
             exporting one (not with gRPC).
-        pending_limit: Spans a BatchSpanProcessor can have on their way: its queue and
-            one batch. It drops further ones without telling.
     """
 
     failure = ""  # nothing has to be started
+    hand_over_run = None  # the SDK's queue wants spans
     restarts = 0
     child_share = 0.6  # of the time a stop may take; the rest is the main process's
 
     def __init__(
         self,
-        exporter_classes: Sequence[Callable[[], SpanExporter]],
+        signals: Sequence[InlineSignal],
         counters: Counters,
-        reporter: Reporter,
+        delivery_log: DeliveryLog,
         *,
         holds: bool,
         forks_safely: bool,
-        pending_limit: int,
     ) -> None:
-        self._exporter_classes = exporter_classes
         self._counters = counters
-        self._reporter = reporter
+        self._delivery_log = delivery_log
         self._forks_safely = forks_safely
-        self._row: Row = counters.rows[MAIN_ROW]
-        self._held: deque[ReadableSpan] = deque(maxlen=HELD_SPANS)
-        self._batches: list[BatchSpanProcessor] = []
-        self._counting: list[CountingExporter] = []
-        self._received = 0
-        self._overflowed = 0
-        self._pending_limit = pending_limit
+        self._row = counters.rows[MAIN_ROW]
+        self._lanes = {
+            each.outgoing.signal.number: InlineLane(each, counters, delivery_log)
+            for each in signals
+        }
         self._sender: int | None = None
         self._pid = os.getpid()
-        self._take: Callable[[ReadableSpan], None] = (
-            self._hold if holds else self._start_and_take
+        self._take: Callable[[InlineLane, Any], None] = (
+            InlineLane.hold if holds else self._start_and_export
         )
         ExportLogHandler(self._note_error, is_exporting).install()
 
-    # The span processor: called in every process, by the thread that ends a span.
+    # What is handed over, in the thread that completes it.
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that has ended."""
-        if span.context is None or not span.context.trace_flags.sampled:
-            return
+    def hand_over(
+        self,
+        signal: Signal,
+        item: Any,
+        resource: Resource,
+        *,
+        ends_work: bool,
+        ends_task: bool,
+    ) -> None:
+        """Take an item: ``Route.hand_over``."""
+        del resource, ends_work, ends_task
         if self._pid != os.getpid():
             self._begin_after_fork()
-        self._take(span)
+        self._take(self._lanes[signal.number], item)
 
-    def add_left_out(self, name: str) -> None:
+    def count_left_out(self, name: str) -> None:
         """Count a span that is not begun."""
         self._row.add_left_out(name)
 
-    def shutdown(self) -> None:
-        """Send what is there: an application's shutdown ends nobody's tracing."""
-        self.force_flush()
-
-    def force_flush(self, timeout_millis: int = 5_000) -> bool:
+    def flush(self, seconds: float) -> bool:
         """Send what is there; return whether that ended in time."""
-        if self._pid != os.getpid() or not self._batches:
-            return not self._held
-        return run_bounded(
-            [batch.force_flush for batch in self._batches],
-            timeout_millis / 1000,
-            self._is_hopeless,
+        lanes = self._lanes.values()
+        queues = [queue for lane in lanes for queue in lane.queues]
+        if self._pid != os.getpid() or not queues:
+            return not any(lane.held for lane in lanes)
+        return run_with_deadline(
+            [queue.force_flush for queue in queues], seconds, self._is_hopeless
         )
 
     # The life of a process, called by launch/lifecycle.py.
@@ -153,13 +317,10 @@ class InlineExport(SpanProcessor):
         if self._pid != os.getpid():
             self._forget_parent()
         self._row = self._counters.rows[row]
-        if not self._batches:
-            self._counting = self._build()
-            self._batches = [BatchSpanProcessor(each) for each in self._counting]
-        self._take = self._export
-        held, self._held = self._held, deque(maxlen=HELD_SPANS)
-        for span in held:
-            self._export(span)
+        self._take = InlineLane.export
+        for lane in self._lanes.values():
+            lane.use_row(row)
+            lane.start()
 
     def close(self, seconds: float) -> bool:
         """Send what is there within so many seconds; the last act of a process."""
@@ -167,82 +328,47 @@ class InlineExport(SpanProcessor):
             return True
         end = time.monotonic() + seconds
         self._finish_sender(end)
-        if self._held:
+        lanes = self._lanes.values()
+        if any(lane.held for lane in lanes):
             self.child_started(MAIN_ROW)
-        self._take = self._drop
-        batches, self._batches = self._batches, []
-        done = run_bounded(
-            [batch.shutdown for batch in batches],
+        self._take = InlineLane.drop
+        is_done = run_with_deadline(
+            [close for lane in lanes for close in lane.close()],
             end - time.monotonic(),
             self._is_hopeless,
         )
-        handled = sum(each.handled for each in self._counting)
-        missing = self._received * len(self._counting) - handled - self._overflowed
-        if missing > 0:
-            self._row.add_dropped(missing)
-        return done
+        for lane in lanes:
+            lane.count_missing()
+        return is_done
 
     def poll(self) -> None:
-        """Send held spans and write due lines; called by the main process's timer."""
+        """Send held items and write due lines; called by the main process's timer."""
         if self._pid == os.getpid():
             self._send_held()
-        self._reporter.poll()
-
-    def _build(self) -> list[CountingExporter]:
-        """Build the exporters; one that cannot be built is an error to report."""
-        built = [self._build_one(make) for make in self._exporter_classes]
-        return [each for each in built if each is not None]
-
-    def _build_one(self, make: Callable[[], SpanExporter]) -> CountingExporter | None:
-        try:
-            exporter = make()
-        except Exception as exc:  # noqa: BLE001 - any exporter
-            self._note_error(error_text(exc))
-            return None
-        return CountingExporter(exporter, self._row, self._reporter.poll)
+        self._delivery_log.poll()
 
     def _note_error(self, text: str) -> None:
         self._row.note_error(text)
-        self._reporter.poll()
+        self._delivery_log.poll()
 
-    def _hold(self, span: ReadableSpan) -> None:
-        if len(self._held) == HELD_SPANS:
-            self._row.add_dropped(1)
-        self._held.append(span)
-
-    def _export(self, span: ReadableSpan) -> None:
-        self._received += 1
-        for batch in self._batches:
-            batch.on_end(span)
-        if self._counting:
-            pending = self._received - self._overflowed - self._counting[0].handled
-            if pending > self._pending_limit:  # the queue has dropped its oldest
-                self._overflowed += 1
-                self._row.add_dropped(1)
-
-    def _start_and_take(self, span: ReadableSpan) -> None:
+    def _start_and_export(self, lane: InlineLane, item: Any) -> None:
         self.child_started(MAIN_ROW)
-        self._export(span)
-
-    def _drop(self, span: ReadableSpan) -> None:
-        self._row.add_dropped(1)
+        lane.export(item)
 
     def _forget_parent(self) -> None:
-        """What the parent held or was sending is the parent's."""
-        self._held = deque(maxlen=HELD_SPANS)
-        self._batches, self._counting = [], []
-        self._received = self._overflowed = 0
+        for lane in self._lanes.values():
+            lane.forget_parent()
         self._sender = None
         self._pid = os.getpid()
 
     def _begin_after_fork(self) -> None:
-        """A span has ended in a process that Celery did not announce."""
-        was_exporting = bool(self._batches)
+        """An item is complete in a process that Celery did not announce."""
+        was_exporting = any(lane.queues for lane in self._lanes.values())
         self._forget_parent()
         if was_exporting and not self._forks_safely:
-            self._take = self._drop
+            self._take = InlineLane.drop
             return
-        self._take = self._start_and_take
+        self._take = self._start_and_export
         atexit.register(self.close, UNANNOUNCED_SECONDS)
         # Children of multiprocessing end by os._exit, past atexit.
         util = sys.modules.get("multiprocessing.util")
@@ -256,13 +382,15 @@ class InlineExport(SpanProcessor):
 
     def _send_held(self) -> None:
         self._reap_sender()
-        if not self._held or self._sender is not None:
+        lanes = [lane for lane in self._lanes.values() if lane.held]
+        if not lanes or self._sender is not None:
             return
         pid = os.fork()
         if pid == 0:
             self._send_and_exit()
         self._sender = pid
-        self._held.clear()
+        for lane in lanes:
+            lane.held.clear()
 
     def _send_and_exit(self) -> None:
         try:
@@ -270,8 +398,9 @@ class InlineExport(SpanProcessor):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(SENDER_SECONDS)
-            for exporter in self._build():
-                exporter.export(list(self._held))
+            for lane in self._lanes.values():
+                if lane.held:
+                    lane.send_held()
         finally:
             os._exit(0)
 

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.ipc.channel import Channel
     from otel_celery_launcher.ipc.counters import Counters
+    from otel_celery_launcher.ipc.main_process import MainProcess
+    from otel_celery_launcher.signals import Signal
 
 # Without a sign of life for this long, with data waiting, it is killed and replaced.
 SILENT_SECONDS = 10.0
@@ -34,6 +37,9 @@ HEALTHY_SECONDS = 60.0
 
 # How long an exporter process with nothing left to send may take to end.
 END_SECONDS = 0.3
+
+# How errors begin that say how it has ended; it leaves its exception itself.
+LAST_WORDS = "the exporter process"
 
 # Nobody but SIGKILL ends it before its spans are sent: a stop reaches whole groups.
 BLOCKED_SIGNALS = frozenset(
@@ -49,15 +55,34 @@ _PROGRAM = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedSignal:
+    """A signal that the exporter process exports.
+
+    Attributes:
+        signal: Its row.
+        exporters: Entry point names of its exporters.
+        redacts_exceptions: Whether messages of exceptions stay here.
+    """
+
+    signal: Signal
+    exporters: tuple[str, ...]
+    redacts_exceptions: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """Return it as ``exporter_process/server.py`` reads it."""
+        return asdict(self)
+
+
 class Supervisor:
     """Starts the exporter process and keeps one alive.
 
     Args:
         channel: Its read end goes to the exporter process.
         counters: The shared page.
-        exporters: Entry point names of the exporters.
+        main: Which process is the main one.
+        signals: What is exported, and how.
         service_name: For a span of a worker that has sent none.
-        hides_messages: Whether messages of exceptions stay here.
         clock: Monotonic seconds.
     """
 
@@ -65,19 +90,18 @@ class Supervisor:
         self,
         channel: Channel,
         counters: Counters,
-        exporters: Sequence[str],
+        main: MainProcess,
+        signals: Sequence[ExportedSignal],
         service_name: str,
         *,
-        hides_messages: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
         self._counters = counters
-        self._exporters = tuple(exporters)
+        self._main = main
+        self._signals = tuple(signals)
         self._service_name = service_name
-        self._hides_messages = hides_messages
         self._clock = clock
-        self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._quick_deaths = 0
@@ -89,13 +113,13 @@ class Supervisor:
         """Whether there is, or was, an exporter process."""
         return self._process is not None
 
-    def own(self) -> None:
+    def claim(self) -> None:
         """Make this process the one that watches (after a detach)."""
-        self._owner = os.getpid()
+        self._main.claim()
 
     def is_owner(self) -> bool:
         """Return whether this process started, or may start, the exporter process."""
-        return self._owner == os.getpid()
+        return self._main.is_this()
 
     def adopt(self) -> None:
         """Start an exporter process in the place of one that nobody watches any more.
@@ -106,13 +130,13 @@ class Supervisor:
         if self.is_owner() or not (self._is_silent() or self._is_owner_gone()):
             return
         self._started = self._clock()  # the others: look again later
-        if self._counters.claim():
-            self.own()
+        if self._counters.claim_supervision():
+            self.claim()
             self._start()
 
     def _is_owner_gone(self) -> bool:
         try:
-            os.kill(self._owner, 0)
+            os.kill(self._main.pid, 0)
         except OSError as exc:  # one that has kept its privileges forbids it, and lives
             return isinstance(exc, ProcessLookupError)
         return False
@@ -134,9 +158,7 @@ class Supervisor:
         if now - self._started > HEALTHY_SECONDS:
             self._quick_deaths = 0
         if self._quick_deaths:
-            self._counters.rows[EXPORTER_ROW].note_error(
-                f"the exporter process ends with status {self._process.returncode}"
-            )
+            self._note_status(self._process.returncode)
         pause = RESTART_PAUSES[min(self._quick_deaths, len(RESTART_PAUSES) - 1)]
         if now - self._started >= pause:
             self._quick_deaths += 1
@@ -161,10 +183,17 @@ class Supervisor:
             process.wait()
             self._count_what_died()
 
+    def _note_status(self, status: int) -> None:
+        """Say how it has ended, unless it has left its own last words."""
+        row = self._counters.rows[EXPORTER_ROW]
+        if not (row.refused > self._started and row.error.startswith(LAST_WORDS)):
+            row.note_error(f"{LAST_WORDS} ends with status {status}")
+
     def _count_what_died(self) -> None:
         """What a dead exporter process had read is lost; nobody else writes its row."""
-        row = self._counters.rows[EXPORTER_ROW]
-        row.add_dropped(max(0, row.unaccounted))
+        for each in self._signals:
+            figures = self._counters.rows[EXPORTER_ROW].of(each.signal)
+            figures.dropped += max(0, figures.unaccounted)
 
     def _is_silent(self) -> bool:
         row = self._counters.rows[EXPORTER_ROW]
@@ -181,9 +210,8 @@ class Supervisor:
         config = {
             "read": read,
             "counters": self._counters.descriptor,
-            "exporters": self._exporters,
+            "signals": [each.config() for each in self._signals],
             "service": self._service_name,
-            "hides_messages": self._hides_messages,
             "parent": os.getpid(),
             "path": _import_path(),
         }

@@ -12,94 +12,99 @@ gevent or eventlet has patched: gRPC would stop the event loop at each export.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-from opentelemetry.sdk.trace import SpanProcessor
+from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.compat.monkey_patching import is_patched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.resources import Resource
 
-    from otel_celery_launcher.routes.handoff import ProcessExport
-    from otel_celery_launcher.routes.inline import InlineExport
+    from otel_celery_launcher.routes.route import HandOverRun, Route
+    from otel_celery_launcher.signals import Signal
 
-# How long the first fork may wait for spans that are on their way.
+# How long the first fork may wait for items that are on their way.
 FORK_SECONDS = 1.0
 
 
-class AdaptiveExport(SpanProcessor):
-    """The same interface as the two exports it stands for.
+class UntilForkRoute:
+    """Stands for two routes: the inline one, and from the first fork on the hand-off.
 
     Args:
         inline: Exports until the first fork.
-        make_process: Makes what exports from then on.
+        make_handoff: Makes what exports from then on.
     """
 
     failure = ""  # where no exporter process can be started it goes on inline
 
-    def __init__(
-        self, inline: InlineExport, make_process: Callable[[], ProcessExport]
-    ) -> None:
-        self._export: InlineExport | ProcessExport = inline
-        self._make_process = make_process
+    def __init__(self, inline: Route, make_handoff: Callable[[], Route]) -> None:
+        self._route: Route = inline
+        self._make_handoff = make_handoff
         self._is_final = False
         os.register_at_fork(before=self._before_fork)
 
-    # The span processor.
+    @property
+    def hand_over_run(self) -> HandOverRun | None:
+        """Takes runs as they are encoded, once there is an exporter process."""
+        return self._route.hand_over_run
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that has ended."""
+    def hand_over(
+        self,
+        signal: Signal,
+        item: Any,
+        resource: Resource,
+        *,
+        ends_work: bool,
+        ends_task: bool,
+    ) -> None:
+        """Take an item: ``Route.hand_over``."""
         if not self._is_final and is_patched():
             self.start_process()
-        self._export.on_end(span)
+        self._route.hand_over(
+            signal, item, resource, ends_work=ends_work, ends_task=ends_task
+        )
 
-    def add_left_out(self, name: str) -> None:
+    def count_left_out(self, name: str) -> None:
         """Count a span that is not begun."""
-        self._export.add_left_out(name)
+        self._route.count_left_out(name)
 
-    def shutdown(self) -> None:
-        """Send what is there: an application's shutdown ends nobody's tracing."""
-        self._export.shutdown()
-
-    def force_flush(self, timeout_millis: int = 5_000) -> bool:
+    def flush(self, seconds: float) -> bool:
         """Send what is there; return whether that ended in time."""
-        return self._export.force_flush(timeout_millis)
+        return self._route.flush(seconds)
 
     # The life of a process.
 
     @property
     def restarts(self) -> int:
         """How many times the exporter process was replaced."""
-        return self._export.restarts
+        return self._route.restarts
 
     @property
     def child_share(self) -> float:
         """The share of the time a stop may take that is a child's."""
-        return self._export.child_share
+        return self._route.child_share
 
     def main_started(self, *, forks: bool) -> None:
         """Export from here; whether this forks, the first fork decides."""
-        self._export.main_started(forks=forks)
+        self._route.main_started(forks=forks)
 
     def child_started(self, row: int) -> None:
         """Count into a row of this process's own."""
-        self._export.child_started(row)
+        self._route.child_started(row)
 
     def child_is_idle(self) -> bool:
         """Send what was kept for want of room; return whether something is left."""
-        return self._export.child_is_idle()
+        return self._route.child_is_idle()
 
     def poll(self) -> None:
         """Send what is held and write due lines."""
-        self._export.poll()
+        self._route.poll()
 
     def close(self, seconds: float) -> bool:
         """Send what is there within so many seconds; the last act of a process."""
         self._is_final = True  # a program that ends starts nothing any more
-        return self._export.close(seconds)
+        return self._route.close(seconds)
 
     def start_process(self) -> None:
         """Export by an exporter process from now on."""
@@ -107,13 +112,13 @@ class AdaptiveExport(SpanProcessor):
             return
         self._is_final = True
         try:
-            process = self._make_process()
+            handoff = self._make_handoff()
         except OSError:  # no descriptor is left
             return
-        process.main_started(forks=True)
-        if process.failure:
+        handoff.main_started(forks=True)
+        if handoff.failure:
             return
-        before, self._export = self._export, process
+        before, self._route = self._route, handoff
         before.close(FORK_SECONDS)
 
     def _before_fork(self) -> None:

@@ -12,6 +12,7 @@ from otel_celery_launcher.settings.otlp_checks import (
     is_resolved_by_grpc,
     split_endpoint,
 )
+from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +49,13 @@ def shown_endpoint(endpoint: str) -> str:
     scheme = f"{parts.scheme}://" if parts.scheme else ""
     host = parts.hostname or NOT_SHOWN
     return f"{scheme}[{host}]{port}" if ":" in host else f"{scheme}{host}{port}"
+
+
+def shown_path(path: str) -> str:
+    """Return a path as it may be shown: keys of some vendors stand in it."""
+    if path == TRACES.path:
+        return path
+    return f"…{TRACES.path}" if path.endswith(TRACES.path) else "that you gave"
 
 
 def endpoint_notes(protocol: str, endpoint: str, *, is_insecure: bool) -> list[str]:

@@ -12,7 +12,10 @@ import os
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.signals import Signal
 
 PATH_SEPARATOR = os.pathsep
 
@@ -48,12 +51,17 @@ NONE_PROPAGATOR_SINCE = (1, 33)
 
 
 class BadValueError(Exception):
-    """A value that does not fit: what was expected, and what is used instead."""
+    """A value that does not fit.
 
-    def __init__(self, expected: str, instead: str | None) -> None:
+    Args:
+        expected: What would fit.
+        kept: The part of the value that does; None where there is none.
+    """
+
+    def __init__(self, expected: str, kept: str | None = None) -> None:
         super().__init__(expected)
         self.expected = expected
-        self.instead = instead
+        self.kept = kept
 
 
 # Stands for every component of a group.
@@ -69,7 +77,7 @@ def load_component(group: str, name: str) -> Any:
     """Import and return an installed component.
 
     Raises:
-        Exception: Whatever a stranger's module raises.
+        Exception: Whatever a third-party module raises.
     """
     return next(iter(entry_points(group=group, name=name))).load()
 
@@ -90,7 +98,7 @@ def boolean(value: str) -> str:
         return "true"
     if value.lower() in ("false", "0", "no", "off"):
         return "false"
-    raise BadValueError("true or false", "false")
+    raise BadValueError("true or false")
 
 
 def otel_boolean(value: str) -> str:
@@ -100,17 +108,16 @@ def otel_boolean(value: str) -> str:
     """
     if value.lower() in ("true", "false"):
         return value.lower()
-    raise BadValueError("true or false", "false")
+    raise BadValueError("true or false")
 
 
 def one_of(*choices: str) -> Check:
-    """Return a check for one of some words; the first is what is used instead."""
+    """Return a check for one of some words, in any case."""
 
     def check(value: str) -> str:
         if value.lower() in choices:
             return value.lower()
-        instead = "false" if "false" in choices else choices[0]
-        raise BadValueError(" or ".join(choices), instead)
+        raise BadValueError(" or ".join(choices))
 
     return check
 
@@ -127,7 +134,7 @@ def number(lowest: float, highest: float, *, over: bool = False) -> Check:
         if is_high_enough and found <= highest:
             return value
         start = f"over {lowest:g} and up" if over else f"from {lowest:g}"
-        raise BadValueError(f"a number {start} to {highest:g}", None)
+        raise BadValueError(f"a number {start} to {highest:g}")
 
     return check
 
@@ -145,18 +152,18 @@ def whole_number(lowest: int) -> Check:
             found = -1
         if lowest <= found <= HIGHEST:
             return value
-        raise BadValueError(f"a whole number from {lowest} to {HIGHEST}", None)
+        raise BadValueError(f"a whole number from {lowest} to {HIGHEST}")
 
     return check
 
 
-def installed_one(group: str, default: str) -> Check:
+def installed_one(group: str) -> Check:
     """Return a check for the name of one installed component."""
 
     def check(value: str) -> str:
         if is_installed(group, value):
             return value
-        raise BadValueError(f"an installed {_kind(group)}", default)
+        raise BadValueError(f"an installed {_kind(group)}")
 
     return check
 
@@ -190,13 +197,13 @@ def propagators(value: str) -> str | None:
     if unknown:
         raise BadValueError(
             f"installed propagators; {_unknown(unknown)}",
-            ",".join(known) or "tracecontext",
+            ",".join(known) or None,
         )
     if "none" in known and release_of("opentelemetry-api") < NONE_PROPAGATOR_SINCE:
         rest = [name for name in known if name != "none"]
         raise BadValueError(
             "installed propagators; none came with opentelemetry-api 1.33",
-            ",".join(rest) or "tracecontext",
+            ",".join(rest) or None,
         )
     return ",".join(known) or None
 
@@ -211,7 +218,7 @@ def sampler(value: str) -> str:
     for name in (value, value.lower()):
         if is_installed("opentelemetry_traces_sampler", name):
             return name
-    raise BadValueError("an installed sampler", "parentbased_always_off")
+    raise BadValueError("an installed sampler")
 
 
 def sampler_argument(value: str, sampler_name: str) -> str | None:
@@ -223,19 +230,22 @@ def sampler_argument(value: str, sampler_name: str) -> str | None:
             return value
     except ValueError:
         pass
-    raise BadValueError("a ratio from 0 to 1", "0")
+    raise BadValueError("a ratio from 0 to 1")
 
 
-def exporters(value: str) -> str | None:
-    """Accept otlp, console, none, or the names of installed exporters."""
-    group = "opentelemetry_traces_exporter"
-    known, unknown = _sort_names(group, value, ("otlp", "none"))
-    if unknown:
-        raise BadValueError(
-            f"otlp, console, none or installed exporters; {_unknown(unknown)}",
-            ",".join(known) or "none",
-        )
-    return ",".join(known) or None
+def exporters(signal: Signal) -> Check:
+    """Return a check for otlp, console, none, or the names of installed exporters."""
+
+    def check(value: str) -> str | None:
+        known, unknown = _sort_names(signal.exporter_group, value, ("otlp", "none"))
+        if unknown:
+            raise BadValueError(
+                f"otlp, console, none or installed exporters; {_unknown(unknown)}",
+                ",".join(known) or None,
+            )
+        return ",".join(known) or None
+
+    return check
 
 
 def resource_attributes(value: str) -> str | None:
@@ -257,7 +267,7 @@ def service_name_template(value: str) -> str:
         fields = [("", "", None)]
     if all(field in (("name", "", None), ("role", "", None)) for field in fields):
         return value
-    raise BadValueError("text with {name} and {role}, such as {name}-{role}", None)
+    raise BadValueError("text with {name} and {role}, such as {name}-{role}")
 
 
 def is_showable(value: str) -> bool:

@@ -9,17 +9,28 @@ launcher, under ``exec``, in ``setup()`` and in the doctor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.errors import LauncherError, report_failure
 from otel_celery_launcher.settings import advice, checks
 from otel_celery_launcher.settings.checks import BadValueError
+from otel_celery_launcher.settings.launcher_variables import STRICT
 from otel_celery_launcher.settings.otlp_checks import (
-    default_endpoint,
+    DEFAULT_ENDPOINTS,
     is_resolved_by_grpc,
-    traces_value,
+    protocol_of,
 )
-from otel_celery_launcher.settings.standard_variables import VARIABLES
+from otel_celery_launcher.settings.standard_variables import (
+    BATCH_SIZE,
+    QUEUE_SIZE,
+    SDK_DISABLED,
+    TRACES_EXPORTER,
+    TRACES_SAMPLER,
+    TRACES_SAMPLER_ARG,
+    VARIABLES,
+)
+from otel_celery_launcher.settings.variable import BadValue
+from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -30,10 +41,12 @@ if TYPE_CHECKING:
 # and its key from one and the same group.
 OTLP_PREFIXES = ("OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_")
 
+HIDDEN = "set (value not shown)"
+
 
 def is_disabled(environ: Mapping[str, str]) -> bool:
     """Return whether OTEL_SDK_DISABLED turns tracing off: only ``true`` does."""
-    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return environ.get(SDK_DISABLED.name, "").strip().lower() == "true"
 
 
 def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
@@ -46,12 +59,12 @@ def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
         LauncherError: There is a bad value, with OTEL_CELERY_STRICT=true.
     """
     try:
-        problems = correct_environment(environ)
+        problems = [str(each) for each in correct_environment(environ)]
     except Exception:  # noqa: BLE001 - the boundary: a bug of ours stops no program
         report_failure("tracing is off: the variables could not be checked")
-        environ["OTEL_SDK_DISABLED"] = "true"
+        environ[SDK_DISABLED.name] = "true"
         return []
-    if problems and environ.get("OTEL_CELERY_STRICT") == "true":
+    if problems and STRICT.read(environ):
         raise LauncherError(
             "; ".join(problems),
             "correct it, or unset OTEL_CELERY_STRICT to start without",
@@ -59,12 +72,12 @@ def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
     return problems
 
 
-def correct_environment(environ: MutableMapping[str, str]) -> list[str]:
-    """Put a value that works in the place of each bad one; return a line for each.
+def correct_environment(environ: MutableMapping[str, str]) -> list[BadValue]:
+    """Put a value that works in the place of each bad one; return the bad ones.
 
     An empty value becomes unset: some readers in the SDK tell the two apart.
     """
-    problems: list[str] = []
+    bad_values: list[BadValue] = []
     for variable in VARIABLES:
         value = environ.get(variable.name)
         if value is None:
@@ -72,51 +85,42 @@ def correct_environment(environ: MutableMapping[str, str]) -> list[str]:
         stripped = value.strip()
         try:
             corrected = variable.check(stripped) if stripped else None
-        except BadValueError as bad:
-            corrected = bad.instead
-            problems.append(_bad_value_line(variable, value, bad, environ))
+        except BadValueError as exc:
+            corrected = exc.kept or variable.fallback
+            bad_values.append(_bad_value(variable, value, exc, environ))
         _put(environ, variable.name, corrected)
     return [
-        *problems,
+        *bad_values,
         *_correct_sampler_argument(environ),
         *_correct_for_protocol(environ),
         *_correct_batch_size(environ),
     ]
 
 
-def batch_sizes(environ: Mapping[str, str]) -> tuple[int, int]:
-    """Return the sizes of the BatchSpanProcessor's queue and of one batch."""
-    return (
-        int(environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or 2048),
-        int(environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or 512),
-    )
-
-
-def _correct_sampler_argument(environ: MutableMapping[str, str]) -> list[str]:
-    argument = environ.get("OTEL_TRACES_SAMPLER_ARG")
-    sampler = environ.get("OTEL_TRACES_SAMPLER", "")
+def _correct_sampler_argument(environ: MutableMapping[str, str]) -> list[BadValue]:
+    argument = environ.get(TRACES_SAMPLER_ARG.name)
+    sampler = environ.get(TRACES_SAMPLER.name, "")
     if argument is None:
         return []
     try:
         checks.sampler_argument(argument, sampler)
-    except BadValueError as bad:
-        _put(environ, "OTEL_TRACES_SAMPLER_ARG", bad.instead)
-        return [
-            f"OTEL_TRACES_SAMPLER_ARG is {checks.shown(argument)}: expected"
-            f" {bad.expected} for {sampler}; using {bad.instead}"
-        ]
+    except BadValueError as exc:
+        fallback = str(TRACES_SAMPLER_ARG.fallback)
+        environ[TRACES_SAMPLER_ARG.name] = fallback
+        expected = f"{exc.expected} for {sampler}"
+        shown = checks.shown(argument)
+        return [BadValue(TRACES_SAMPLER_ARG.name, shown, expected, fallback)]
     return []
 
 
-def _correct_for_protocol(environ: MutableMapping[str, str]) -> list[str]:
-    exporters = checks.split_names(environ.get("OTEL_TRACES_EXPORTER", ""))
-    protocol = traces_value(environ, "PROTOCOL") or "grpc"
-    has_grpc = protocol == "grpc" or "otlp_proto_grpc" in exporters
+def _correct_for_protocol(environ: MutableMapping[str, str]) -> list[BadValue]:
+    exporters = TRACES_EXPORTER.read(environ)
+    has_grpc = protocol_of(environ, TRACES) == "grpc" or "otlp_proto_grpc" in exporters
     correct = _correct_for_grpc if has_grpc else _correct_for_http
-    return [line for prefix in OTLP_PREFIXES for line in correct(environ, prefix)]
+    return [bad for prefix in OTLP_PREFIXES for bad in correct(environ, prefix)]
 
 
-def _correct_for_http(environ: MutableMapping[str, str], prefix: str) -> list[str]:
+def _correct_for_http(environ: MutableMapping[str, str], prefix: str) -> list[BadValue]:
     """Unset an endpoint that only gRPC finds."""
     name = f"{prefix}ENDPOINT"
     value = environ.get(name, "")
@@ -124,27 +128,24 @@ def _correct_for_http(environ: MutableMapping[str, str], prefix: str) -> list[st
         return []
     del environ[name]
     shown = checks.shown(advice.shown_endpoint(value))
-    return [
-        f"{name} is {shown}: expected a URL such as http://collector:4318 with"
-        f" http/protobuf; using {default_endpoint(environ)}"
-    ]
+    expected = "a URL such as http://collector:4318 with http/protobuf"
+    return [BadValue(name, shown, expected, _default_endpoint(environ))]
 
 
-def _correct_for_grpc(environ: MutableMapping[str, str], prefix: str) -> list[str]:
+def _correct_for_grpc(environ: MutableMapping[str, str], prefix: str) -> list[BadValue]:
     """Unset what the gRPC exporter does not survive."""
-    problems = _correct_half_of_a_pair(environ, prefix)
+    bad_values = _correct_half_of_a_pair(environ, prefix)
     name = f"{prefix}COMPRESSION"
     if environ.get(name) == "deflate":
         del environ[name]
-        problems.append(
-            f"{name} is 'deflate': expected none or gzip with grpc; using none"
-        )
-    return problems
+        expected = "none or gzip with grpc"
+        bad_values.append(BadValue(name, "'deflate'", expected, "none"))
+    return bad_values
 
 
 def _correct_half_of_a_pair(
     environ: MutableMapping[str, str], prefix: str
-) -> list[str]:
+) -> list[BadValue]:
     """Unset a key without its certificate, or the other way round.
 
     gRPC's core ends the process by SIGABRT there (grpcio 1.85,
@@ -157,22 +158,18 @@ def _correct_half_of_a_pair(
     (name,) = present
     (missing,) = set(pair) - {name}
     del environ[name]
-    return [
-        f"{name} is set (value not shown): expected {missing} beside it; using neither"
-    ]
+    return [BadValue(name, HIDDEN, f"{missing} beside it", "neither")]
 
 
-def _correct_batch_size(environ: MutableMapping[str, str]) -> list[str]:
-    problems = []
-    queue, batch = batch_sizes(environ)
-    if batch > queue:
-        if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in environ:
-            problems.append(
-                f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE is '{batch}': expected at most"
-                f" OTEL_BSP_MAX_QUEUE_SIZE; using {queue}"
-            )
-        environ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = str(queue)
-    return problems
+def _correct_batch_size(environ: MutableMapping[str, str]) -> list[BadValue]:
+    queue, batch = QUEUE_SIZE.read(environ), BATCH_SIZE.read(environ)
+    if batch <= queue:
+        return []
+    is_given = BATCH_SIZE.name in environ
+    environ[BATCH_SIZE.name] = str(queue)
+    expected = f"at most {QUEUE_SIZE.name}"
+    bad_value = BadValue(BATCH_SIZE.name, f"'{batch}'", expected, str(queue))
+    return [bad_value] if is_given else []
 
 
 def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> None:
@@ -182,27 +179,37 @@ def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> Non
         environ[name] = value
 
 
-def _bad_value_line(
-    variable: Variable, value: str, bad: BadValueError, environ: Mapping[str, str]
-) -> str:
+def _bad_value(
+    variable: Variable[Any],
+    value: str,
+    exc: BadValueError,
+    environ: Mapping[str, str],
+) -> BadValue:
     if variable.secret:
-        shown = "set (value not shown)"
+        shown = HIDDEN
     elif variable.name.endswith("_ENDPOINT"):
         shown = checks.shown(advice.shown_endpoint(value))
     else:
         shown = checks.shown(value)
-    used = _used(variable, bad.instead, environ)
-    return f"{variable.name} is {shown}: expected {bad.expected}; using {used}"
+    return BadValue(variable.name, shown, exc.expected, _used(variable, exc, environ))
 
 
-def _used(variable: Variable, instead: str | None, environ: Mapping[str, str]) -> str:
+def _used(
+    variable: Variable[Any], exc: BadValueError, environ: Mapping[str, str]
+) -> str:
     """Return what is in force now, as it stands in a line."""
+    used = exc.kept or variable.fallback
+    if used is not None:
+        is_shown = not variable.secret and checks.is_showable(used)
+        return used if is_shown else "its other items"
     of_all_signals = variable.name.replace("_TRACES_", "_")
-    if instead is not None:
-        is_shown = not variable.secret and checks.is_showable(instead)
-        return instead if is_shown else "its other items"
     if of_all_signals != variable.name and of_all_signals in environ:
         return of_all_signals
     if variable.name.endswith("_ENDPOINT"):
-        return default_endpoint(environ)
-    return "nothing" if variable.default == "unset" else variable.default
+        return _default_endpoint(environ)
+    default = variable.default or variable.default_text
+    return default or "nothing"
+
+
+def _default_endpoint(environ: Mapping[str, str]) -> str:
+    return DEFAULT_ENDPOINTS[protocol_of(environ, TRACES)]

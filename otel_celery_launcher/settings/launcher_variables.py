@@ -1,158 +1,210 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Variables of this launcher's own: ``OTEL_CELERY_*``, one row each."""
+"""Variables of this launcher's own: ``OTEL_CELERY_*``, one row each.
+
+The standard ones are in ``standard_variables.py``; ``docs/settings.md`` is written from
+both.
+"""
 
 from __future__ import annotations
 
-from otel_celery_launcher.settings import checks, task_checks
-from otel_celery_launcher.settings.tasks import ARGUMENT_CHARACTERS
+from typing import Any
+
+from otel_celery_launcher.settings import checks, tasks
+from otel_celery_launcher.settings.checks import split_names
 from otel_celery_launcher.settings.variable import Variable
 
-OWN = (
-    Variable(
-        "OTEL_CELERY_SERVICE_NAME",
-        "template",
-        "unset",
-        "Service name for a fleet that shares one environment; `{role}` is the role, `{name}` is `OTEL_SERVICE_NAME` or `service.name`. Example: `{name}-{role}`.",
-        checks.service_name_template,
-        "unset",
-    ),
-    Variable(
-        "OTEL_CELERY_EXPORT",
-        "auto, process, inline",
-        "auto",
-        "How spans leave: `process`, an exporter process beside the worker; `inline`, each process exports its own. `auto` is process for prefork, gevent and eventlet workers, inline otherwise; for programs under `exec` and `setup()` inline until their first fork, process from then on.",
-        checks.one_of("auto", "process", "inline"),
-        "auto",
-    ),
-    Variable(
-        "OTEL_CELERY_SHUTDOWN_SECONDS",
-        "number from 0 to 60",
-        "5",
-        "The longest time a stop may wait for spans to be delivered, over Celery's own. At most 0.5 where the collector was never reached.",
-        checks.number(0, 60),
-        "5",
-        unit="seconds",
-    ),
-    Variable(
-        "OTEL_CELERY_STRICT",
-        "boolean",
-        "false",
-        "A bad value of any variable here ends the start with status 78 instead of falling back.",
-        checks.boolean,
-        "false",
-    ),
-    Variable(
-        "OTEL_CELERY_LOG_FORMAT",
-        "text, json",
-        "text",
-        "The form of the lines that otel-celery writes to standard error. `json`: an object a line; the start line has a field for each thing that it says. What goes into Celery's log has Celery's form.",
-        checks.one_of("text", "json"),
-        "text",
-    ),
-    Variable(
-        "OTEL_CELERY_HEALTH_FILE",
-        "path; `%n` is the node's name, `%h` its full one",
-        "unset",
-        "A file for probes: touched when the worker is ready and every 2 seconds while it works, removed at its end.",
-        checks.text,
-        "unset",
-    ),
-    Variable(
-        "OTEL_CELERY_ENV_FILE",
-        f"paths, separated by `{checks.PATH_SEPARATOR}`",
-        "unset",
-        "The same as `--env-file`: files loaded whole. A missing one ends the start with status 78.",
-        checks.text,
-        "unset",
-    ),
-    Variable(
-        "OTEL_CELERY_SAMPLE",
-        "`glob=ratio`, separated by commas",
-        "unset",
-        "The share of traces that is kept, by task, where a trace begins with that task: its publish outside any request, or the run of a message without a trace. The first glob that fits decides; all else is `OTEL_TRACES_SAMPLER`'s. Example: `emails.*=0.1,health.*=0`.",
-        task_checks.sample,
-        "0 for that task",
-    ),
-    Variable(
-        "OTEL_CELERY_TRACE",
-        "parent, link",
-        "parent",
-        "`parent`: a run belongs to the trace of its publish. `link`: each run begins a trace of its own, linked to its publish. The baggage arrives in both.",
-        checks.one_of("parent", "link"),
-        "parent",
-    ),
-    Variable(
-        "OTEL_CELERY_NEW_TRACE_TASKS",
-        "globs, separated by commas",
-        "unset",
-        'Tasks whose runs are linked, as with `OTEL_CELERY_TRACE=link`: for those that publish themselves for ever, or fan out by thousands. One message asks for the same by `headers={"otel_celery_trace": "new"}`.',
-        checks.text,
-        "unset",
-    ),
-    Variable(
-        "OTEL_CELERY_BAGGAGE_ATTRIBUTES",
-        "names, separated by commas",
-        "unset",
-        "Entries of the baggage that become attributes of the same name on publish and run spans. Example: `tenant_id`.",
-        task_checks.baggage_names,
-        "its well-formed names",
-    ),
-    Variable(
-        "OTEL_CELERY_CAPTURE_ARGS",
-        "`glob` or `glob=characters`, separated by commas",
-        "unset",
-        f"Tasks whose arguments are told, as `celery.args` and `celery.kwargs`: what Celery itself shows of them (`argsrepr`), cut to so many characters, {ARGUMENT_CHARACTERS} unless said. Without it no argument and no result is ever in a span.",
-        task_checks.capture,
-        "its well-formed items",
-    ),
-    Variable(
-        "OTEL_CELERY_CLIENT_ROOTS",
-        "auto, always, never",
-        "auto",
-        "Whether a trace may begin with a call of a client: a query of a database, a command of Redis, a request to another service. `auto`: in web processes (`exec --role web`) and in tasks' processes, and not in beat, flower, schedulers, other programs and the worker's main process, where it is polling as a rule. Below another span it always is a span. This and the two variables below hold for the tracer provider of otel-celery, not for one that the application brings.",
-        checks.one_of("auto", "always", "never"),
-        "auto",
-    ),
-    Variable(
-        "OTEL_CELERY_DB_SPANS",
-        "outer, both",
-        "outer",
-        "A statement that the instrumentations of SQLAlchemy and of its driver both record: `outer`, SQLAlchemy's span alone; `both`, one of each.",
-        checks.one_of("outer", "both"),
-        "outer",
-    ),
-    Variable(
-        "OTEL_CELERY_ROOT_SPANS_PER_SECOND",
-        "number from 0 to 100000",
-        "100",
-        "How many traces a second one process may begin by spans of its own code or of clients, in the long run (ten seconds' worth at once). What is above is left out and counted. Requests, publishes and runs are not concerned. `0`: no bound.",
-        checks.number(0, 100_000),
-        "100",
-        unit="traces a second",
-    ),
-    Variable(
-        "OTEL_CELERY_PLUMBING",
-        "boolean",
-        "true",
-        "`false`: Celery's own calls of its broker and result backend are no spans, also below a publish or a run. The application's own calls are.",
-        checks.boolean,
-        "false",
-    ),
-    Variable(
-        "OTEL_CELERY_TASK_NAME_FROM",
-        "`glob=argument`, separated by commas",
-        "unset",
-        "For applications with one task for everything: the value of one argument stands behind the task's name, `run/run_job nightly`, and in `celery.task.label`. The argument is a position or a name, with keys below it where it is a mapping or JSON. A text or a number of 100 characters at most, 1,000 different ones a process; else the name is as ever. Example: `run_job=0,execute_workload=0.ti.dag_id`.",
-        task_checks.task_names,
-        "its well-formed items",
-    ),
-    Variable(
-        "OTEL_CELERY_EXCEPTION_MESSAGES",
-        "boolean",
-        "true",
-        "`false`: no message of an exception leaves, in any span: neither in the status, nor in an event, nor in its stack trace, which keeps files, lines and functions.",
-        checks.boolean,
-        "false",
-    ),
+
+def is_true(text: str) -> bool:
+    """Return whether a checked boolean is true."""
+    return text == "true"
+
+
+SERVICE_NAME = Variable(
+    name="OTEL_CELERY_SERVICE_NAME",
+    kind="template",
+    help="Service name for a fleet that shares one environment. `{role}` stands for the role, `{name}` for `OTEL_SERVICE_NAME` or `service.name`. Example: `{name}-{role}`.",
+    check=checks.service_name_template,
+    parse=str,
+)
+
+EXPORT = Variable(
+    name="OTEL_CELERY_EXPORT",
+    kind="auto, process, inline",
+    help="How spans leave. `process`: through an exporter process beside the worker. `inline`: each process exports its own. `auto` chooses process for prefork, gevent and eventlet workers and inline for all others; programs under `exec` and `setup()` export inline until they first fork, and through an exporter process from then on.",
+    check=checks.one_of("auto", "process", "inline"),
+    parse=str,
+    default="auto",
+    fallback="auto",
+)
+
+SHUTDOWN_SECONDS = Variable(
+    name="OTEL_CELERY_SHUTDOWN_SECONDS",
+    kind="number from 0 to 60",
+    help="Longest time a shutdown may wait for delivery, on top of Celery's own. It waits 0.5 seconds at most if the collector was never reached.",
+    check=checks.number(0, 60),
+    parse=float,
+    default="5",
+    unit="seconds",
+)
+
+STRICT = Variable(
+    name="OTEL_CELERY_STRICT",
+    kind="boolean",
+    help="A bad value of any variable on this page ends the start with status 78 instead of falling back.",
+    check=checks.boolean,
+    parse=is_true,
+    default="false",
+    fallback="false",
+)
+
+LOG_FORMAT = Variable(
+    name="OTEL_CELERY_LOG_FORMAT",
+    kind="text, json",
+    help="Format of the lines that otel-celery writes to standard error. `json` writes one object a line, and the start line has a field for each thing it says. Lines in Celery's log keep Celery's format.",
+    check=checks.one_of("text", "json"),
+    parse=str,
+    default="text",
+    fallback="text",
+)
+
+HEALTH_FILE = Variable(
+    name="OTEL_CELERY_HEALTH_FILE",
+    kind="path; `%n` is the node's name, `%h` its full one",
+    help="A file for probes. The worker touches it when it is ready and every 2 seconds while it is healthy, and removes it on exit.",
+    check=checks.text,
+    parse=str,
+)
+
+ENV_FILE = Variable(
+    name="OTEL_CELERY_ENV_FILE",
+    kind=f"paths, separated by `{checks.PATH_SEPARATOR}`",
+    help="The same as `--env-file`: files that are loaded whole. If one is missing, the start ends with status 78.",
+    check=checks.text,
+    parse=str,
+)
+
+SAMPLE = Variable(
+    name="OTEL_CELERY_SAMPLE",
+    kind="`glob=ratio`, separated by commas",
+    help="Sampling ratio by task name, applied only where a trace starts: at a publish outside any request, or at the run of a message without a trace. The first matching glob wins; everything else is left to `OTEL_TRACES_SAMPLER`. Example: `emails.*=0.1,health.*=0`.",
+    check=tasks.sample,
+    parse=tasks.ratios_of,
+    fallback_text="0 for that task",
+)
+
+TRACE = Variable(
+    name="OTEL_CELERY_TRACE",
+    kind="parent, link",
+    help="`parent`: a run belongs to the trace of its publish. `link`: each run starts its own trace, linked to its publish. Baggage arrives in both.",
+    check=checks.one_of("parent", "link"),
+    parse=str,
+    default="parent",
+    fallback="parent",
+)
+
+NEW_TRACE_TASKS = Variable(
+    name="OTEL_CELERY_NEW_TRACE_TASKS",
+    kind="globs, separated by commas",
+    help='Tasks whose runs are linked as with `OTEL_CELERY_TRACE=link`. Use it for tasks that publish themselves forever or fan out by thousands. A single message asks for the same with `headers={"otel_celery_trace": "new"}`.',
+    check=checks.text,
+    parse=split_names,
+)
+
+BAGGAGE_ATTRIBUTES = Variable(
+    name="OTEL_CELERY_BAGGAGE_ATTRIBUTES",
+    kind="names, separated by commas",
+    help="Baggage entries that become attributes of the same name on publish and run spans. Example: `tenant_id`.",
+    check=tasks.baggage_names,
+    parse=split_names,
+    fallback_text="its well-formed names",
+)
+
+CAPTURE_ARGS = Variable(
+    name="OTEL_CELERY_CAPTURE_ARGS",
+    kind="`glob` or `glob=characters`, separated by commas",
+    help=f"Tasks whose arguments are recorded as `celery.args` and `celery.kwargs`: Celery's own `argsrepr`, truncated to the given number of characters ({tasks.ARGUMENT_CHARACTERS} by default). Without it no argument and no result is ever recorded.",
+    check=tasks.capture,
+    parse=tasks.character_limits_of,
+    fallback_text="its well-formed items",
+)
+
+CLIENT_ROOTS = Variable(
+    name="OTEL_CELERY_CLIENT_ROOTS",
+    kind="auto, always, never",
+    help="Whether a trace may start with a client call: a database query, a Redis command, a request to another service. `auto` allows it in web processes (`exec --role web`) and where tasks run. It does not in beat, flower, schedulers, other programs and the worker's main process, which mostly poll. Below another span, a client call is always a span. This and the next two variables apply to otel-celery's tracer provider, not to one that the application brings.",
+    check=checks.one_of("auto", "always", "never"),
+    parse=str,
+    default="auto",
+    fallback="auto",
+)
+
+DB_SPANS = Variable(
+    name="OTEL_CELERY_DB_SPANS",
+    kind="outer, both",
+    help="What to record if the instrumentations of SQLAlchemy and of its driver both see a statement. `outer`: SQLAlchemy's span alone. `both`: one span each.",
+    check=checks.one_of("outer", "both"),
+    parse=str,
+    default="outer",
+    fallback="outer",
+)
+
+ROOT_SPANS_PER_SECOND = Variable(
+    name="OTEL_CELERY_ROOT_SPANS_PER_SECOND",
+    kind="number from 0 to 100000",
+    help="How many traces a second one process may start with spans of its own code or of clients, in the long run; ten seconds' worth may come at once. Traces above the limit are left out and counted. Requests, publishes and runs do not count. `0` means no limit.",
+    check=checks.number(0, 100_000),
+    parse=float,
+    default="100",
+    unit="traces a second",
+)
+
+PLUMBING = Variable(
+    name="OTEL_CELERY_PLUMBING",
+    kind="boolean",
+    help="`false`: Celery's own calls to its broker and result backend are never spans, not even below a publish or a run. The application's own calls still are.",
+    check=checks.boolean,
+    parse=is_true,
+    default="true",
+    fallback="false",
+)
+
+TASK_NAME_FROM = Variable(
+    name="OTEL_CELERY_TASK_NAME_FROM",
+    kind="`glob=argument`, separated by commas",
+    help="For applications with one task for everything: the value of one argument is appended to the task's name, as in `run/run_job nightly`, and recorded as `celery.task.label`. Give the argument by position or name, with keys below it if it is a mapping or JSON. The value must be a text or number of 100 characters at most, and one process keeps 1,000 different ones; otherwise the name stays as it is. Example: `run_job=0,execute_workload=0.ti.dag_id`.",
+    check=tasks.task_names,
+    parse=tasks.paths_of,
+    fallback_text="its well-formed items",
+)
+
+EXCEPTION_MESSAGES = Variable(
+    name="OTEL_CELERY_EXCEPTION_MESSAGES",
+    kind="boolean",
+    help="`false`: exception messages are removed from every span: from its status, its events and its stack traces, which keep files, lines and functions.",
+    check=checks.boolean,
+    parse=is_true,
+    default="true",
+    fallback="false",
+)
+
+OWN: tuple[Variable[Any], ...] = (
+    SERVICE_NAME,
+    EXPORT,
+    SHUTDOWN_SECONDS,
+    STRICT,
+    LOG_FORMAT,
+    HEALTH_FILE,
+    ENV_FILE,
+    SAMPLE,
+    TRACE,
+    NEW_TRACE_TASKS,
+    BAGGAGE_ATTRIBUTES,
+    CAPTURE_ARGS,
+    CLIENT_ROOTS,
+    DB_SPANS,
+    ROOT_SPANS_PER_SECOND,
+    PLUMBING,
+    TASK_NAME_FROM,
+    EXCEPTION_MESSAGES,
 )

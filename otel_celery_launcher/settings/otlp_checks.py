@@ -16,9 +16,12 @@ from otel_celery_launcher.settings.checks import BadValueError, number, release_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from otel_celery_launcher.signals import Signal
+
 # Targets that gRPC resolves itself (grpc, doc/naming.md).
 GRPC_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:", "xds:")
 
+DEFAULT_PROTOCOL = "grpc"
 DEFAULT_ENDPOINTS = {
     "grpc": "http://localhost:4317",
     "http/protobuf": "http://localhost:4318",
@@ -33,16 +36,21 @@ _HEADER_KEY = re.compile(r"[0-9a-z_.\-]+\Z")
 _HEADER_VALUE = re.compile(r"[ -~]*\Z")
 
 
-def traces_value(environ: Mapping[str, str], suffix: str) -> str | None:
-    """Return the value that is in force for traces: their own, else all signals'."""
-    return environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{suffix}") or environ.get(
-        f"OTEL_EXPORTER_OTLP_{suffix}"
-    )
+def signal_value(environ: Mapping[str, str], signal: Signal, suffix: str) -> str | None:
+    """Return the value that is in force for a signal: its own, else all signals'."""
+    own = f"OTEL_EXPORTER_OTLP_{signal.name.upper()}_{suffix}"
+    return environ.get(own) or environ.get(f"OTEL_EXPORTER_OTLP_{suffix}")
 
 
-def default_endpoint(environ: Mapping[str, str]) -> str:
-    """Return where spans go with the protocol that is in force."""
-    return DEFAULT_ENDPOINTS[traces_value(environ, "PROTOCOL") or "grpc"]
+def protocol_of(environ: Mapping[str, str], signal: Signal) -> str:
+    """Return the protocol that is in force for a signal."""
+    return signal_value(environ, signal, "PROTOCOL") or DEFAULT_PROTOCOL
+
+
+def endpoint_of(environ: Mapping[str, str], signal: Signal) -> str:
+    """Return where a signal goes, with the default of its protocol."""
+    default = DEFAULT_ENDPOINTS[protocol_of(environ, signal)]
+    return signal_value(environ, signal, "ENDPOINT") or default
 
 
 def is_resolved_by_grpc(endpoint: str) -> bool:
@@ -80,7 +88,7 @@ def endpoint(value: str) -> str:
     to gRPC as UTF-8.
     """
     if not value.isprintable() or not _is_endpoint(value):
-        raise BadValueError("a URL such as http://collector:4317", None)
+        raise BadValueError("a URL such as http://collector:4317")
     return value
 
 
@@ -122,7 +130,7 @@ def insecure(value: str) -> str:
     """Accept true or false; for anything else the endpoint's scheme decides."""
     if value.lower() in ("true", "false"):
         return value.lower()
-    raise BadValueError("true or false", None)
+    raise BadValueError("true or false")
 
 
 def compression(value: str) -> str | None:
@@ -132,7 +140,7 @@ def compression(value: str) -> str | None:
         return None
     if lowered in ("gzip", "deflate"):
         return lowered
-    raise BadValueError("none or gzip", None)
+    raise BadValueError("none or gzip")
 
 
 def readable_file(value: str) -> str:
@@ -145,5 +153,5 @@ def readable_file(value: str) -> str:
     except (OSError, ValueError):
         is_readable = False
     if not is_readable:
-        raise BadValueError("the path of a readable PEM file", None)
+        raise BadValueError("the path of a readable PEM file")
     return value

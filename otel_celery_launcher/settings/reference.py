@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from otel_celery_launcher.settings.launcher_variables import OWN
 from otel_celery_launcher.settings.standard_variables import STANDARD
 from otel_celery_launcher.settings.variable import Variable
@@ -15,20 +17,20 @@ def reference() -> str:
         [
             "# Settings",
             "",
-            "Every variable `otel-celery` reads. Written from the table in"
-            " `otel_celery_launcher/settings/standard_variables.py` by `make docs`; do not edit.",
+            "Every variable that `otel-celery` reads. `make docs` writes this page from the"
+            " tables in `otel_celery_launcher/settings/`; do not edit it.",
             "",
-            "An empty value means unset. A bad value never stops a worker: one line"
-            " says what is used instead, always the more private and the cheaper"
-            " side; `OTEL_CELERY_STRICT=true` makes it exit status 78.",
+            "An empty value means unset. A bad value never stops a worker: one line says what"
+            " is used instead, and that is always the more private and the cheaper side. With"
+            " `OTEL_CELERY_STRICT=true` it ends the start with status 78.",
             "",
-            "A boolean of our own is true, yes, on, 1 or false, no, off, 0, in any case. One"
-            " of OpenTelemetry's is true only as `true`, in any case: its specification"
-            " wants every other word to be false, and one line names a word that is neither"
-            " `true` nor `false`.",
+            "A boolean of our own accepts true, yes, on, 1 and false, no, off, 0, in any case."
+            " OpenTelemetry's booleans are true only as `true`, in any case: its specification"
+            " makes every other word false. One line names a word that is neither `true` nor"
+            " `false`.",
             "",
-            "Variables of metrics and logs and `OTEL_CONFIG_FILE`"
-            " are not handled; those that are set are named when the worker starts.",
+            "Variables of metrics and logs and `OTEL_CONFIG_FILE` are not supported yet. If"
+            " you set one, the start names it.",
             "",
             *_table("## Our own", OWN),
             *_table("## Standard", STANDARD),
@@ -36,7 +38,7 @@ def reference() -> str:
     )
 
 
-def _table(title: str, rows: tuple[Variable, ...]) -> list[str]:
+def _table(title: str, rows: tuple[Variable[Any], ...]) -> list[str]:
     lines = [
         title,
         "",
@@ -44,7 +46,7 @@ def _table(title: str, rows: tuple[Variable, ...]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| `{row.name}` | {row.kind} | {row.unit} | {row.default} | {row.fallback} | {row.help} |"
+        f"| `{row.name}` | {row.kind} | {row.unit} | {row.documented_default} | {row.documented_fallback} | {row.help} |"
         for row in rows
     ]
     return [*lines, ""]

@@ -2,50 +2,122 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings, read once by the launcher into a frozen object.
 
-``correct_environment`` (``settings/corrections.py``) checks every variable of the table and puts a
+``correct_environment`` (``corrections.py``) checks every variable of the tables and puts a
 value that works in the place of a bad one, before anything of OpenTelemetry is imported.
-``Settings.from_environ`` then reads what is left. Nobody else reads the environment,
-but for the SDK, which reads its own variables.
+``Settings.from_environ`` then reads what is left. Beside it the SDK reads its own
+variables, ``messages.py`` the form of its lines, and ``ipc/inherited.py`` lists what our
+own processes leave each other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from otel_celery_launcher.delivery.failures import TRACES_PATH, shown_path
 from otel_celery_launcher.settings import advice, checks
-from otel_celery_launcher.settings.corrections import batch_sizes
+from otel_celery_launcher.settings import launcher_variables as own
+from otel_celery_launcher.settings import standard_variables as standard
 from otel_celery_launcher.settings.otlp_checks import (
-    default_endpoint,
+    endpoint_of,
+    protocol_of,
+    signal_value,
     split_endpoint,
-    traces_value,
 )
+from otel_celery_launcher.settings.task_globs import TaskGlobs
 from otel_celery_launcher.settings.tasks import TaskSettings
 from otel_celery_launcher.settings.unknown_variables import (
     misspelt_notes,
     unhandled_variables,
 )
+from otel_celery_launcher.settings.variable import Note
+from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from otel_celery_launcher.command_line import CommandLine
+    from otel_celery_launcher.signals import Signal
 
-DEFAULT_SAMPLER = "parentbased_always_on"
-ROOTS_PER_SECOND = 100
 # Pools that run tasks in the main process and neither fork nor patch threads.
 INLINE_POOLS = frozenset({"solo", "threads"})
 
-# How spans leave, by the mode of the settings.
-MODES = {
-    "process": "by an exporter process",
-    "inline": "by each process itself",
-    "adaptive": "by itself until the first fork",
+OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
+class Mode(str, Enum):
+    """How telemetry leaves: which route it takes."""
+
+    PROCESS = "process"
+    INLINE = "inline"
+    UNTIL_FORK = "until_fork"
+
+    @property
+    def explained(self) -> str:
+        """The same in words, after ``spans leave``."""
+        return _EXPLAINED[self]
+
+
+_EXPLAINED = {
+    Mode.PROCESS: "by an exporter process",
+    Mode.INLINE: "by each process itself",
+    Mode.UNTIL_FORK: "by itself until the first fork",
 }
 
-OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalSettings:
+    """Where one signal goes.
+
+    Attributes:
+        exporters: Entry point names.
+        endpoint: Of OTLP.
+        has_own_endpoint: Whether that is the signal's own, which is taken as it is.
+        headers: Of OTLP, as written; a secret.
+        path: Where the signal goes below an endpoint of all signals, by HTTP.
+        pending_limit: Items that one of the SDK's queues can have on their way.
+    """
+
+    exporters: tuple[str, ...]
+    endpoint: str
+    has_own_endpoint: bool
+    headers: str
+    path: str
+    pending_limit: int
+
+    @classmethod
+    def from_environ(
+        cls, environ: Mapping[str, str], signal: Signal, exporters: tuple[str, ...]
+    ) -> SignalSettings:
+        """Read the variables of a signal that ``correct_environment`` left."""
+        own_endpoint = f"OTEL_EXPORTER_OTLP_{signal.name.upper()}_ENDPOINT"
+        return cls(
+            exporters=exporters,
+            endpoint=endpoint_of(environ, signal),
+            has_own_endpoint=own_endpoint in environ,
+            headers=signal_value(environ, signal, "HEADERS") or "",
+            path=signal.path,
+            pending_limit=standard.QUEUE_SIZE.read(environ)
+            + standard.BATCH_SIZE.read(environ),
+        )
+
+    @property
+    def sends_otlp(self) -> bool:
+        """Whether an exporter sends to the endpoint."""
+        return any(name.startswith("otlp_") for name in self.exporters)
+
+    @property
+    def url(self) -> str:
+        """Where items go: by HTTP a path is added to what is not the signal's own."""
+        if "otlp_proto_http" in self.exporters and not self.has_own_endpoint:
+            return f"{self.endpoint.rstrip('/')}{self.path}"
+        return self.endpoint
+
+    @property
+    def shown_path(self) -> str:
+        """The path of ``url``, as it may be shown."""
+        return advice.shown_path(split_endpoint(self.url).path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,35 +128,25 @@ class Settings:
     is_program: bool  # one that is not Celery's command line
     service_name: str
     node: str
-    mode: str  # how spans leave: process, inline, adaptive (inline until a fork)
-    exporters: tuple[str, ...]  # entry point names
-    endpoint: str
-    has_traces_endpoint: bool  # the traces' own endpoint is taken as it is
-    headers: str  # as written; a secret
+    mode: Mode
+    traces: SignalSettings
     sampler: str
     sampler_argument: str | None
     id_generator: str
     disabled_instrumentations: frozenset[str]
-    pending_limit: int  # spans a BatchSpanProcessor can have on their way
     shutdown_seconds: float
     health_file: str  # empty for none
     log_correlation: bool  # ids in the text of log lines
     shows_contexts: bool  # a line for each inject and extract
-    hides_exception_messages: bool
+    redacts_exceptions: bool
     client_roots: str  # whether a client's call begins a trace: auto, always, never
     has_duplicates: bool  # drivers record what SQLAlchemy records, too
     roots_per_second: float  # 0 for no bound
     tasks: TaskSettings
     has_instance_id: bool
-    notes: tuple[str, ...]  # one line each, for the start
-    endpoint_notes: tuple[str, ...]  # those of them that are about the endpoint
+    notes: tuple[Note, ...]  # one line each, for the start
     unhandled: tuple[str, ...]
     misspelt: tuple[str, ...]  # a line for each name
-
-    @property
-    def sends_otlp(self) -> bool:
-        """Whether an exporter sends to the endpoint."""
-        return any(name.startswith("otlp_") for name in self.exporters)
 
     @property
     def has_ratio(self) -> bool:
@@ -98,75 +160,75 @@ class Settings:
             return float(self.sampler_argument or 1) == 0
         return self.sampler.endswith("always_off")
 
-    @property
-    def url(self) -> str:
-        """Where spans go: by HTTP a path is added to what is not the traces' own."""
-        if "otlp_proto_http" in self.exporters and not self.has_traces_endpoint:
-            return f"{self.endpoint.rstrip('/')}{TRACES_PATH}"
-        return self.endpoint
-
-    @property
-    def shown_path(self) -> str:
-        """The path of ``url``, as it may be shown."""
-        return shown_path(split_endpoint(self.url).path)
-
     @classmethod
     def from_environ(
-        cls, environ: Mapping[str, str], command_line: CommandLine
+        cls,
+        environ: Mapping[str, str],
+        command_line: CommandLine,
+        mode: str | None = None,
     ) -> Settings:
-        """Build the settings from an environment that ``correct_environment`` left."""
+        """Build the settings from an environment that ``correct_environment`` left.
+
+        Args:
+            environ: The environment.
+            command_line: What this process is.
+            mode: What the main process had to fall back to, in a spawned child.
+        """
         role = command_line.role or ""
-        protocol = traces_value(environ, "PROTOCOL") or "grpc"
-        endpoint = traces_value(environ, "ENDPOINT") or default_endpoint(environ)
         service_name, name_notes = _service_name(environ, command_line)
-        exporters, exporter_notes = _exporters(environ, protocol)
-        is_insecure = traces_value(environ, "INSECURE") == "true"
-        endpoint_notes = (
-            advice.endpoint_notes(protocol, endpoint, is_insecure=is_insecure)
-            if any(each.startswith("otlp_") for each in exporters)
-            else []
-        )
-        mode = _mode(environ, command_line, exporters)
-        pool_notes = (
-            advice.pool_notes(command_line.pool, exporters) if mode == "inline" else []
-        )
+        exporters, exporter_notes = _exporters(environ, TRACES)
+        traces = SignalSettings.from_environ(environ, TRACES, exporters)
+        chosen = Mode(mode) if mode else _mode(environ, command_line, exporters)
         return cls(
             role=role,
             is_program=command_line.is_program,
             service_name=service_name,
             node=as_text(command_line.node or role),
-            mode=mode,
-            exporters=exporters,
-            endpoint=endpoint,
-            has_traces_endpoint="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in environ,
-            headers=traces_value(environ, "HEADERS") or "",
-            sampler=environ.get("OTEL_TRACES_SAMPLER") or DEFAULT_SAMPLER,
-            sampler_argument=environ.get("OTEL_TRACES_SAMPLER_ARG"),
-            id_generator=environ.get("OTEL_PYTHON_ID_GENERATOR") or "random",
+            mode=chosen,
+            traces=traces,
+            sampler=standard.TRACES_SAMPLER.read(environ),
+            sampler_argument=standard.TRACES_SAMPLER_ARG.read(environ) or None,
+            id_generator=standard.ID_GENERATOR.read(environ),
             disabled_instrumentations=frozenset(
-                checks.split_names(
-                    environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
-                )
+                standard.DISABLED_INSTRUMENTATIONS.read(environ)
             ),
-            pending_limit=sum(batch_sizes(environ)),
-            shutdown_seconds=float(environ.get("OTEL_CELERY_SHUTDOWN_SECONDS") or 5),
-            log_correlation=environ.get("OTEL_PYTHON_LOG_CORRELATION") == "true",
-            shows_contexts=environ.get("OTEL_LOG_LEVEL") == "debug",
-            hides_exception_messages=environ.get("OTEL_CELERY_EXCEPTION_MESSAGES")
-            == "false",
-            client_roots=environ.get("OTEL_CELERY_CLIENT_ROOTS", "auto"),
-            has_duplicates=environ.get("OTEL_CELERY_DB_SPANS") == "both",
-            roots_per_second=float(
-                environ.get("OTEL_CELERY_ROOT_SPANS_PER_SECOND") or ROOTS_PER_SECOND
-            ),
-            tasks=TaskSettings.from_environ(environ),
-            health_file=environ.get("OTEL_CELERY_HEALTH_FILE") or "",
+            shutdown_seconds=own.SHUTDOWN_SECONDS.read(environ),
+            health_file=own.HEALTH_FILE.read(environ),
+            log_correlation=standard.LOG_CORRELATION.read(environ),
+            shows_contexts=standard.LOG_LEVEL.read(environ) == "debug",
+            redacts_exceptions=not own.EXCEPTION_MESSAGES.read(environ),
+            client_roots=own.CLIENT_ROOTS.read(environ),
+            has_duplicates=own.DB_SPANS.read(environ) == "both",
+            roots_per_second=own.ROOT_SPANS_PER_SECOND.read(environ),
+            tasks=task_settings(environ),
             has_instance_id="service.instance.id" in _resource(environ),
-            notes=(*name_notes, *exporter_notes, *endpoint_notes, *pool_notes),
-            endpoint_notes=tuple(endpoint_notes),
+            notes=(
+                *name_notes,
+                *exporter_notes,
+                *_endpoint_notes(environ, traces),
+                *_pool_notes(command_line, chosen, traces),
+            ),
             unhandled=unhandled_variables(environ),
             misspelt=tuple(misspelt_notes(environ)),
         )
+
+
+def task_settings(environ: Mapping[str, str]) -> TaskSettings:
+    """Read what is recorded about tasks from what ``correct_environment`` left."""
+    new_traces = own.NEW_TRACE_TASKS.read(environ)
+    if own.TRACE.read(environ) == "link":
+        new_traces = [*new_traces, "*"]
+    opt_in = standard.SEMCONV_STABILITY_OPT_IN.read(environ)
+    return TaskSettings(
+        sample=own.SAMPLE.read(environ),
+        new_traces=TaskGlobs((glob, True) for glob in new_traces),
+        arguments=own.CAPTURE_ARGS.read(environ),
+        labels=own.TASK_NAME_FROM.read(environ),
+        baggage=tuple(own.BAGGAGE_ATTRIBUTES.read(environ)),
+        has_messaging_names="messaging" in opt_in or "messaging/dup" in opt_in,
+        has_older_names="messaging" not in opt_in or "messaging/dup" in opt_in,
+        has_plumbing=own.PLUMBING.read(environ),
+    )
 
 
 def as_text(value: str) -> str:
@@ -179,11 +241,13 @@ def as_text(value: str) -> str:
 
 def _service_name(
     environ: Mapping[str, str], command_line: CommandLine
-) -> tuple[str, list[str]]:
+) -> tuple[str, list[Note]]:
     """Return the name of the service, and what to say about it."""
     role = command_line.role or ""
-    given = environ.get("OTEL_SERVICE_NAME") or _resource(environ).get("service.name")
-    template = environ.get("OTEL_CELERY_SERVICE_NAME")
+    given = standard.SERVICE_NAME.read(environ) or _resource(environ).get(
+        "service.name"
+    )
+    template = own.SERVICE_NAME.read(environ)
     if template:
         name = template.format(name=given or command_line.app_name, role=role)
     else:
@@ -195,45 +259,68 @@ def _service_name(
         return name, []
     else:
         note = (
-            f"the service name {checks.shown(name)} does not tell the role {role!r}, so"
-            " worker, beat and producer look alike; set"
+            f"the service name {checks.shown(name)} does not contain the role {role!r},"
+            " so worker, beat and producer look alike; set"
         )
-    return name, [f'{note} OTEL_CELERY_SERVICE_NAME="{{name}}-{{role}}"']
+    text = f'{note} OTEL_CELERY_SERVICE_NAME="{{name}}-{{role}}"'
+    return name, [Note("service name", text)]
 
 
 def _exporters(
-    environ: Mapping[str, str], protocol: str
-) -> tuple[tuple[str, ...], list[str]]:
+    environ: Mapping[str, str], signal: Signal
+) -> tuple[tuple[str, ...], list[Note]]:
     """Return entry point names of the exporters, and notes on those left out."""
     exporters: list[str] = []
-    notes: list[str] = []
-    for name in checks.split_names(environ.get("OTEL_TRACES_EXPORTER") or "otlp"):
+    notes: list[Note] = []
+    for name in standard.TRACES_EXPORTER.read(environ):
         if name == "none":
             return (), []
-        entry_point = OTLP_EXPORTERS[protocol] if name == "otlp" else name
-        if not checks.is_installed("opentelemetry_traces_exporter", entry_point):
-            notes.append(
-                f"the exporter {entry_point} is not installed: no spans leave through it;"
-                " pip install 'otel-celery-launcher[http]'"
+        is_otlp = name == "otlp"
+        entry_point = OTLP_EXPORTERS[protocol_of(environ, signal)] if is_otlp else name
+        if not checks.is_installed(signal.exporter_group, entry_point):
+            text = (
+                f"the exporter {entry_point} is not installed: no {signal.items} leave"
+                " through it; pip install 'otel-celery-launcher[http]'"
             )
+            notes.append(Note("exporter", text))
         elif entry_point not in exporters:
             exporters.append(entry_point)
     return tuple(exporters), notes
 
 
+def _endpoint_notes(environ: Mapping[str, str], traces: SignalSettings) -> list[Note]:
+    if not traces.sends_otlp:
+        return []
+    texts = advice.endpoint_notes(
+        protocol_of(environ, TRACES),
+        traces.endpoint,
+        is_insecure=signal_value(environ, TRACES, "INSECURE") == "true",
+    )
+    return [Note("endpoint", text) for text in texts]
+
+
+def _pool_notes(
+    command_line: CommandLine, mode: Mode, traces: SignalSettings
+) -> list[Note]:
+    if mode is not Mode.INLINE:
+        return []
+    texts = advice.pool_notes(command_line.pool, traces.exporters)
+    return [Note("pool", text) for text in texts]
+
+
 def _mode(
     environ: Mapping[str, str], command_line: CommandLine, exporters: Sequence[str]
-) -> str:
+) -> Mode:
     """Return how spans leave; the console exporter writes to this process's output."""
-    mode = environ.get("OTEL_CELERY_EXPORT", "auto")
+    export = own.EXPORT.read(environ)
     if not exporters or "console" in exporters:
-        return "inline"
-    if mode == "auto" and command_line.is_program and command_line.role != "worker":
-        return "adaptive"
-    if mode == "auto":
-        forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
-        return "process" if forks else "inline"
-    return mode
+        return Mode.INLINE
+    if export != "auto":
+        return Mode(export)
+    if command_line.is_program and command_line.role != "worker":
+        return Mode.UNTIL_FORK
+    forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
+    return Mode.PROCESS if forks else Mode.INLINE
 
 
 def _resource(environ: Mapping[str, str]) -> dict[str, str]:

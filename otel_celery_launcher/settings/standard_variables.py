@@ -1,25 +1,283 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of settings: every variable we read, one row each.
+"""The standard variables of OpenTelemetry that we read or check, one row each.
 
 A row says how a value is checked and what a bad one falls back to: always the more
-private and the cheaper side. ``docs/settings.md`` is written from this table (a test
-holds the two together), the launcher and its messages use it.
-
-The SDK reads its own variables itself, some of them at import, and raises on a bad
-value. So a bad value is replaced in the environment before the SDK is imported: after
-that every reader sees a value that works.
+private and the cheaper side. The SDK reads its own variables itself, some of them at
+import, and raises on a bad value. So a bad value is replaced in the environment before
+the SDK is imported (``corrections.py``): after that every reader sees a value that works.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from otel_celery_launcher.settings import checks, otlp_checks, task_checks
-from otel_celery_launcher.settings.launcher_variables import OWN
+from otel_celery_launcher.settings import checks, otlp_checks, tasks
+from otel_celery_launcher.settings.checks import split_names
+from otel_celery_launcher.settings.launcher_variables import OWN, is_true
 from otel_celery_launcher.settings.variable import Variable
+from otel_celery_launcher.signals import TRACES
 
-_LIMITS = [
+SDK_DISABLED = Variable(
+    name="OTEL_SDK_DISABLED",
+    kind="true, false",
+    help="`true`, in any case, runs plain Celery. No other word does.",
+    check=checks.otel_boolean,
+    parse=is_true,
+    default="false",
+    fallback="false",
+)
+
+SERVICE_NAME = Variable(
+    name="OTEL_SERVICE_NAME",
+    kind="text",
+    help="Service name, used literally.",
+    check=checks.text,
+    parse=str,
+    default_text="`<app>-<role>`",
+    fallback_text="unset",
+)
+
+RESOURCE_ATTRIBUTES = Variable(
+    name="OTEL_RESOURCE_ATTRIBUTES",
+    kind="key=value, separated by commas",
+    help="Resource attributes. A `service.instance.id` given here is kept.",
+    check=checks.resource_attributes,
+    parse=str,
+    fallback_text="its well-formed items",
+)
+
+RESOURCE_DETECTORS = Variable(
+    name="OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
+    kind="names, separated by commas",
+    help="Installed resource detectors. They run once, in the main process, before any fork.",
+    check=checks.installed("opentelemetry_resource_detector"),
+    parse=str,
+    fallback_text="the known names",
+)
+
+PROPAGATORS = Variable(
+    name="OTEL_PROPAGATORS",
+    kind="names, separated by commas",
+    help="Installed propagators, combined into the global composite propagator.",
+    check=checks.propagators,
+    parse=split_names,
+    default="tracecontext,baggage",
+    fallback="tracecontext",
+    fallback_text="the known names, else tracecontext",
+)
+
+TRACES_SAMPLER = Variable(
+    name="OTEL_TRACES_SAMPLER",
+    kind="name of an installed sampler",
+    help="Which traces are recorded.",
+    check=checks.sampler,
+    parse=str,
+    default="parentbased_always_on",
+    fallback="parentbased_always_off",
+)
+
+TRACES_SAMPLER_ARG = Variable(
+    name="OTEL_TRACES_SAMPLER_ARG",
+    kind="for the ratio samplers a number from 0 to 1",
+    help="Argument of the sampler.",
+    check=checks.text,
+    parse=str,
+    default_text="1.0",
+    fallback="0",
+)
+
+ID_GENERATOR = Variable(
+    name="OTEL_PYTHON_ID_GENERATOR",
+    kind="name of an installed generator",
+    help="`random` reads the operating system's generator, so `random.seed()` in a task never repeats an id.",
+    check=checks.installed_one("opentelemetry_id_generator"),
+    parse=str,
+    default="random",
+    fallback="random",
+)
+
+CONTEXT = Variable(
+    name="OTEL_PYTHON_CONTEXT",
+    kind="name of an installed context",
+    help="Where the current context is kept.",
+    check=checks.installed_one("opentelemetry_context"),
+    parse=str,
+    default="contextvars_context",
+    fallback="contextvars_context",
+)
+
+DISABLED_INSTRUMENTATIONS = Variable(
+    name="OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+    kind="names, separated by commas; `*`",
+    help="Instrumentations to disable. `celery` and `*` also disable Celery's own.",
+    check=checks.text,
+    parse=split_names,
+)
+
+LOG_CORRELATION = Variable(
+    name="OTEL_PYTHON_LOG_CORRELATION",
+    kind="true, false",
+    help="Write trace and span id into the lines of Celery's own log formats. Every log record has them as attributes in any case (`otelTraceID`, `otelSpanID`).",
+    check=checks.otel_boolean,
+    parse=is_true,
+    default="false",
+    fallback="false",
+)
+
+LOG_LEVEL = Variable(
+    name="OTEL_LOG_LEVEL",
+    kind="none, error, warn, info, debug",
+    help="`debug` shows each trace context that is injected or extracted. The other levels change nothing.",
+    check=checks.one_of("info", "debug", "warn", "error", "none"),
+    parse=str,
+    default="info",
+    fallback="info",
+)
+
+SEMCONV_STABILITY_OPT_IN = Variable(
+    name="OTEL_SEMCONV_STABILITY_OPT_IN",
+    kind="names, separated by commas",
+    help="`messaging`: today's messaging conventions instead of the names that the Celery instrumentation has always had. `messaging/dup`: both. Other names are for other instrumentations.",
+    check=tasks.stability,
+    parse=split_names,
+    fallback_text="the known names",
+)
+
+TRACES_EXPORTER = Variable(
+    name="OTEL_TRACES_EXPORTER",
+    kind="otlp, console, none, or installed names",
+    help="Where spans go. Separate several by commas.",
+    check=checks.exporters(TRACES),
+    parse=split_names,
+    default="otlp",
+    fallback="none",
+    fallback_text="the known names, else none",
+)
+
+QUEUE_SIZE = Variable(
+    name="OTEL_BSP_MAX_QUEUE_SIZE",
+    kind="whole number over 0, below 2^31",
+    help="Spans held; further ones push out the oldest.",
+    check=checks.whole_number(1),
+    parse=int,
+    default="2048",
+    unit="spans",
+)
+
+BATCH_SIZE = Variable(
+    name="OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    kind="whole number over 0, below 2^31",
+    help="Spans in one export; at most the queue.",
+    check=checks.whole_number(1),
+    parse=int,
+    default="512",
+    unit="spans",
+)
+
+_BATCHING: tuple[Variable[Any], ...] = (
+    Variable(
+        name="OTEL_BSP_SCHEDULE_DELAY",
+        kind="whole number over 0, below 2^31",
+        help="Longest time a span waits.",
+        check=checks.whole_number(1),
+        parse=int,
+        default="5000",
+        unit="milliseconds",
+    ),
+    QUEUE_SIZE,
+    BATCH_SIZE,
+    Variable(
+        name="OTEL_BSP_EXPORT_TIMEOUT",
+        kind="whole number over 0, below 2^31",
+        help="Read, but not used by the SDK.",
+        check=checks.whole_number(1),
+        parse=int,
+        default="30000",
+        unit="milliseconds",
+    ),
+)
+
+# OTEL_EXPORTER_OTLP_<name>, and OTEL_EXPORTER_OTLP_TRACES_<name>, which the SDK prefers.
+OTLP: tuple[Variable[Any], ...] = (
+    Variable(
+        name="PROTOCOL",
+        kind="grpc, http/protobuf",
+        help="Protocol of the OTLP exporter.",
+        check=checks.one_of("grpc", "http/protobuf"),
+        parse=str,
+        default="grpc",
+        fallback="grpc",
+    ),
+    Variable(
+        name="ENDPOINT",
+        kind="URL; with grpc also a target of gRPC's, such as `unix:///run/otel.sock`, `dns:///host:4317`",
+        help="Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS, unless `OTEL_EXPORTER_OTLP_INSECURE` is `true`.",
+        check=otlp_checks.endpoint,
+        parse=str,
+        default_text="http://localhost:4317",
+        fallback_text="unset",
+    ),
+    Variable(
+        name="HEADERS",
+        kind="key=value, separated by commas",
+        help="Headers of each export, percent-encoded. Never shown.",
+        check=otlp_checks.headers,
+        parse=str,
+        fallback_text="its well-formed items",
+        secret=True,
+    ),
+    Variable(
+        name="TIMEOUT",
+        kind="number over 0",
+        help="Longest time one export may take, including its retries.",
+        check=otlp_checks.timeout,
+        parse=float,
+        default="10",
+        unit="seconds",
+    ),
+    Variable(
+        name="COMPRESSION",
+        kind="none, gzip; with http/protobuf deflate",
+        help="Compression of an export.",
+        check=otlp_checks.compression,
+        parse=str,
+        default_text="none",
+    ),
+    Variable(
+        name="INSECURE",
+        kind="true, false",
+        help="`true`: no TLS for an endpoint that is not a URL (grpc).",
+        check=otlp_checks.insecure,
+        parse=is_true,
+        default="false",
+        fallback_text="the endpoint's scheme decides",
+    ),
+    *(
+        Variable(
+            name=name,
+            kind="path",
+            help=f"{text} Never shown.",
+            check=otlp_checks.readable_file,
+            parse=str,
+            secret=True,
+        )
+        for name, text in (
+            ("CERTIFICATE", "PEM file that verifies the collector's certificate."),
+            (
+                "CLIENT_KEY",
+                "PEM file with the client's private key (mTLS). Set it only together with its certificate.",
+            ),
+            (
+                "CLIENT_CERTIFICATE",
+                "PEM file with the client's certificate (mTLS). With gRPC, set it only together with its key.",
+            ),
+        )
+    ),
+)
+
+_LIMITS = (
     "ATTRIBUTE_COUNT",
     "ATTRIBUTE_VALUE_LENGTH",
     "SPAN_ATTRIBUTE_COUNT",
@@ -28,241 +286,41 @@ _LIMITS = [
     "SPAN_LINK_COUNT",
     "EVENT_ATTRIBUTE_COUNT",
     "LINK_ATTRIBUTE_COUNT",
-]
-
-_BSP = (
-    ("SCHEDULE_DELAY", "5000", "milliseconds", "The longest time a span waits."),
-    ("MAX_QUEUE_SIZE", "2048", "spans", "Spans held; further ones drop the oldest."),
-    (
-        "MAX_EXPORT_BATCH_SIZE",
-        "512",
-        "spans",
-        "Spans in one export; at most the queue.",
-    ),
-    ("EXPORT_TIMEOUT", "30000", "milliseconds", "Read and not used by the SDK."),
 )
 
-# OTEL_EXPORTER_OTLP_<name> and OTEL_EXPORTER_OTLP_TRACES_<name>; the SDK prefers the
-# second.
-OTLP = (
-    Variable(
-        "PROTOCOL",
-        "grpc, http/protobuf",
-        "grpc",
-        "Protocol of the OTLP exporter.",
-        checks.one_of("grpc", "http/protobuf"),
-        "grpc",
-    ),
-    Variable(
-        "ENDPOINT",
-        "URL; with grpc also a target of gRPC's, such as `unix:///run/otel.sock`, `dns:///host:4317`",
-        "http://localhost:4317",
-        "Where the collector listens (`http://localhost:4318` with http/protobuf). Without `http://` the connection uses TLS, unless `OTEL_EXPORTER_OTLP_INSECURE` is `true`.",
-        otlp_checks.endpoint,
-        "unset",
-    ),
-    Variable(
-        "HEADERS",
-        "key=value, separated by commas",
-        "unset",
-        "Headers of each export, percent-encoded. Never shown.",
-        otlp_checks.headers,
-        "its well-formed items",
-        secret=True,
-    ),
-    Variable(
-        "TIMEOUT",
-        "number over 0",
-        "10",
-        "How long one export may take, its retries included.",
-        otlp_checks.timeout,
-        "10",
-        unit="seconds",
-    ),
-    Variable(
-        "COMPRESSION",
-        "none, gzip; with http/protobuf deflate",
-        "none",
-        "Compression of an export.",
-        otlp_checks.compression,
-        "none",
-    ),
-    Variable(
-        "INSECURE",
-        "true, false",
-        "false",
-        "`true`: no TLS for an endpoint that is no URL (grpc).",
-        otlp_checks.insecure,
-        "the endpoint's scheme decides",
-    ),
-    *(
-        Variable(
-            name,
-            "path",
-            "unset",
-            f"{text} Never shown.",
-            otlp_checks.readable_file,
-            "unset",
-            secret=True,
-        )
-        for name, text in (
-            (
-                "CERTIFICATE",
-                "PEM file that the collector's certificate is checked against.",
-            ),
-            (
-                "CLIENT_KEY",
-                "PEM file with the client's private key (mTLS), only together with its certificate.",
-            ),
-            (
-                "CLIENT_CERTIFICATE",
-                "PEM file with the client's certificate (mTLS), with gRPC only together with its key.",
-            ),
-        )
-    ),
-)
-
-STANDARD = (
-    Variable(
-        "OTEL_SDK_DISABLED",
-        "true, false",
-        "false",
-        "`true`, in any case, is plain Celery; no other word is.",
-        checks.otel_boolean,
-        "false",
-    ),
-    Variable(
-        "OTEL_SERVICE_NAME",
-        "text",
-        "`<app>-<role>`",
-        "Service name, taken literally.",
-        checks.text,
-        "unset",
-    ),
-    Variable(
-        "OTEL_RESOURCE_ATTRIBUTES",
-        "key=value, separated by commas",
-        "unset",
-        "Attributes of the resource. A `service.instance.id` given here is kept.",
-        checks.resource_attributes,
-        "its well-formed items",
-    ),
-    Variable(
-        "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
-        "names, separated by commas",
-        "unset",
-        "Installed resource detectors, run once in the main process before any fork.",
-        checks.installed("opentelemetry_resource_detector"),
-        "the known names",
-    ),
-    Variable(
-        "OTEL_PROPAGATORS",
-        "names, separated by commas",
-        "tracecontext,baggage",
-        "Installed propagators, joined into the global composite propagator.",
-        checks.propagators,
-        "the known names, else tracecontext",
-    ),
-    Variable(
-        "OTEL_TRACES_SAMPLER",
-        "name of an installed sampler",
-        "parentbased_always_on",
-        "Which traces are recorded.",
-        checks.sampler,
-        "parentbased_always_off",
-    ),
-    Variable(
-        "OTEL_TRACES_SAMPLER_ARG",
-        "for the ratio samplers a number from 0 to 1",
-        "1.0",
-        "Argument of the sampler.",
-        checks.text,
-        "0",
-    ),
-    Variable(
-        "OTEL_PYTHON_ID_GENERATOR",
-        "name of an installed generator",
-        "random",
-        "`random` draws from the operating system, so that `random.seed()` in a task repeats no ids.",
-        checks.installed_one("opentelemetry_id_generator", "random"),
-        "random",
-    ),
-    Variable(
-        "OTEL_PYTHON_CONTEXT",
-        "name of an installed context",
-        "contextvars_context",
-        "Where the current context is kept.",
-        checks.installed_one("opentelemetry_context", "contextvars_context"),
-        "contextvars_context",
-    ),
-    Variable(
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
-        "names, separated by commas; `*`",
-        "unset",
-        "Installed instrumentations to leave off. `celery` and `*` leave Celery's off, too.",
-        checks.text,
-        "unset",
-    ),
-    Variable(
-        "OTEL_PYTHON_LOG_CORRELATION",
-        "true, false",
-        "false",
-        "Write trace and span id into the lines of Celery's own log formats. As attributes (`otelTraceID`, `otelSpanID`) they are on every log record.",
-        checks.otel_boolean,
-        "false",
-    ),
-    Variable(
-        "OTEL_LOG_LEVEL",
-        "none, error, warn, info, debug",
-        "info",
-        "`debug` shows each trace context that is injected and extracted; the others change nothing.",
-        checks.one_of("info", "debug", "warn", "error", "none"),
-        "info",
-    ),
-    Variable(
-        "OTEL_SEMCONV_STABILITY_OPT_IN",
-        "names, separated by commas",
-        "unset",
-        "`messaging`: today's messaging conventions in place of the names the Celery instrumentation has always had; `messaging/dup`: both. Other names are for other instrumentations.",
-        task_checks.stability,
-        "the known names",
-    ),
-    Variable(
-        "OTEL_TRACES_EXPORTER",
-        "otlp, console, none, or installed names",
-        "otlp",
-        "Where spans go; several are separated by commas.",
-        checks.exporters,
-        "the known names, else none",
-    ),
+STANDARD: tuple[Variable[Any], ...] = (
+    SDK_DISABLED,
+    SERVICE_NAME,
+    RESOURCE_ATTRIBUTES,
+    RESOURCE_DETECTORS,
+    PROPAGATORS,
+    TRACES_SAMPLER,
+    TRACES_SAMPLER_ARG,
+    ID_GENERATOR,
+    CONTEXT,
+    DISABLED_INSTRUMENTATIONS,
+    LOG_CORRELATION,
+    LOG_LEVEL,
+    SEMCONV_STABILITY_OPT_IN,
+    TRACES_EXPORTER,
     *(
         replace(row, name=f"OTEL_EXPORTER_OTLP_{signal}{row.name}")
         for row in OTLP
         for signal in ("", "TRACES_")
     ),
+    *_BATCHING,
     *(
         Variable(
-            f"OTEL_BSP_{name}",
-            "whole number over 0, below 2^31",
-            default,
-            text,
-            checks.whole_number(1),
-            default,
-            unit=unit,
-        )
-        for name, default, unit, text in _BSP
-    ),
-    *(
-        Variable(
-            f"OTEL_{name}_LIMIT",
-            "whole number below 2^31",
-            "none" if name.endswith("LENGTH") else "128",
-            "Limit of a span, as the SDK's documentation has it.",
-            checks.whole_number(0),
-            "the default",
+            name=f"OTEL_{name}_LIMIT",
+            kind="whole number below 2^31",
+            help="A span limit, as the SDK documents it.",
+            check=checks.whole_number(0),
+            parse=str,
+            default_text="none" if name.endswith("LENGTH") else "128",
+            fallback_text="the default",
         )
         for name in _LIMITS
     ),
 )
 
-VARIABLES: tuple[Variable, ...] = OWN + STANDARD
+VARIABLES: tuple[Variable[Any], ...] = OWN + STANDARD

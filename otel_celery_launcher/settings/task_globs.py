@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rules by task name: ``emails.*=0.1, health.*=0``; the first glob that fits decides.
+"""Values by task name: ``emails.*=0.1, health.*=0``; the first glob that fits decides.
 
 Read once by the launcher; asked at each publish and each run, in the thread of it.
 """
@@ -19,19 +19,19 @@ Value = TypeVar("Value")
 NAMES_KEPT = 10_000
 
 
-class Rules(Generic[Value]):
+class TaskGlobs(Generic[Value]):
     """Values by glob of task names.
 
     Args:
-        rules: Globs, as of a shell, and their values, in order.
+        globs: Globs, as of a shell, and their values, in order.
     """
 
-    def __init__(self, rules: Iterable[tuple[str, Value]] = ()) -> None:
-        self._rules = tuple(rules)
+    def __init__(self, globs: Iterable[tuple[str, Value]] = ()) -> None:
+        self._globs = tuple(globs)
         self._known: dict[str, Value | None] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._rules)
+        return bool(self._globs)
 
     def get(self, task_name: str) -> Value | None:
         """Return the value for a task, None where no glob fits."""
@@ -40,14 +40,14 @@ class Rules(Generic[Value]):
         except KeyError:
             pass
         found = next(
-            (value for glob, value in self._rules if fnmatchcase(task_name, glob)), None
+            (value for glob, value in self._globs if fnmatchcase(task_name, glob)), None
         )
         if len(self._known) < NAMES_KEPT:
             self._known[task_name] = found
         return found
 
 
-def split_rules(text: str) -> list[tuple[str, str]]:
+def split_globs(text: str) -> list[tuple[str, str]]:
     """Return globs and the text after each one's ``=``, empty where there is none."""
     pairs = (item.partition("=") for item in text.split(",") if item.strip())
     return [(glob.strip(), value.strip()) for glob, _, value in pairs]

@@ -1,38 +1,35 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of tasks: the part of the settings that the spans of tasks follow.
+"""What is recorded about tasks: the part of the settings that their spans follow.
 
 Built once by ``Settings.from_environ`` from an environment whose bad values have been
-replaced; the same in every process of a worker.
+replaced; the same in every process of a worker. What is bad falls to the private and the
+cheaper side: a ratio to 0, an argument to none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from otel_celery_launcher.settings.checks import split_names
-from otel_celery_launcher.settings.task_globs import Rules, split_rules
+from otel_celery_launcher.settings.checks import BadValueError, split_names
+from otel_celery_launcher.settings.task_globs import TaskGlobs, split_globs
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-# Characters of a task's arguments, where the rule says nothing else.
+# Characters of a task's arguments, where the glob says nothing else.
 ARGUMENT_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSettings:
-    """What is told of tasks."""
+    """What is recorded about tasks."""
 
     # The share of traces kept, of those that begin with such a task.
-    sample: Rules[float] = field(default_factory=Rules)
+    sample: TaskGlobs[float] = field(default_factory=TaskGlobs)
     # Whose runs begin a trace of their own, linked to the publish.
-    new_traces: Rules[bool] = field(default_factory=Rules)
-    # Whose arguments are told, and how many characters of them.
-    arguments: Rules[int] = field(default_factory=Rules)
+    new_traces: TaskGlobs[bool] = field(default_factory=TaskGlobs)
+    # Whose arguments are recorded, and how many characters of them.
+    arguments: TaskGlobs[int] = field(default_factory=TaskGlobs)
     # Whose names have the value of an argument behind them, and the path to it.
-    labels: Rules[str] = field(default_factory=Rules)
+    labels: TaskGlobs[str] = field(default_factory=TaskGlobs)
     # Entries of the baggage that become attributes.
     baggage: tuple[str, ...] = ()
     # Today's messaging conventions, and whether the names before them stay.
@@ -41,31 +38,120 @@ class TaskSettings:
     # Whether Celery's own calls of its broker and result backend are spans.
     has_plumbing: bool = True
 
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> TaskSettings:
-        """Read the variables that ``correct_environment`` left."""
-        links = environ.get("OTEL_CELERY_TRACE") == "link"
-        globs = split_names(environ.get("OTEL_CELERY_NEW_TRACE_TASKS", ""))
-        opt_in = split_names(environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", ""))
-        return cls(
-            sample=Rules(
-                (glob, float(ratio))
-                for glob, ratio in split_rules(environ.get("OTEL_CELERY_SAMPLE", ""))
-            ),
-            new_traces=Rules(
-                (glob, True) for glob in ([*globs, "*"] if links else globs)
-            ),
-            arguments=Rules(
-                (glob, int(limit or ARGUMENT_CHARACTERS))
-                for glob, limit in split_rules(
-                    environ.get("OTEL_CELERY_CAPTURE_ARGS", "")
-                )
-            ),
-            labels=Rules(split_rules(environ.get("OTEL_CELERY_TASK_NAME_FROM", ""))),
-            baggage=tuple(
-                split_names(environ.get("OTEL_CELERY_BAGGAGE_ATTRIBUTES", ""))
-            ),
-            has_messaging_names="messaging" in opt_in or "messaging/dup" in opt_in,
-            has_older_names="messaging" not in opt_in or "messaging/dup" in opt_in,
-            has_plumbing=environ.get("OTEL_CELERY_PLUMBING") != "false",
+
+def ratios_of(text: str) -> TaskGlobs[float]:
+    """Return the ratios of OTEL_CELERY_SAMPLE."""
+    return TaskGlobs((glob, float(ratio)) for glob, ratio in split_globs(text))
+
+
+def character_limits_of(text: str) -> TaskGlobs[int]:
+    """Return the numbers of characters of OTEL_CELERY_CAPTURE_ARGS."""
+    return TaskGlobs(
+        (glob, int(limit or ARGUMENT_CHARACTERS)) for glob, limit in split_globs(text)
+    )
+
+
+def paths_of(text: str) -> TaskGlobs[str]:
+    """Return the paths of arguments of OTEL_CELERY_TASK_NAME_FROM."""
+    return TaskGlobs(split_globs(text))
+
+
+# https://opentelemetry.io/docs/specs/semconv/non-normative/ (one migration page each),
+# and what the Python instrumentations read beside them.
+STABILITY_NAMES = frozenset(
+    {
+        *(
+            f"{name}{suffix}"
+            for name in ("code", "database", "http", "k8s", "messaging", "rpc")
+            for suffix in ("", "/dup")
+        ),
+        "gen_ai_latest_experimental",
+    }
+)
+
+# A header of baggage is 8,192 bytes at most; so is any name in it.
+_NAME_CHARACTERS = 256
+
+# More characters than there is memory for; Python reads no number of thousands of digits.
+_SIZE_DIGITS = 10
+_POSITION_DIGITS = 3
+
+
+def sample(value: str) -> str:
+    """Accept globs with ratios from 0 to 1; any other ratio is 0."""
+    globs = split_globs(value)
+    good = [(glob, ratio if _is_ratio(ratio) else "0") for glob, ratio in globs if glob]
+    expected = "glob=ratio with ratios from 0 to 1, such as emails.*=0.1"
+    return _accept(value, globs, good, expected)
+
+
+def capture(value: str) -> str:
+    """Accept globs, each with a number of characters or without."""
+    globs = split_globs(value)
+    good = [
+        (glob, size) for glob, size in globs if glob and (not size or _is_size(size))
+    ]
+    expected = "globs, or glob=characters, such as orders.*=200"
+    return _accept(value, globs, good, expected)
+
+
+def task_names(value: str) -> str:
+    """Accept globs, each with the path of an argument."""
+    globs = split_globs(value)
+    good = [(glob, path) for glob, path in globs if glob and _is_path(path)]
+    expected = "glob=argument, such as run_job=0,execute_workload=0.ti.dag_id"
+    return _accept(value, globs, good, expected)
+
+
+def baggage_names(value: str) -> str:
+    """Accept names; there is no name for all of them."""
+    names = split_names(value)
+    good = [
+        name for name in names if name.isprintable() and not set(name) & set(" *=;")
+    ]
+    good = [name for name in good if len(name) <= _NAME_CHARACTERS]
+    if good != names or not names:
+        raise BadValueError("names, such as tenant_id", ",".join(good) or None)
+    return value
+
+
+def stability(value: str) -> str:
+    """Accept the names of conventions that one can opt in to."""
+    names = split_names(value)
+    known = [name for name in names if name in STABILITY_NAMES]
+    if known != names:
+        raise BadValueError(
+            "names such as messaging, messaging/dup, http", ",".join(known) or None
         )
+    return value
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a path can be followed."""
+    parts = text.split(".")
+    return all(
+        part.isidentifier() or (part.isdigit() and len(part) <= _POSITION_DIGITS)
+        for part in parts
+    )
+
+
+def _is_ratio(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _is_size(text: str) -> bool:
+    is_number = text.isascii() and text.isdigit() and len(text) <= _SIZE_DIGITS
+    return is_number and int(text) > 0
+
+
+def _accept(
+    value: str, globs: list[tuple[str, str]], good: list[tuple[str, str]], expected: str
+) -> str:
+    """Return a value whose globs are all good; else name the good ones."""
+    if globs and good == globs:
+        return value
+    items = [f"{glob}={text}" if text else glob for glob, text in good]
+    raise BadValueError(expected, ",".join(items) or None)

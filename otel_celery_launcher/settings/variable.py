@@ -1,23 +1,97 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""A row of the table of settings."""
+"""A row of the table of settings, and what a bad value is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from otel_celery_launcher.settings.checks import Check
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from otel_celery_launcher.settings.checks import Check
+
+Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One row: a variable, its type, default, unit and help, and its check."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable(Generic[Value]):
+    """One row: everything there is to say about a variable, once.
+
+    Attributes:
+        name: Of the variable.
+        kind: What a value looks like, for the documentation.
+        help: What it does, in one or two sentences.
+        check: Returns the value to use, or raises ``BadValueError``.
+        parse: Makes the value that we use of the text; gets "" where there is none.
+        default: What holds while it is unset, as it would be written; "" for nothing.
+        default_text: The same for the documentation, where that is no value.
+        fallback: What a bad value becomes; None unsets it, so that the default holds.
+        fallback_text: The same for the documentation, where that is no value.
+        unit: Of a number.
+        secret: Whether the value is never shown.
+    """
 
     name: str
     kind: str
-    default: str
     help: str
     check: Check
-    fallback: str
+    parse: Callable[[str], Value]
+    default: str = ""
+    default_text: str = ""
+    fallback: str | None = None
+    fallback_text: str = ""
     unit: str = ""
     secret: bool = False
+
+    def read(self, environ: Mapping[str, str]) -> Value:
+        """Return the value of an environment that ``correct_environment`` left."""
+        return self.parse(environ.get(self.name) or self.default)
+
+    @property
+    def documented_default(self) -> str:
+        """What holds while it is unset, for a reader."""
+        return self.default_text or self.default or "unset"
+
+    @property
+    def documented_fallback(self) -> str:
+        """What a bad value becomes, for a reader."""
+        return self.fallback_text or self.fallback or self.documented_default
+
+
+class BadValue(NamedTuple):
+    """A value that does not fit.
+
+    Attributes:
+        name: Of the variable.
+        shown: The value as it may be shown.
+        expected: What would fit.
+        used: What holds now.
+    """
+
+    name: str
+    shown: str
+    expected: str
+    used: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is {self.shown}: expected {self.expected}; using {self.used}"
+        )
+
+
+class Note(NamedTuple):
+    """A value that is good, and a likely mistake.
+
+    Attributes:
+        about: What it is about: ``service name``, ``exporter``, ``endpoint``, ``pool``.
+        text: One line.
+    """
+
+    about: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text

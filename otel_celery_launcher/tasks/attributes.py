@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import baggage, trace
 
 from otel_celery_launcher import __version__
-from otel_celery_launcher.ipc.span_frames import encode_common
+from otel_celery_launcher.ipc.span_frames import encode_shared
 from otel_celery_launcher.tasks.destination import (
     broker_of,
     destination_name,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_celery_launcher.settings.tasks import TaskSettings
-    from otel_celery_launcher.tasks.destination import Place
+    from otel_celery_launcher.tasks.destination import Destination
     from otel_celery_launcher.tasks.waits import Times
 
 # The version of the conventions that ``messaging`` stands for.
@@ -64,8 +64,8 @@ _NO_LIMITS: tuple[Any, ...] = ([None, None], (None, None), [0, 0], (0, 0), [], (
 _MAPPERS = frozenset({"celery.chunks", "celery.map", "celery.starmap"})
 
 
-class Common(NamedTuple):
-    """What a run has in common with the one before it."""
+class SharedAttributes(NamedTuple):
+    """What a run shares with the one before it."""
 
     app: Any
     pid: int
@@ -75,7 +75,7 @@ class Common(NamedTuple):
     encoded: bytes
 
     def is_for(self, app: Any, pid: int, delivery: object, hostname: object) -> bool:
-        """Return whether a run has these in common with it, too."""
+        """Return whether a run shares these."""
         return (
             self.app is app
             and self.pid == pid
@@ -88,17 +88,17 @@ class Attributes:
     """Makes names and attributes.
 
     Args:
-        settings: What is told of tasks.
+        settings: What is recorded about tasks.
     """
 
     def __init__(self, settings: TaskSettings) -> None:
         self._settings = settings
         self._older = settings.has_older_names
         self._messaging = settings.has_messaging_names
-        self._known: dict[str, Common] = {}  # by task
-        # Whether of_usual_run and ``run/`` are all there is to a run.
+        self._known: dict[str, SharedAttributes] = {}  # by task
+        # Whether of_fast_run and ``run/`` are all there is to a run.
         self._labels = Labels()
-        self.is_usual = not (
+        self.has_fast_path = not (
             self._messaging or settings.arguments or settings.baggage or settings.labels
         )
         self._copied = (
@@ -120,11 +120,11 @@ class Attributes:
         path = self._settings.labels.get(task_name) if self._settings.labels else None
         return self._labels.find(path, args, kwargs) if path else ""
 
-    def publish_name(self, name: str, place: Place, label: str) -> str:
+    def publish_name(self, name: str, destination: Destination, label: str) -> str:
         """Return the name of a publish's span; arguments as of ``of_publish``."""
         if not self._messaging:
             return f"apply_async/{name} {label}".rstrip()
-        exchange, routing_key, _ = place
+        exchange, routing_key, _ = destination
         return _operation_name("publish", exchange, routing_key)
 
     def of_publish(
@@ -132,7 +132,7 @@ class Attributes:
         app: Any,
         name: str,
         message: Any,
-        place: Place,
+        destination: Destination,
         context: Context | None,
         entry: object,
         label: str,
@@ -143,14 +143,14 @@ class Attributes:
             app: The publishing application.
             name: Name of the task.
             message: Celery's message: headers, properties, body.
-            place: Where it goes, by ``route``.
+            destination: Where it goes, by ``publish_destination``.
             context: What the publish belongs to; None for the current one.
             entry: Name of the schedule's entry whose publish it is, if it is one's.
             label: What stands behind the task's name.
         """
         headers = message.headers
         broker = broker_of(app)
-        exchange, routing_key, kind = place
+        exchange, routing_key, kind = destination
         found = _of_message(name, message, broker.system)
         if entry is not None:
             found["celery.schedule.entry"] = text_of(entry)
@@ -181,53 +181,55 @@ class Attributes:
             return f"run/{task.name} {self._label_of(task, request)}".rstrip()
         return _operation_name("process", *_delivered(task.app, request.delivery_info))
 
-    def of_usual_run(
-        self, task: Any, told: Mapping[str, Any], times: Times
-    ) -> tuple[Common, dict[str, Any]]:
-        """Return what a run has in common with others, and what it has not.
+    def of_fast_run(
+        self, task: Any, fields: Mapping[str, Any], times: Times
+    ) -> tuple[SharedAttributes, dict[str, Any]]:
+        """Return what a run shares with others, and what it does not.
 
-        All of it where ``is_usual``; ``of_run`` adds what other settings ask for.
+        All of it where ``has_fast_path``; ``of_run`` adds what other settings ask for.
 
         Args:
             task: The task.
-            told: What the message says; the class of a request has the defaults.
+            fields: Those of the message; the class of a request has the defaults.
             times: When it was published and received.
         """
-        common = self._common_of(task, told.get("delivery_info"), told.get("hostname"))
+        shared = self._shared_of(
+            task, fields.get("delivery_info"), fields.get("hostname")
+        )
         found: dict[str, Any] = {}
         for key, name in self._copied:
-            value = told.get(key)
+            value = fields.get(key)
             if type(value) in _PLAIN:
                 if value:
                     found[name] = value
             elif value is not None:
                 found[name] = text_of(value)
-        limits = told.get("timelimit")
+        limits = fields.get("timelimit")
         if isinstance(limits, (list, tuple)) and limits not in _NO_LIMITS:
             found["celery.timelimit"] = tuple(
                 "" if each is None else text_of(each) for each in limits
             )
         if task.name in _MAPPERS:
-            _add_mapped_task(found, told.get("kwargs"))
-        found.update(waits(times, told.get("eta"), time.time()))
-        return common, found
+            _add_mapped_task(found, fields.get("kwargs"))
+        found.update(waits(times, fields.get("eta"), time.time()))
+        return shared, found
 
     def of_run(
         self, task: Any, request: Any, context: Context | None, times: Times
     ) -> dict[str, Any]:
         """Return the attributes of a run, before the task begins."""
-        told = request.__dict__
-        common, own = self.of_usual_run(task, told, times)
-        found = {**common.attributes, **own}
+        fields = request.__dict__
+        shared, own = self.of_fast_run(task, fields, times)
+        found = {**shared.attributes, **own}
         if label := self._label_of(task, request):
             found[LABEL] = label
         if self._settings.arguments:
-            self._add_arguments(found, task.name, told)
+            self._add_arguments(found, task.name, fields)
         if self._messaging:
             broker = broker_of(task.app)
-            _, routing_key = _delivered(task.app, told.get("delivery_info"))
+            _, routing_key = _delivered(task.app, fields.get("delivery_info"))
             self._add_operation(found, broker, "process", "process", routing_key)
-            properties = told.get("properties")
+            properties = fields.get("properties")
             tag = properties.get("delivery_tag") if type(properties) is dict else None
             if broker.system == "rabbitmq" and isinstance(tag, int):
                 found["messaging.rabbitmq.message.delivery_tag"] = tag
@@ -237,8 +239,10 @@ class Attributes:
     def _label_of(self, task: Any, request: Any) -> str:
         return self.label(task.name, request.args, request.kwargs)
 
-    def _common_of(self, task: Any, delivery: object, hostname: object) -> Common:
-        """Return what most runs of a task in this process have in common."""
+    def _shared_of(
+        self, task: Any, delivery: object, hostname: object
+    ) -> SharedAttributes:
+        """Return what most runs of a task in this process share."""
         pid = os.getpid()
         known = self._known.get(task.name)
         if known is not None and known.is_for(task.app, pid, delivery, hostname):
@@ -258,18 +262,18 @@ class Attributes:
             self._add_destination(found, *_delivered(task.app, delivery))
             if delivery.get("redelivered"):
                 found["celery.redelivered"] = True
-        known = Common(
+        known = SharedAttributes(
             task.app,
             pid,
             dict(delivery) if type(delivery) is dict else None,
             hostname,
             found,
-            encode_common(found),
+            encode_shared(found),
         )
         self._known[task.name] = known
         return known
 
-    def of_unrun(
+    def of_discarded(
         self, what: str, app: Any, name: str, request: Any, context: Context
     ) -> dict[str, Any]:
         """Return the attributes of a task that never runs.
@@ -311,7 +315,7 @@ class Attributes:
         found["messaging.destination.name"] = destination_name(exchange, routing_key)
 
     def _add_arguments(
-        self, found: dict[str, Any], name: str, told: Mapping[str, Any]
+        self, found: dict[str, Any], name: str, fields: Mapping[str, Any]
     ) -> None:
         """Add what Celery shows of the arguments, where that is allowed."""
         limit = self._settings.arguments.get(name)
@@ -321,7 +325,7 @@ class Attributes:
             ("argsrepr", "celery.args"),
             ("kwargsrepr", "celery.kwargs"),
         ):
-            shown = told.get(key)
+            shown = fields.get(key)
             if shown is not None and (text := text_of(shown)):
                 found[attribute] = text[:limit]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Exchange, routing key and exchange type of a publish.
-Place = tuple[str, str, str]
+Destination = tuple[str, str, str]
 
 
 # What native delayed delivery puts before the routing key of a message that waits: the bits
@@ -31,7 +31,7 @@ Place = tuple[str, str, str]
 _DELAY = re.compile(r"(?:[01]\.){28}")
 
 
-def route(amqp: Any, options: Mapping[str, Any]) -> Place:
+def publish_destination(amqp: Any, options: Mapping[str, Any]) -> Destination:
     """Return exchange, routing key and exchange type that Celery will use.
 
     The rules of ``send_task_message`` (celery ``app/amqp.py``); a test compares them with

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that never run: revoked, expired, rejected, unknown, undecodable, deduplicated.
+"""Discarded tasks, which never run: revoked, expired, rejected, unknown, undecodable, deduplicated.
 
 Each leaves a short span in its producer's trace that says so. Runs in the worker's main
 process, which decides these, inside Celery's loop: an exception would end the worker. So
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.tasks.run import Runs
 
 
-class UnrunTasks:
+class DiscardedTasks:
     """Makes the spans of tasks that never run.
 
     Args:
@@ -86,7 +86,7 @@ class UnrunTasks:
     def _deduplicated(self, task: Any, headers: object) -> None:
         """A task that had succeeded was delivered again, and Celery skipped it."""
         if self._connected:
-            self._tell("deduplicated", task.app, request_of(headers), task.name)
+            self._record("deduplicated", task.app, request_of(headers), task.name)
 
     def _revoked(
         self,
@@ -96,33 +96,35 @@ class UnrunTasks:
         expired: Any = None,
         **_: Any,
     ) -> None:
-        if not terminated and request is not None:  # else it has begun: see lost.py
+        if not terminated and request is not None:  # else it has begun: see killed.py
             what = "expired" if expired else "revoked"
-            self._tell(what, sender.app, request, sender.name)
+            self._record(what, sender.app, request, sender.name)
 
     def _unknown(
         self, sender: Any = None, message: Any = None, name: Any = None, **_: Any
     ) -> None:
         request = request_of(message.headers)
         error = "celery.exceptions.NotRegistered"
-        self._tell("unknown", sender.app, request, text_of(name), error)
+        self._record("unknown", sender.app, request, text_of(name), error)
 
     def _rejected(
         self, sender: Any = None, message: Any = None, exc: Any = None, **_: Any
     ) -> None:
         error = "not a task's message" if exc is None else type(exc).__name__
-        self._refused("rejected", sender, message, error)
+        self._record_rejected("rejected", sender, message, error)
 
     def _undecodable(self, consumer: Any, message: Any, exc: BaseException) -> None:
         if self._connected:
-            self._refused("undecodable", consumer, message, type(exc).__name__)
+            self._record_rejected("undecodable", consumer, message, type(exc).__name__)
 
-    def _refused(self, what: str, consumer: Any, message: Any, error: str) -> None:
+    def _record_rejected(
+        self, what: str, consumer: Any, message: Any, error: str
+    ) -> None:
         """A message that is no task's, or does not say whose."""
         request = request_of(message.headers)
         task = getattr(request, "task", None)
         name = "message" if task is None else text_of(task)
-        self._tell(what, consumer.app, request, name, error)
+        self._record(what, consumer.app, request, name, error)
 
     def _failed(self, sender: Any = None, exception: Any = None, **_: Any) -> None:
         """A pool child could not decode the arguments: the task has not begun."""
@@ -131,14 +133,14 @@ class UnrunTasks:
         has_begun = self._runs.span_of(sender.request) is not None
         if os.getpid() == self._launcher and not has_begun:
             error = type(exception).__name__
-            self._tell("undecodable", sender.app, sender.request, sender.name, error)
+            self._record("undecodable", sender.app, sender.request, sender.name, error)
 
-    def _tell(
+    def _record(
         self, what: str, app: Any, request: Any, name: str, error: str | None = None
     ) -> None:
         try:
             parent = parent_of(request)
-            attributes = self._attributes.of_unrun(what, app, name, request, parent)
+            attributes = self._attributes.of_discarded(what, app, name, request, parent)
         except MALFORMED_ERRORS:  # whatever nobody has thought of: the span without it
             parent, attributes = Context(), {"celery.action": what}
         if error:

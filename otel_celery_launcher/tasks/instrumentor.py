@@ -17,11 +17,11 @@ from opentelemetry import trace
 from opentelemetry.metrics import get_meter
 
 from otel_celery_launcher.compat import celery_instrumentor, celery_private
-from otel_celery_launcher.settings.task_globs import Rules
+from otel_celery_launcher.settings.task_globs import TaskGlobs
 from otel_celery_launcher.settings.tasks import TaskSettings
 from otel_celery_launcher.tasks import run
 from otel_celery_launcher.tasks.attributes import Attributes
-from otel_celery_launcher.tasks.discarded import UnrunTasks
+from otel_celery_launcher.tasks.discarded import DiscardedTasks
 from otel_celery_launcher.tasks.errors import text_of
 from otel_celery_launcher.tasks.publish import Publisher
 from otel_celery_launcher.tasks.received import ReceivedMessages
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.ipc.in_flight import RunNote
+    from otel_celery_launcher.ipc.in_flight import InFlightRecord
 
 
 # The instrumentation's own scope.
@@ -58,9 +58,10 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
 
     settings = TaskSettings()
     adopt: Callable[[object], object] | None = None  # a provider of the application's
+    front: run.Front | None = None  # takes the spans
     runs: Runs | None = None
     publisher: Publisher | None = None
-    _unrun: UnrunTasks | None = None
+    _discarded: DiscardedTasks | None = None
     received: ReceivedMessages
     _asked: dict[str, Any]  # of instrument's arguments, the last of each
 
@@ -77,8 +78,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         self.received = ReceivedMessages()
         self._honour(kwargs)
         assert self.publisher is not None  # noqa: S101 - for the type checker
-        assert self._unrun is not None  # noqa: S101
-        self._unrun.connect()
+        assert self._discarded is not None  # noqa: S101
+        self._discarded.connect()
         self._unwrap = celery_private.wrap_task_sender(self.publisher.publish)
         celery_private.keep_out_of_headers(PUBLISHED_HEADER, RECEIVED_KEY)
         signals.before_task_publish.disconnect(self._trace_before_publish)
@@ -88,11 +89,11 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     def _uninstrument(self, **kwargs: Any) -> None:
         super()._uninstrument(**kwargs)
         self._unwrap()
-        if self._unrun is not None:
-            self._unrun.disconnect()
+        if self._discarded is not None:
+            self._discarded.disconnect()
         signals.task_received.disconnect(self.received.note)
-        if self.runs is not None and self.runs.note is not None:
-            self.runs.note.clear()  # the end of this run will not be heard
+        if self.runs is not None and self.runs.record is not None:
+            self.runs.record.clear()  # the end of this run will not be heard
 
     def _honour(self, kwargs: Mapping[str, Any]) -> None:
         """Do what an application asks of ``instrument``, in runs and publishes to come."""
@@ -102,7 +103,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
             self.adopt(provider)
         settings = self.settings
         if "use_span_links" in self._asked:
-            settings = replace(settings, new_traces=Rules([("*", True)]))
+            settings = replace(settings, new_traces=TaskGlobs([("*", True)]))
         if kwargs.get("meter_provider") is not None:
             self.create_celery_metrics(
                 get_meter(_SCOPE, __version__, kwargs["meter_provider"])
@@ -117,14 +118,14 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     def _make_spans_with(
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
-        if self.runs is None or self.publisher is None or self._unrun is None:
-            self.runs = Runs(tracer, attributes, settings)
+        if self.runs is None or self.publisher is None or self._discarded is None:
+            self.runs = Runs(tracer, attributes, settings, self.front)
             self.publisher = Publisher(tracer, attributes, settings)
-            self._unrun = UnrunTasks(tracer, attributes, self.runs)
+            self._discarded = DiscardedTasks(tracer, attributes, self.runs)
         else:
             self.runs.change(tracer, attributes, settings)
             self.publisher.change(tracer, attributes, settings)
-            self._unrun.change(tracer, attributes)
+            self._discarded.change(tracer, attributes)
 
     def _trace_prerun(
         self, *_: Any, task: Any = None, args: object = (), **__: Any
@@ -162,11 +163,11 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         return None if self.runs is None else self.runs.span_of(request)
 
 
-def note_runs(note: RunNote) -> None:
-    """Note each run from here on; called in a pool child."""
+def record_in_flight_runs(record: InFlightRecord) -> None:
+    """Record each run while it is in flight; called in a pool child."""
     instrumentor = CeleryInstrumentor()
     if isinstance(instrumentor, LauncherCeleryInstrumentor) and instrumentor.runs:
-        instrumentor.runs.note = note
+        instrumentor.runs.record = record
 
 
 def received_messages() -> dict[str, Any]:
@@ -181,13 +182,16 @@ def received_messages() -> dict[str, Any]:
 
 
 def instrument_celery(
-    settings: TaskSettings, adopt: Callable[[object], object] | None
+    settings: TaskSettings,
+    adopt: Callable[[object], object] | None,
+    front: run.Front | None,
 ) -> None:
     """Instrument Celery, in the place of any instrumentor that is already there.
 
     Args:
-        settings: What is told of tasks.
+        settings: What is recorded about tasks.
         adopt: Takes a tracer provider that the application instruments Celery with.
+        front: Takes the spans.
     """
     present = CeleryInstrumentor()
     if isinstance(present, LauncherCeleryInstrumentor):
@@ -198,5 +202,6 @@ def instrument_celery(
     instrumentor = LauncherCeleryInstrumentor()
     instrumentor.settings = settings
     instrumentor.adopt = adopt
+    instrumentor.front = front
     celery_instrumentor.take_over_celery_instrumentor(instrumentor)
     instrumentor.instrument(skip_dep_check=True)

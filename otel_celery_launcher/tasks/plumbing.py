@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class QuietProducer:
+class SuppressingProducer:
     """A kombu producer whose publish makes no spans of clients; else the same.
 
     Args:
@@ -60,7 +60,7 @@ def as_the_application(send: Callable[..., Any]) -> Callable[..., Any]:
     return send_unsuppressed
 
 
-def keep_backends_quiet(*, has_plumbing: bool, runs_tasks: bool) -> None:
+def suppress_backends(*, has_plumbing: bool, runs_tasks: bool) -> None:
     """Make no spans of clients for what result backends do.
 
     Args:

@@ -19,7 +19,11 @@ from opentelemetry.trace import NonRecordingSpan
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.compat import contexts
-from otel_celery_launcher.compat.span_fields import FLAGS, only, valid_context
+from otel_celery_launcher.compat.span_fields import (
+    FLAGS,
+    context_with_only,
+    valid_context,
+)
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.tasks.errors import text_of
 
@@ -62,9 +66,9 @@ REQUEST = RequestGetter()
 
 def parent_of(request: Any) -> Context:
     """Return the context that a task's message carries; empty where it carries none."""
-    usual = usual_parent(request.__dict__)
-    if usual is not None:
-        found = only(NonRecordingSpan(usual))
+    fast = fast_parent(request.__dict__)
+    if fast is not None:
+        found = context_with_only(NonRecordingSpan(fast))
     else:
         found = extract(request, Context(), REQUEST)
         if not _has_span(found):  # baggage may come without a trace
@@ -76,14 +80,14 @@ def parent_of(request: Any) -> Context:
     return found
 
 
-def usual_parent(told: Mapping[str, Any]) -> SpanContext | None:
+def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
     """Return what the default propagators make of the message of most tasks.
 
     That is a ``traceparent`` as they write it, and no other of their headers. For
     whatever else there may be None: they are asked, which takes four times as long.
     """
-    text = told.get("traceparent")
-    if text is None or "tracestate" in told or "baggage" in told:
+    text = fields.get("traceparent")
+    if text is None or "tracestate" in fields or "baggage" in fields:
         return None
     match = _TRACEPARENT.fullmatch(text) if isinstance(text, str) else None
     if match is None or not contexts.is_default(propagate.get_global_textmap()):

@@ -21,9 +21,9 @@ from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.tasks import schedule
-from otel_celery_launcher.tasks.destination import route
+from otel_celery_launcher.tasks.destination import publish_destination
 from otel_celery_launcher.tasks.errors import record_error
-from otel_celery_launcher.tasks.plumbing import QuietProducer, as_the_application
+from otel_celery_launcher.tasks.plumbing import SuppressingProducer, as_the_application
 from otel_celery_launcher.tasks.propagation import extract
 from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
 
@@ -54,7 +54,7 @@ class Publisher:
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
         """Make spans by other means from here on."""
-        self._is_quiet = not settings.has_plumbing
+        self._suppresses_clients = not settings.has_plumbing
         self._has_labels = bool(settings.labels)
         self._spans = SpanStarter(tracer)
         self._attributes = attributes
@@ -86,8 +86,8 @@ class Publisher:
         if arguments:  # Celery itself names them
             names = [*inspect.signature(send).parameters][3:]
             options |= dict(zip(names, arguments, strict=False))
-        if self._is_quiet:
-            producer, send = QuietProducer(producer), as_the_application(send)
+        if self._suppresses_clients:
+            producer, send = SuppressingProducer(producer), as_the_application(send)
         headers = dict(options.pop("headers", None) or {})
         headers.pop(RECEIVED_KEY, None)  # a retry hands its request's headers on
         with trace.use_span(
@@ -115,7 +115,7 @@ class Publisher:
         parent = None
         if not trace.get_current_span().get_span_context().is_valid:
             parent = extract({k: v for k, v in headers.items() if type(k) is str})
-        place = route(app.amqp, options)
+        destination = publish_destination(app.amqp, options)
         label = ""
         if self._has_labels:
             with suppress(*MALFORMED_ERRORS):  # of a message that nobody has thought of
@@ -128,13 +128,13 @@ class Publisher:
         def attributes() -> dict[str, Any]:
             try:
                 return self._attributes.of_publish(
-                    app, name, message, place, parent, entry, label
+                    app, name, message, destination, parent, entry, label
                 )
             except MALFORMED_ERRORS:  # of a message that nobody has thought of
                 return {"celery.action": "apply_async", "celery.task_name": name}
 
         return self._spans.start(
-            self._attributes.publish_name(name, place, label),
+            self._attributes.publish_name(name, destination, label),
             parent,
             trace.SpanKind.PRODUCER,
             attributes,

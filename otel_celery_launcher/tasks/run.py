@@ -13,7 +13,7 @@ import sys
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from opentelemetry import context as context_api
@@ -21,21 +21,25 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
-from otel_celery_launcher.compat.lazy_span import LeanSpan
-from otel_celery_launcher.compat.span_fields import only
+from otel_celery_launcher.compat.lazy_span import LazySpan
+from otel_celery_launcher.compat.span_fields import context_with_only
 from otel_celery_launcher.compat.span_starter import SpanStarter
-from otel_celery_launcher.ipc.span_frames import START_BYTES, encode_begun, encode_start
+from otel_celery_launcher.ipc.span_frames import (
+    START_BYTES,
+    encode_run_start,
+    encode_span_start,
+)
 from otel_celery_launcher.messages import shows_contexts
 from otel_celery_launcher.tasks.batches import messages_of, publishes_of
 from otel_celery_launcher.tasks.errors import record_error, text_of
-from otel_celery_launcher.tasks.propagation import parent_of, usual_parent
+from otel_celery_launcher.tasks.propagation import fast_parent, parent_of
 from otel_celery_launcher.tasks.waits import take_times
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.ipc.in_flight import RunNote
+    from otel_celery_launcher.ipc.in_flight import InFlightRecord
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
     from otel_celery_launcher.tasks.waits import Times
@@ -55,8 +59,17 @@ class Run:
     span: Span
     token: Any  # puts the context from before back
     began: float  # seconds, of the performance counter
-    # What is noted of it in a pool child: the whole span, or nothing that its end can use.
+    # Start frame to use again when the run ends; b"" if it was shortened, None outside of a
+    # pool child.
     frame: bytes | None
+
+
+class Front(Protocol):
+    """The span processor that hands spans to a route: ``telemetry/traces.py``."""
+
+    @property
+    def route(self) -> Any:
+        """A ``routes.route.Route``."""
 
 
 class Runs:
@@ -66,13 +79,21 @@ class Runs:
         tracer: Of the Celery instrumentation.
         attributes: Makes their names and attributes.
         settings: Which of them begin a trace.
+        front: Takes the spans, where it is the only processor; None for none of ours.
     """
 
     def __init__(
-        self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
+        self,
+        tracer: trace.Tracer,
+        attributes: Attributes,
+        settings: TaskSettings,
+        front: Front | None = None,
     ) -> None:
         self._running: dict[int, Run] = {}  # by the identity of its request
-        self.note: RunNote | None = None  # in a pool child, which may be killed
+        self.record: InFlightRecord | None = (
+            None  # in a pool child, which may be killed
+        )
+        self._front = front
         self.change(tracer, attributes, settings)
 
     def change(
@@ -82,7 +103,7 @@ class Runs:
         self._spans = SpanStarter(tracer)
         self._attributes = attributes
         self._settings = settings
-        self._is_usual = attributes.is_usual and not settings.new_traces
+        self._has_fast_path = attributes.has_fast_path and not settings.new_traces
 
     def begin(self, task: Any, arguments: object = ()) -> None:
         """Start the run of a task and make it current.
@@ -93,9 +114,9 @@ class Runs:
         """
         request = task.request
         times = take_times(request.__dict__)
-        run = self._begin_usual(task, request, times)
+        run = self._begin_fast(task, request, times)
         if run is None:
-            run = self._begin_any(task, request, times, arguments)
+            run = self._begin_full(task, request, times, arguments)
         self._running[id(request)] = run
 
     def _forget(self, reference: weakref.ref[Any]) -> None:
@@ -104,41 +125,41 @@ class Runs:
             if run.request is reference:
                 del self._running[key]
 
-    def _begin_usual(self, task: Any, request: Any, times: Times) -> Run | None:
-        """Start a run as most are; ``_begin_any`` does the same, at twice the cost.
+    def _begin_fast(self, task: Any, request: Any, times: Times) -> Run | None:
+        """Start a run on the fast path; ``_begin_full`` does the same, at twice the cost.
 
         A message with a ``traceparent`` and nothing else to look for, a sampler that
         follows it. None where it is not so.
         """
-        told = request.__dict__  # what the message says; the class has the defaults
-        if not self._is_usual or told.get("is_eager") or shows_contexts():
+        fields = request.__dict__  # of the message; the class has the defaults
+        if not self._has_fast_path or fields.get("is_eager") or shows_contexts():
             return None
-        if TRACE_HEADER in told:
+        if TRACE_HEADER in fields:
             return None
-        parent = usual_parent(told)
+        parent = fast_parent(fields)
         if parent is None:
             return None
         frame = None
         span: Span | None
-        if pattern := self._spans.pattern_below(parent):
-            common, own = self._attributes.of_usual_run(task, told, times)
-            span = pattern.span(parent, f"run/{task.name}", common.attributes, own)
-            if span is not None and self.note is not None:
-                frame = encode_begun(span.begun, common.encoded)
-                task_id = told.get("id")
+        if template := self._spans.template_below(parent):
+            shared, own = self._attributes.of_fast_run(task, fields, times)
+            span = template.span(parent, f"run/{task.name}", shared.attributes, own)
+            if span is not None and self.record is not None:
+                frame = encode_run_start(span.origin, shared.encoded)
+                task_id = fields.get("id")
                 if len(frame) <= START_BYTES and type(task_id) is str:
-                    self.note.write(common.pid, task_id, frame)
+                    self.record.write(shared.pid, task_id, frame)
                 else:
-                    frame = self._note(span, task_id)
+                    frame = self._record_start(span, task_id)
         else:
             span = self._spans.unrecorded_below(parent)
         if span is None:
             return None
-        token = context_api.attach(only(span))
+        token = context_api.attach(context_with_only(span))
         reference = weakref.ref(request, self._forget)
         return Run(reference, span, token, time.perf_counter(), frame)
 
-    def _begin_any(
+    def _begin_full(
         self, task: Any, request: Any, times: Times, arguments: object
     ) -> Run:
         # An eager task belongs to the code that calls it.
@@ -163,7 +184,7 @@ class Runs:
             attributes,
             links,
         )
-        frame = None if parent is None else self._note(span, request.id)
+        frame = None if parent is None else self._record_start(span, request.id)
         token = context_api.attach(trace.set_span_in_context(span, parent))
         reference = weakref.ref(request, self._forget)
         return Run(reference, span, token, time.perf_counter(), frame)
@@ -172,9 +193,9 @@ class Runs:
         """End the run that a request belongs to; return the seconds it took."""
         run = self._running.pop(id(request), None)
         if run is None:
-            # A soft time limit may have been raised between its note and its begin.
-            if self.note is not None and not _is_eager(request):
-                self.note.clear()
+            # A soft time limit may have been raised between its record and its begin.
+            if self.record is not None and not _is_eager(request):
+                self.record.clear()
             return None
         exc = sys.exc_info()[1] if state is None else None
         try:
@@ -186,8 +207,8 @@ class Runs:
                 return None
             if exc is not None:
                 record_error(run.span, exc)
-            if run.frame is not None and self.note is not None:
-                self.note.clear()
+            if run.frame is not None and self.record is not None:
+                self.record.clear()
             self._end_span(run, {"celery.state": state} if state else {})
         finally:
             context_api.detach(run.token)
@@ -196,10 +217,16 @@ class Runs:
     def _end_span(self, run: Run, changes: dict[str, str]) -> None:
         """End a span; most end as they began, and their start is encoded already."""
         span = run.span
-        if run.frame and isinstance(span, LeanSpan):
-            hand_over = getattr(self._spans.only_processor, "run_ended", None)
-            if hand_over is not None and (ended := span.end_unseen(changes)):
-                hand_over(span.begun.pattern.resource, run.frame, ended, changes)
+        front = self._front
+        if (
+            run.frame
+            and isinstance(span, LazySpan)
+            and front is not None
+            and self._spans.only_processor is front
+        ):
+            hand_over = front.route.hand_over_run
+            if hand_over is not None and (ended := span.end_unobserved(changes)):
+                hand_over(span.origin.template.resource, run.frame, ended, changes)
                 return
         span.set_attributes(changes)
         span.end()
@@ -223,12 +250,12 @@ class Runs:
             context = trace.set_span_in_context(trace.INVALID_SPAN, context)
         return context, (Link(publish),)
 
-    def _note(self, span: Span, task_id: object) -> bytes | None:
-        """Note a run, where a note is kept and its span is recorded."""
-        if self.note is None or not isinstance(span, ReadableSpan):
+    def _record_start(self, span: Span, task_id: object) -> bytes | None:
+        """Record a run in flight, where that is done and its span is recorded."""
+        if self.record is None or not isinstance(span, ReadableSpan):
             return None
         known = "" if task_id is None else text_of(task_id)
-        self.note.write(os.getpid(), known, encode_start(span))
+        self.record.write(os.getpid(), known, encode_span_start(span))
         return b""
 
     def span_of(self, request: Any) -> Span | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, SpanKind, TraceState
     from opentelemetry.util.types import Attributes
 
-    from otel_celery_launcher.settings.task_globs import Rules
+    from otel_celery_launcher.settings.task_globs import TaskGlobs
 
 
 class TaskSampler(Sampler):
@@ -31,7 +31,7 @@ class TaskSampler(Sampler):
         other: Decides about all other spans.
     """
 
-    def __init__(self, ratios: Rules[float], other: Sampler) -> None:
+    def __init__(self, ratios: TaskGlobs[float], other: Sampler) -> None:
         self._ratios = ratios
         self._other = other
 

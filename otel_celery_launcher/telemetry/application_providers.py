@@ -3,7 +3,7 @@
 """Applications with OpenTelemetry of their own: each span once, nothing lost.
 
 A provider of the application (or one that was there before us) keeps working: its
-processors run, and our hand-off runs after them. Only a processor that exports to our
+processors run, and ours runs after them. Only a processor that exports to our
 own endpoint is left out, since the same spans would arrive twice. So every span, of
 whichever provider, passes each destination once.
 
@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.compat import providers
-from otel_celery_launcher.delivery.deadline import run_bounded
+from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.settings.otlp_checks import split_endpoint
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ RETIRE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
+class CollectorAddress:
     """Where an OTLP exporter sends: when in doubt two are different.
 
     A span that comes twice is a nuisance, one that never comes is a loss.
@@ -49,7 +49,7 @@ class Destination:
     headers: frozenset[tuple[str, str]]
 
     @classmethod
-    def read(cls, endpoint: str, headers: Mapping[str, str]) -> Destination:
+    def read(cls, endpoint: str, headers: Mapping[str, str]) -> CollectorAddress:
         """Read an endpoint, with or without scheme, and the exporter's headers."""
         parts = split_endpoint(endpoint)
         host = parts.hostname or ""
@@ -60,7 +60,7 @@ class Destination:
             frozenset((key.lower(), value) for key, value in headers.items()),
         )
 
-    def is_same_as(self, other: Destination) -> bool:
+    def is_same_as(self, other: CollectorAddress) -> bool:
         """Return whether two are one collector: gRPC and HTTP on its two ports."""
         if (self.host, self.headers) != (other.host, other.headers):
             return False
@@ -83,17 +83,17 @@ def sdk_provider(provider: object) -> TracerProvider | None:
     return None
 
 
-class ForeignProviders:
-    """Keeps the hand-off last in every provider, and duplicates out.
+class ApplicationProviders:
+    """Keeps our processor last in every provider, and duplicates out.
 
     Args:
-        handoff: Our processor, the last that sees a span.
-        destination: Where it sends, None where that is no OTLP receiver.
+        front: Our processor, the last that sees a span.
+        address: Where its spans go, None where that is no OTLP receiver.
     """
 
-    def __init__(self, handoff: SpanProcessor, destination: Destination | None) -> None:
-        self._handoff = handoff
-        self._destination = destination
+    def __init__(self, front: SpanProcessor, address: CollectorAddress | None) -> None:
+        self._front = front
+        self._address = address
         self._kept: list[SpanProcessor] = []
         self._providers: list[TracerProvider] = []
         self.notes: list[str] = []
@@ -104,26 +104,15 @@ class ForeignProviders:
         self._says_at_once = True
 
     def guard(self, provider: TracerProvider) -> None:
-        """Keep our hand-off the last processor of a provider, come what may."""
+        """Keep our processor the last one of a provider, come what may."""
         if provider in self._providers:
             return
         present = providers.span_processors(provider)
-        providers.replace_span_processors(provider, (self._handoff,))
+        providers.replace_span_processors(provider, (self._front,))
         providers.intercept_added_processors(provider, self._add_to_all)
         self._providers.append(provider)
         for each in (*self._kept, *present):
             self._add_to_all(each)
-
-    def replace_handoff(self, handoff: SpanProcessor) -> None:
-        """Put another hand-off in the place of ours, in every provider."""
-        before, self._handoff = self._handoff, handoff
-        for provider in self._providers:
-            others = (
-                each
-                for each in providers.span_processors(provider)
-                if each is not before
-            )
-            providers.replace_span_processors(provider, (*others, handoff))
 
     def watch_set_tracer_provider(self) -> None:
         """Adopt whatever the application hands to ``trace.set_tracer_provider``.
@@ -133,7 +122,7 @@ class ForeignProviders:
         trace.set_tracer_provider = self.adopt
 
     def adopt(self, tracer_provider: object) -> None:
-        """Let the spans of an application's provider pass our hand-off, too; say so."""
+        """Let the spans of an application's provider pass our processor, too; say so."""
         provider = sdk_provider(tracer_provider)
         if provider is None:
             owner = type(tracer_provider).__module__.partition(".")[0]
@@ -156,28 +145,28 @@ class ForeignProviders:
         return [each.force_flush for each in self._kept]
 
     def _add_to_all(self, processor: SpanProcessor) -> None:
-        if processor is self._handoff or not self._accept(processor):
+        if processor is self._front or not self._accept(processor):
             return
         if processor not in self._kept:
             self._kept.append(processor)
         for provider in self._providers:
             present = providers.span_processors(provider)
             if processor not in present:
-                others = tuple(each for each in present if each is not self._handoff)
+                others = tuple(each for each in present if each is not self._front)
                 providers.replace_span_processors(
-                    provider, (*others, processor, self._handoff)
+                    provider, (*others, processor, self._front)
                 )
 
     def _accept(self, processor: SpanProcessor) -> bool:
         found = providers.destination_of(providers.exporter_of(processor))
-        if found is None or self._destination is None:
+        if found is None or self._address is None:
             return True
-        destination = Destination.read(*found)
-        if not destination.is_same_as(self._destination):
+        address = CollectorAddress.read(*found)
+        if not address.is_same_as(self._address):
             return True
-        run_bounded([processor.shutdown], RETIRE_SECONDS)
+        run_with_deadline([processor.shutdown], RETIRE_SECONDS)
         self._note(
-            f"the application exports to {destination.shown}, as otel-celery does: its"
+            f"the application exports to {address.shown}, as otel-celery does: its"
             " exporter is left out, so that each span comes once"
         )
         return False

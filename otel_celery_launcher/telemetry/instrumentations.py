@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
 from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.instrumentation.dependencies import DependencyConflict
 
     from otel_celery_launcher.settings.settings import Settings
+    from otel_celery_launcher.telemetry.traces import SpanFront
 
 # Off whatever is installed, with the reason. `logging` puts a handler on the root logger
 # (since 0.61b0, and before that with OTEL_PYTHON_LOG_CORRELATION=true). Where Celery or
@@ -58,52 +59,64 @@ class LeftOff:
     is_surprising: bool = False
 
 
+class Instrumented(NamedTuple):
+    """What has become of the installed instrumentations.
+
+    Attributes:
+        on: The names of those that are on.
+        off: Those that are off.
+        failed: A line for each that is off because it failed.
+    """
+
+    on: list[str]
+    off: list[LeftOff]
+    failed: list[str]
+
+
 def instrument(
-    settings: Settings, adopt: Callable[[object], object]
-) -> tuple[list[str], list[LeftOff], list[str]]:
+    settings: Settings, adopt: Callable[[object], object], front: SpanFront
+) -> Instrumented:
     """Turn on Celery's instrumentation and all other installed ones.
 
     Args:
         settings: Which are wanted.
         adopt: Takes a tracer provider that the application instruments Celery with.
-
-    Returns:
-        The names that are on; those that are off; and a line for each that is off
-        because it failed.
+        front: Takes the spans.
     """
     disabled = settings.disabled_instrumentations
-    on: list[str] = []
-    off: list[LeftOff] = []
-    failed: list[str] = []
+    result = Instrumented([], [], [])
     for entry_point in sorted(entry_points(group="opentelemetry_instrumentor")):
         name = entry_point.name
         if name in disabled or "*" in disabled:
-            off.append(LeftOff(name, "disabled"))
+            result.off.append(LeftOff(name, "disabled"))
             continue
         if name in LEFT_OFF:
-            off.append(LeftOff(name, LEFT_OFF[name]))
+            result.off.append(LeftOff(name, LEFT_OFF[name]))
             continue
         try:
-            left_off = _instrument_one(entry_point, settings, adopt)
+            left_off = _instrument_one(entry_point, settings, adopt, front)
         except ModuleNotFoundError as exc:  # its library, which it only looks for now
             left_off = LeftOff(name, f"no {exc.name}" if exc.name else str(exc))
         except Exception as exc:  # noqa: BLE001 - a stranger's code, at start
-            failed.append(_failure(name, exc))
+            result.failed.append(_failure(name, exc))
             continue
         if left_off is None:
-            on.append(name)
+            result.on.append(name)
         else:
-            off.append(left_off)
-    return on, off, failed
+            result.off.append(left_off)
+    return result
 
 
 def _instrument_one(
-    entry_point: EntryPoint, settings: Settings, adopt: Callable[[object], object]
+    entry_point: EntryPoint,
+    settings: Settings,
+    adopt: Callable[[object], object],
+    front: SpanFront,
 ) -> LeftOff | None:
     """Turn one on; return why not, None where it is on."""
     name = entry_point.name
     if name == "celery":
-        instrument_celery(settings.tasks, adopt)
+        instrument_celery(settings.tasks, adopt, front)
         return None
     distribution = entry_point.dist
     conflict = distribution and get_dist_dependency_conflicts(distribution)

@@ -103,17 +103,15 @@ class RootBudget:
         return True
 
 
-class QuietTracers:
+class SpanSuppressor:
     """Changes tracers as they are handed out.
 
     Args:
         client_roots: Whether a call of a client may begin a trace: ``auto``, ``always``
             or ``never``.
-        is_theirs: What ``auto`` means in this process.
+        has_own_clients: What ``auto`` means in this process: whether clients begin traces.
         has_duplicates: Whether drivers record what SQLAlchemy records, too.
         roots_per_second: Of ``RootBudget``.
-
-    Attributes:
         on_left_out: Called with the name of each span over the budget.
     """
 
@@ -121,27 +119,28 @@ class QuietTracers:
         self,
         *,
         client_roots: str,
-        is_theirs: bool,
+        has_own_clients: bool,
         has_duplicates: bool,
         roots_per_second: float,
+        on_left_out: Callable[[str], None],
     ) -> None:
         self._client_roots = client_roots
-        self._is_theirs = is_theirs
+        self._has_own_clients = has_own_clients
         self._has_duplicates = has_duplicates
         self._budget = RootBudget(roots_per_second)
-        self.on_left_out: Callable[[str], None] = lambda _: None
+        self._on_left_out = on_left_out
 
-    def tasks_run_here(self) -> None:
+    def allow_clients_of_tasks(self) -> None:
         """Let clients begin traces, as far as the settings do (pool child)."""
-        self._is_theirs = True
+        self._has_own_clients = True
 
     @property
     def _allows_client_roots(self) -> bool:
         return self._client_roots == "always" or (
-            self._client_roots == "auto" and self._is_theirs
+            self._client_roots == "auto" and self._has_own_clients
         )
 
-    def attend(self, tracer: Any, scope: str) -> None:
+    def wrap(self, tracer: Any, scope: str) -> None:
         """Put the rules before a tracer, whoever it is for.
 
         Args:
@@ -150,14 +149,14 @@ class QuietTracers:
         """
         if scope == CELERY_SCOPE:
             return
-        start = self._keep_quiet(tracer.start_span)
+        start = self._with_rules(tracer.start_span)
         if not self._has_duplicates and scope in OUTER_SCOPES:
             start = _remember_statements(start)
         elif not self._has_duplicates and scope in DRIVER_SCOPES:
             start = _leave_to_the_outer(start)
         tracer.start_span = start
 
-    def _keep_quiet(self, start: Callable[..., Span]) -> Callable[..., Span]:
+    def _with_rules(self, start: Callable[..., Span]) -> Callable[..., Span]:
         def start_span(
             name: str,
             context: Context | None = None,
@@ -186,7 +185,7 @@ class QuietTracers:
             return False
         if self._budget.take():
             return True
-        self.on_left_out(name)
+        self._on_left_out(name)
         return False
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The TracerProvider and what it is made of: resource, sampler, id generator.
+"""The TracerProvider and what it is made of: sampler, id generator.
 
 Runs once in each interpreter, before the application is imported.
 """
@@ -8,8 +8,6 @@ Runs once in each interpreter, before the application is imported.
 from __future__ import annotations
 
 import os
-import socket
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -17,23 +15,21 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from otel_celery_launcher import __version__
 from otel_celery_launcher.compat import providers
-from otel_celery_launcher.delivery.sanitizing import clean
 from otel_celery_launcher.settings.checks import load_component
 from otel_celery_launcher.tasks.sampling import TaskSampler
 from otel_celery_launcher.telemetry.application_providers import sdk_provider
+from otel_celery_launcher.telemetry.resource import complete_resource, make_resource
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
 
     from otel_celery_launcher.settings.settings import Settings
-    from otel_celery_launcher.telemetry.application_providers import ForeignProviders
-    from otel_celery_launcher.telemetry.suppression import QuietTracers
-
-# https://opentelemetry.io/docs/specs/semconv/resource/service/ (UUIDv5 namespace)
-INSTANCE_ID_NAMESPACE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
+    from otel_celery_launcher.telemetry.application_providers import (
+        ApplicationProviders,
+    )
+    from otel_celery_launcher.telemetry.suppression import SpanSuppressor
 
 
 class SystemIdGenerator(RandomIdGenerator):
@@ -56,8 +52,8 @@ class SystemIdGenerator(RandomIdGenerator):
 
 def provide(
     settings: Settings,
-    foreign: ForeignProviders,
-    quiet: QuietTracers,
+    application_providers: ApplicationProviders,
+    suppressor: SpanSuppressor,
     resource: dict[str, Any] | None,
 ) -> tuple[TracerProvider | None, list[str]]:
     """Return the provider we may change, and what to say about it.
@@ -72,45 +68,24 @@ def provide(
                 f"a tracer provider of {owner} is in place: spans go through it, not"
                 " through otel-celery's exporter"
             ]
-        foreign.guard(present)
-        _complete_resource(present, settings)
+        application_providers.guard(present)
+        complete_resource(present, settings)
         present.sampler = _by_task(present.sampler, settings)
-        return present, ["a tracer provider is in place and kept", *foreign.notes]
+        return present, [
+            "a tracer provider is in place and kept",
+            *application_providers.notes,
+        ]
     provider = providers.ForkableTracerProvider(
-        attend=quiet.attend,
+        wrap_tracer=suppressor.wrap,
         sampler=_sampler(settings),
-        resource=Resource(resource) if resource else _resource(settings),
+        resource=Resource(resource) if resource else make_resource(settings),
         id_generator=_id_generator(settings),
         shutdown_on_exit=False,
     )
-    foreign.guard(provider)
+    application_providers.guard(provider)
     trace.set_tracer_provider(provider)
-    foreign.watch_set_tracer_provider()
+    application_providers.watch_set_tracer_provider()
     return provider, []
-
-
-def _resource(settings: Settings) -> Resource:
-    attributes = {
-        "service.name": settings.service_name,
-        "celery.role": settings.role,
-        "telemetry.distro.name": "otel-celery",
-        "telemetry.distro.version": __version__,
-    }
-    if not settings.has_instance_id:
-        attributes["service.instance.id"] = instance_id(settings, "main")
-    resource = Resource.create(attributes)
-    # The environment's bytes need not be text: a lone surrogate stands for each that is not.
-    return Resource(clean(resource.attributes), resource.schema_url)
-
-
-def _complete_resource(provider: TracerProvider, settings: Settings) -> None:
-    """Add what a provider that is not ours lacks."""
-    present = dict(provider.resource.attributes)
-    if str(present.get("service.name", "")).startswith("unknown_service"):
-        del present["service.name"]
-    providers.set_resource(
-        provider, Resource({**_resource(settings).attributes, **present})
-    )
 
 
 def _by_task(sampler: Sampler, settings: Settings) -> Sampler:
@@ -131,9 +106,3 @@ def _id_generator(settings: Settings) -> IdGenerator:
         return SystemIdGenerator()
     make = load_component("opentelemetry_id_generator", settings.id_generator)
     return make()  # type: ignore[no-any-return]
-
-
-def instance_id(settings: Settings, slot: str) -> str:
-    """Return a stable ``service.instance.id`` for a slot of a worker on a host."""
-    parts = (settings.service_name, socket.gethostname(), settings.node, slot)
-    return str(uuid.uuid5(INSTANCE_ID_NAMESPACE, "/".join(parts)))

@@ -92,7 +92,7 @@ def start_and_work(launcher: Launcher, broker: str) -> tuple[Process, Producer]:
     producer.send("shop.nap", 2)
     # Plain Celery may hang at a stop that meets a task which is just being received.
     counters = counters_of(worker)
-    wait_until(lambda: any(counters.run_notes()), 20, "the task runs")
+    wait_until(lambda: any(counters.in_flight_records()), 20, "the task runs")
     return worker, producer
 
 

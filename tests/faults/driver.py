@@ -33,6 +33,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.receiver.grpc_server import GrpcServer
+from otel_celery_launcher.signals import TRACES
 from tests.clock import Clock
 from tests.conftest import base_environ, free_port
 from tests.harness import Launcher, Process, counters_of, wait_until
@@ -251,7 +252,7 @@ class Driver:
         account.twice = sum(count - 1 for count in runs.values())
         account.begun = len(begun)
         account.untold = len(begun - runs.keys())
-        account.counted = sum(each.lost for each in self._counters)
+        account.counted = sum(each.of(TRACES).lost for each in self._counters)
 
     # Faults.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from otel_celery_launcher.signals import TRACES
 from tests.harness import Producer, counters_of, wait_until
 
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ def test_recycled_children_write_to_no_file_of_the_application(
     producer.wait_for_results(60 + CHILDREN / 2)
     assert all(result.get() for result in producer.results)
     counters = counters_of(worker)
-    wait_until(lambda: counters.lost >= 2 * CHILDREN, 10, "all spans are counted")
+    wait_until(
+        lambda: counters.of(TRACES).lost >= 2 * CHILDREN, 10, "all spans are counted"
+    )
     worker.stop()
-    assert counters.lost == 2 * CHILDREN  # the run spans, and one inside each
+    assert (
+        counters.of(TRACES).lost == 2 * CHILDREN
+    )  # the run spans, and one inside each
     assert len({name.partition("-")[0] for name in os.listdir(decoys)}) >= CHILDREN
     assert_untouched(decoys, CHILDREN)
 
@@ -56,7 +61,7 @@ def test_embedded_beat_writes_to_no_file_of_the_application(
     """`worker -B` closes every descriptor before the application opens its own."""
     worker = launcher.worker("-B", app="decoys")
     counters = counters_of(worker)
-    wait_until(lambda: counters.lost >= 4, 20, "ticks and runs are counted")
+    wait_until(lambda: counters.of(TRACES).lost >= 4, 20, "ticks and runs are counted")
     worker.stop()
     assert_untouched(decoys, 3)  # beat, and two children
 

@@ -17,6 +17,7 @@ import redis
 
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW
 from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.signals import TRACES
 from tests.clock import Clock
 from tests.conftest import free_port
 from tests.harness import (
@@ -491,19 +492,21 @@ def test_a_long_outage_in_a_small_container_drops_the_oldest_and_survives(
         producer.wait_for_results()
         counters = counters_of(worker)
         made = 100 * 1001
-        row = counters.rows[EXPORTER_ROW]
+        row = counters.rows[EXPORTER_ROW].of(TRACES)
         wait_until(  # what the exporter process drops it has received before
-            lambda: row.received + counters.lost - row.dropped >= made,
+            lambda: row.received + counters.of(TRACES).lost - row.dropped >= made,
             30,
             "everything is handed over",
         )
         exporter = exporter_of(worker)
         assert exporter.memory_info().rss < 90 * 2**20
-        assert counters.lost > 1000
+        assert counters.of(TRACES).lost > 1000
         with receiver:
-            receiver.wait_for(lambda spans: len(spans) >= made - counters.lost, 30)
+            receiver.wait_for(
+                lambda spans: len(spans) >= made - counters.of(TRACES).lost, 30
+            )
             worker.stop()
-        assert len(receiver.spans) == made - counters.lost
+        assert len(receiver.spans) == made - counters.of(TRACES).lost
         assert "oom_kill 0" in (group / "memory.oom_control").read_text()
     finally:
         wait_until(lambda: not (group / "cgroup.procs").read_text(), 10, "it is empty")

@@ -78,7 +78,7 @@ class Seen(SpanProcessor):
 def test_set_resource_reaches_tracers_already_handed_out() -> None:
     seen = Seen()
     provider = providers.ForkableTracerProvider(
-        attend=lambda *_: None, shutdown_on_exit=False
+        wrap_tracer=lambda *_: None, shutdown_on_exit=False
     )
     provider.add_span_processor(seen)
     tracer = provider.get_tracer("early")
@@ -91,7 +91,7 @@ def test_set_resource_reaches_tracers_already_handed_out() -> None:
 def test_fork_hook_runs_no_detector() -> None:
     if hasattr(TracerProvider, "_handle_fork"):  # SDK 1.44 and later
         provider = providers.ForkableTracerProvider(
-            attend=lambda *_: None, shutdown_on_exit=False
+            wrap_tracer=lambda *_: None, shutdown_on_exit=False
         )
         before = provider.resource
         provider._handle_fork()
@@ -201,7 +201,7 @@ def test_pools_that_never_fork(pool: str, never: bool) -> None:
 
 THREADS = """
 import threading
-from otel_celery_launcher.compat import providers
+from otel_celery_launcher.compat import contexts
 
 def look(): print(contexts.has_other_threads())
 
@@ -544,8 +544,8 @@ def test_a_span_context_is_what_its_constructor_makes() -> None:
 def test_a_context_with_a_span_alone() -> None:
     span = trace_api.NonRecordingSpan(SPAN_CONTEXT)
     made = trace_api.set_span_in_context(span, context_api.Context())
-    assert span_fields.only(span) == made
-    assert type(span_fields.only(span)) is type(made)
+    assert span_fields.context_with_only(span) == made
+    assert type(span_fields.context_with_only(span)) is type(made)
 
 
 def parent_context(flags: int, *, is_remote: bool) -> context_api.Context:
@@ -601,10 +601,10 @@ def start_child(
     parent: trace_api.SpanContext,
     name: str,
     attributes: dict[str, Any],
-) -> lazy_span.LeanSpan | None:
+) -> lazy_span.LazySpan | None:
     """Start a span as the run of a task is started."""
-    pattern = ours.pattern_below(parent)
-    return None if pattern is None else pattern.span(parent, name, attributes, {})
+    template = ours.template_below(parent)
+    return None if template is None else template.span(parent, name, attributes, {})
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 3, 255])
@@ -621,7 +621,7 @@ def test_a_span_like_others_is_the_one_that_the_tracer_would_start(flags: int) -
     assert second is not None
     theirs = ours._tracer.start_span("a", context, KIND, {"k": 1})
     assert first.get_span_context().span_id != second.get_span_context().span_id
-    assert set(vars(first)) == {"_context", "begun"}  # nobody has looked at it
+    assert set(vars(first)) == {"_context", "origin"}  # nobody has looked at it
     assert comparable(first) == comparable(second) == comparable(theirs)
     assert set(vars(first)) - {"begun"} == set(vars(theirs))
     first.add_event("e")
@@ -660,7 +660,7 @@ def test_where_somebody_has_to_be_asked_no_span_is_copied(
 def test_a_copied_span_has_the_resource_of_its_process() -> None:
     """A pool child's is set after its fork."""
     provider = providers.ForkableTracerProvider(
-        attend=lambda *_: None, shutdown_on_exit=False
+        wrap_tracer=lambda *_: None, shutdown_on_exit=False
     )
     provider.add_span_processor(Seen())
     ours = span_starter.SpanStarter(provider.get_tracer("t"))
@@ -673,7 +673,7 @@ def test_a_copied_span_has_the_resource_of_its_process() -> None:
         assert span.resource is resource
 
 
-def changed(span: lazy_span.LeanSpan, how: str) -> None:
+def changed(span: lazy_span.LazySpan, how: str) -> None:
     """Do what an application may do to the current span."""
     if how == "attribute":
         span.set_attribute("new", 1)
@@ -703,7 +703,7 @@ def test_only_a_span_that_nobody_looks_at_ends_unheard(how: str) -> None:
     assert span is not None
     changed(span, how)
     before = len(seen.names)
-    ended = span.end_unseen({"celery.state": "SUCCESS"})
+    ended = span.end_unobserved({"celery.state": "SUCCESS"})
     assert len(seen.names) == before
     if how:
         assert ended == 0
@@ -726,7 +726,7 @@ def test_of_two_threads_that_look_at_once_neither_loses_anything(
     parent = trace_api.get_current_span(parent_context(1, is_remote=True))
     span = start_child(starter(Seen()), parent.get_span_context(), "a", {"k": 1})
     assert span is not None
-    make = lazy_span.Pattern.whole
+    make = lazy_span.SpanTemplate.materialize
 
     def make_late(*arguments: Any) -> Any:
         monkeypatch.undo()
@@ -735,7 +735,7 @@ def test_of_two_threads_that_look_at_once_neither_loses_anything(
         second.join()
         return make(*arguments)
 
-    monkeypatch.setattr(lazy_span.Pattern, "whole", make_late)
+    monkeypatch.setattr(lazy_span.SpanTemplate, "materialize", make_late)
     span.set_attribute("first", 1)
     assert span.attributes == {"k": 1, "first": 1, "second": 2}
 
@@ -752,7 +752,7 @@ def test_a_copy_of_a_span_is_that_span_so_far() -> None:
 
 def comparable(span: trace_api.Span) -> dict[str, object]:
     """Return everything of a span but its id, its time and its locks."""
-    if isinstance(span, lazy_span.LeanSpan):
+    if isinstance(span, lazy_span.LazySpan):
         assert [*span.events, *span.links] == []  # which makes all of it
     found = dict(vars(span))
     found.pop("begun", None)

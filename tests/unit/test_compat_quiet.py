@@ -41,20 +41,19 @@ from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.telemetry.suppression import (
     CELERY_SCOPE,
     LEFT_OUT,
-    QuietTracers,
+    SpanSuppressor,
 )
 
 
 def tracer_of(scope: str, **rules: Any) -> tuple[trace.Tracer, list[str]]:
     left_out: list[str] = []
     given: dict[str, Any] = {
-        "client_roots": "never", "is_theirs": False, "has_duplicates": False,
+        "client_roots": "never", "has_own_clients": False, "has_duplicates": False,
         "roots_per_second": 0.0,
     }  # fmt: skip
-    quiet = QuietTracers(**(given | rules))
-    quiet.on_left_out = left_out.append
+    suppressor = SpanSuppressor(**(given | rules), on_left_out=left_out.append)
     provider = providers.ForkableTracerProvider(
-        attend=quiet.attend, shutdown_on_exit=False
+        wrap_tracer=suppressor.wrap, shutdown_on_exit=False
     )
     return provider.get_tracer(scope), left_out
 
@@ -133,7 +132,7 @@ def test_names_that_are_none_are_counted_all_the_same() -> None:
 
 def test_a_tracer_may_be_asked_for_in_any_way() -> None:
     provider = providers.ForkableTracerProvider(
-        attend=lambda *_: None, shutdown_on_exit=False
+        wrap_tracer=lambda *_: None, shutdown_on_exit=False
     )
     tracers = (
         provider.get_tracer(instrumenting_module_name=""),
@@ -144,12 +143,12 @@ def test_a_tracer_may_be_asked_for_in_any_way() -> None:
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_driver_is_quiet_below_a_statement_that_is_not_sampled(keeps: bool) -> None:
-    quiet = QuietTracers(
-        client_roots="always", is_theirs=True, has_duplicates=False,
-        roots_per_second=0.0,
+    suppressor = SpanSuppressor(
+        client_roots="always", has_own_clients=True, has_duplicates=False,
+        roots_per_second=0.0, on_left_out=lambda _: None,
     )  # fmt: skip
     provider = providers.ForkableTracerProvider(
-        attend=quiet.attend, shutdown_on_exit=False,
+        wrap_tracer=suppressor.wrap, shutdown_on_exit=False,
         sampler=ALWAYS_ON if keeps else OnlyDrivers(),
     )  # fmt: skip
     outer = provider.get_tracer("opentelemetry.instrumentation.sqlalchemy")

@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from otel_celery_launcher.delivery.deadline import run_bounded
+from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.delivery.export_log import EXPORT_LOGGER, ExportLogHandler
 from otel_celery_launcher.ipc.counters import ROWS, Counters
-from otel_celery_launcher.routes.delivery_log import Reporter
+from otel_celery_launcher.ipc.main_process import MainProcess
+from otel_celery_launcher.routes.delivery_log import DeliveryLog
+from otel_celery_launcher.signals import TRACES
 
 
 class Clock:
@@ -24,18 +26,18 @@ class Clock:
 
 def test_counters_are_shared_with_forked_children() -> None:
     counters = Counters()
-    counters.rows[1].add_exported(2)
+    counters.rows[1].of(TRACES).add_exported(2)
     pid = os.fork()
     if pid == 0:
-        counters.rows[1].add_exported(3)
-        counters.rows[2].add_failed(1)
+        counters.rows[1].of(TRACES).add_exported(3)
+        counters.rows[2].of(TRACES).add_failed(1)
         counters.rows[2].note_error("é" * 300)
         os._exit(0)
     os.waitpid(pid, 0)
-    assert (counters.exported, counters.lost) == (5, 1)
+    assert (counters.of(TRACES).exported, counters.of(TRACES).lost) == (5, 1)
     assert counters.error == "é" * 100
     assert counters.hopeless_for == 0
-    assert Counters(os.dup(counters.descriptor)).exported == 5
+    assert Counters(os.dup(counters.descriptor)).of(TRACES).exported == 5
 
 
 def test_the_shared_page_cannot_be_cut_short() -> None:
@@ -43,24 +45,24 @@ def test_the_shared_page_cannot_be_cut_short() -> None:
     counters = Counters()
     with pytest.raises(PermissionError):
         os.ftruncate(counters.descriptor, 0)
-    assert counters.lost == 0
+    assert counters.of(TRACES).lost == 0
 
 
 def test_what_a_killed_process_kept_is_counted_by_its_successor() -> None:
     counters = Counters()
-    row = counters.rows[1]
-    row.waiting = 7
-    assert (counters.queued, counters.lost) == (7, 0)
-    row.drop_waiting()
-    assert (counters.queued, counters.lost) == (0, 7)
+    row = counters.rows[1].of(TRACES)
+    row.queued = 7
+    assert (counters.of(TRACES).queued, counters.of(TRACES).lost) == (7, 0)
+    row.drop_queued()
+    assert (counters.of(TRACES).queued, counters.of(TRACES).lost) == (0, 7)
 
 
 def test_rows_do_not_overlap() -> None:
     counters = Counters()
     for index, row in enumerate(counters.rows):
         row.note_error("x" * 500)
-        row.add_dropped(index)
-    assert [row.dropped for row in counters.rows] == list(range(ROWS))
+        row.of(TRACES).dropped = index
+    assert [row.of(TRACES).dropped for row in counters.rows] == list(range(ROWS))
 
 
 def test_hopeless_is_failures_without_a_success() -> None:
@@ -68,7 +70,7 @@ def test_hopeless_is_failures_without_a_success() -> None:
     assert counters.hopeless_for == 0
     counters.rows[0].note_error("refused")
     assert 0 < counters.hopeless_for < 5
-    counters.rows[3].add_exported(1)
+    counters.rows[3].of(TRACES).add_exported(1)
     assert counters.hopeless_for == 0
 
 
@@ -77,16 +79,18 @@ def test_a_line_a_minute_and_one_at_recovery(
 ) -> None:
     """README: one line a minute at most, one at recovery."""
     counters, clock = Counters(), Clock()
-    reporter = Reporter(counters, "http://c:4317", clock=clock)
+    delivery_log = DeliveryLog(
+        TRACES, counters, MainProcess(), "http://c:4317", clock=clock
+    )
     with caplog.at_level(logging.WARNING):
         for _ in range(600):  # ten minutes of failures
             counters.rows[1].note_error("refused")
-            counters.rows[1].add_failed(1)
-            reporter.poll()
+            counters.rows[1].of(TRACES).add_failed(1)
+            delivery_log.poll()
             clock.now += 1
-        counters.rows[1].add_exported(1)
+        counters.rows[1].of(TRACES).add_exported(1)
         for _ in range(100):
-            reporter.poll()
+            delivery_log.poll()
             clock.now += 1
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 11
@@ -101,10 +105,10 @@ def test_a_line_a_minute_and_one_at_recovery(
 
 def test_loss_without_failure_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     counters = Counters()
-    reporter = Reporter(counters, "", clock=Clock())
-    counters.rows[0].add_dropped(7)
-    reporter.poll()
-    reporter.poll()
+    delivery_log = DeliveryLog(TRACES, counters, MainProcess(), "", clock=Clock())
+    counters.rows[0].of(TRACES).dropped += 7
+    delivery_log.poll()
+    delivery_log.poll()
     (record,) = caplog.records
     assert record.getMessage().startswith("otel-celery: 7 spans lost so far")
 
@@ -115,20 +119,21 @@ def test_lines_survive_a_dictconfig_that_disables_loggers(
     logger = logging.getLogger("otel_celery_launcher")
     logger.disabled = True
     counters = Counters()
-    counters.rows[0].add_dropped(1)
-    Reporter(counters, "", clock=Clock()).poll()
+    counters.rows[0].of(TRACES).dropped += 1
+    DeliveryLog(TRACES, counters, MainProcess(), "", clock=Clock()).poll()
     assert len(caplog.records) == 1
 
 
-def test_only_the_owner_writes(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_main_process_writes(caplog: pytest.LogCaptureFixture) -> None:
     counters = Counters()
-    reporter = Reporter(counters, "", clock=Clock())
-    reporter.disown()
-    counters.rows[0].add_dropped(1)
-    reporter.poll()
+    main = MainProcess()
+    delivery_log = DeliveryLog(TRACES, counters, main, "", clock=Clock())
+    main.release()
+    counters.rows[0].of(TRACES).dropped += 1
+    delivery_log.poll()
     assert not caplog.records
-    reporter.own()
-    reporter.poll()
+    main.claim()
+    delivery_log.poll()
     assert len(caplog.records) == 1
 
 
@@ -154,14 +159,16 @@ def test_exporters_log_becomes_the_last_error(
 def test_bounded_calls_end_in_time_and_run_side_by_side() -> None:
     never = threading.Event()
     start = time.monotonic()
-    assert run_bounded([lambda: never.wait(0.2)] * 5, 5)
+    assert run_with_deadline([lambda: never.wait(0.2)] * 5, 5)
     assert time.monotonic() - start < 0.9
     start = time.monotonic()
-    assert not run_bounded([lambda: never.wait(30)], 0.1)
-    assert not run_bounded([lambda: never.wait(30)], 30, lambda waited: waited > 0.1)
+    assert not run_with_deadline([lambda: never.wait(30)], 0.1)
+    assert not run_with_deadline(
+        [lambda: never.wait(30)], 30, lambda waited: waited > 0.1
+    )
     assert time.monotonic() - start < 5
     never.set()
 
 
 def test_what_a_bounded_call_raises_is_lost() -> None:
-    assert run_bounded([lambda: 1 / 0], 5)
+    assert run_with_deadline([lambda: 1 / 0], 5)

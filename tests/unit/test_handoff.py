@@ -31,22 +31,24 @@ from opentelemetry.trace import (
 from opentelemetry.trace.status import Status, StatusCode
 
 from otel_celery_launcher.compat.span_starter import SpanStarter
-from otel_celery_launcher.delivery.sanitizing import cleaned
+from otel_celery_launcher.delivery.sanitizing import sanitize
 from otel_celery_launcher.ipc.channel import Channel, ChannelLostError
 from otel_celery_launcher.ipc.datagrams import (
     Envelope,
     FrameError,
+    split_frames,
     split_message,
 )
-from otel_celery_launcher.ipc.span_decoder import read_resource, read_span, read_spans
+from otel_celery_launcher.ipc.marshalled import encode_resource, read_resource
+from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.ipc.span_frames import (
     SPAN_BYTES,
-    encode_begun,
-    encode_common,
-    encode_end,
-    encode_resource,
+    encode_run_end,
+    encode_run_start,
+    encode_shared,
     encode_span,
 )
+from otel_celery_launcher.signals import TRACES
 from tests.strategies import contexts
 
 
@@ -59,10 +61,11 @@ class Ended(SpanProcessor):
 
 
 def there_and_back(span: ReadableSpan) -> ReadableSpan:
-    envelope = Envelope(encode_resource(span.resource))
+    envelope = Envelope(TRACES.number, encode_resource(span.resource))
     message = envelope.message([encode_span(span)])
     _, count, resource, body = split_message(message)
-    (rebuilt,) = read_spans(read_resource(resource), body)
+    (frame,) = split_frames(body)
+    rebuilt = read_span(read_resource(resource), frame)
     assert count == 1
     return rebuilt
 
@@ -138,14 +141,14 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     provider.add_span_processor(Ended())
     tracer = provider.get_tracer("scope", "1", "https://example.org/s", {"a": 1})
     both = {**common, **own}
-    pattern = SpanStarter(tracer).pattern_below(parent)
-    assert pattern is not None
-    span = pattern.span(parent, "run", common, own)
+    template = SpanStarter(tracer).template_below(parent)
+    assert template is not None
+    span = template.span(parent, "run", common, own)
     assert span is not None
-    start = encode_begun(span.begun, encode_common(common))
+    start = encode_run_start(span.origin, encode_shared(common))
     changes = {"celery.state": state}
-    ended = span.end_unseen(changes)
-    rebuilt = read_span(span.resource, encode_end(start, ended, changes))
+    ended = span.end_unobserved(changes)
+    rebuilt = read_span(span.resource, encode_run_end(start, ended, changes))
     assert encode_spans([rebuilt]) == encode_spans([span])
     assert (rebuilt.context, rebuilt.parent) == (span.context, span.parent)
     begun = read_span(span.resource, start)  # of a run whose process was killed
@@ -187,7 +190,7 @@ def test_values_that_marshal_does_not_know_become_plain() -> None:
 )
 def test_a_cleaned_span_can_be_encoded(span: ReadableSpan) -> None:
     """One such span would make the encoder refuse its whole batch."""
-    (resource_spans,) = encode_spans(cleaned([there_and_back(span)])).resource_spans
+    (resource_spans,) = encode_spans(sanitize([there_and_back(span)])).resource_spans
     (encoded,) = resource_spans.scope_spans[0].spans
     assert len(encoded.attributes) == len(span.attributes or {})
 
@@ -256,7 +259,9 @@ def test_foreign_bytes_are_refused(data: bytes) -> None:
 def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
     span = a_span(key="value")
     message = bytearray(
-        Envelope(encode_resource(span.resource)).message([encode_span(span)])
+        Envelope(TRACES.number, encode_resource(span.resource)).message(
+            [encode_span(span)]
+        )
     )
     position = data.draw(st.integers(0, len(message) - 1))
     message[position] ^= data.draw(st.integers(1, 255))
@@ -268,7 +273,8 @@ def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
 @given(st.binary(max_size=200))
 def test_a_body_of_another_version_is_refused(body: bytes) -> None:
     try:
-        read_spans(Resource({}), body)
+        for frame in split_frames(body):
+            read_span(Resource({}), frame)
     except FrameError:
         pass
     else:

@@ -75,11 +75,11 @@ def test_service_of_a_command(
 @pytest.mark.parametrize(
     ("role", "export", "mode"),
     [
-        ("web", "auto", "adaptive"),
+        ("web", "auto", "until_fork"),
         ("web", "inline", "inline"),
         ("web", "process", "process"),
         ("worker", "auto", "process"),
-        ("beat", "auto", "adaptive"),
+        ("beat", "auto", "until_fork"),
     ],
 )
 def test_how_spans_of_a_program_leave(role: str, export: str, mode: str) -> None:

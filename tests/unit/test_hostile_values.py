@@ -10,7 +10,7 @@ from otel_celery_launcher.settings.advice import shown_endpoint
 from otel_celery_launcher.settings.corrections import correct_environment
 from otel_celery_launcher.settings.settings import Settings
 from otel_celery_launcher.settings.standard_variables import VARIABLES
-from otel_celery_launcher.telemetry.application_providers import Destination
+from otel_celery_launcher.telemetry.application_providers import CollectorAddress
 from tests.hostile_values import COMMON, ENDPOINTS, OF
 
 NAMES = [row.name for row in VARIABLES]
@@ -36,7 +36,7 @@ starts = st.sampled_from(["worker", "worker -P gevent", "beat", "call x", "exec"
 @settings(max_examples=600, deadline=None)
 def test_any_values_are_lines_and_settings(environ: dict[str, str], start: str) -> None:
     given_ = dict(environ)
-    lines = correct_environment(environ)
+    lines = list(map(str, correct_environment(environ)))
     for line in lines:
         assert line.isprintable(), line
         assert len(line) < 2000
@@ -50,11 +50,11 @@ def test_any_values_are_lines_and_settings(environ: dict[str, str], start: str) 
         if start == "exec"
         else read_command_line(["-A", "shop", *start.split()], environ)
     )
-    found = Settings.from_environ(environ, command_line)
-    found.service_name.encode()
-    assert all(note.isprintable() for note in found.notes), given_
-    Destination.read(found.endpoint, {})
-    assert shown_endpoint(found.endpoint).isprintable()
+    read = Settings.from_environ(environ, command_line)
+    read.service_name.encode()
+    assert all(note.text.isprintable() for note in read.notes), given_
+    CollectorAddress.read(read.traces.endpoint, {})
+    assert shown_endpoint(read.traces.endpoint).isprintable()
 
 
 @given(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -11,15 +12,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from otel_celery_launcher.delivery.exporters import Cleaning
+from otel_celery_launcher.delivery.exporters import PreparedExporter
+from otel_celery_launcher.delivery.sanitizing import sanitize
 from otel_celery_launcher.exporter_process.pipeline import Flush, Pipeline
 from otel_celery_launcher.exporter_process.span_encoder import encode_spans
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters, Row
 from otel_celery_launcher.ipc.datagrams import Envelope, split_message
-from otel_celery_launcher.ipc.span_frames import (
-    encode_resource,
-    encode_span,
-)
+from otel_celery_launcher.ipc.marshalled import encode_resource
+from otel_celery_launcher.ipc.span_decoder import read_span
+from otel_celery_launcher.ipc.span_frames import encode_span
+from otel_celery_launcher.signals import TRACES
 from tests.harness import wait_until
 
 SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
@@ -63,9 +65,19 @@ def message(name: str, **attributes: str) -> tuple[bytes, int, bytes]:
         start_time=1,
         end_time=2,
     )
-    data = Envelope(encode_resource(span.resource)).message([encode_span(span)])
+    data = Envelope(TRACES.number, encode_resource(span.resource)).message(
+        [encode_span(span)]
+    )
     _, count, resource, body = split_message(data)
     return resource, count, body
+
+
+def a_pipeline(
+    make: Callable[[], SpanExporter], row: Row, limit: int, *prepare: Any
+) -> Pipeline:
+    return Pipeline(
+        TRACES, read_span, lambda: PreparedExporter(make(), prepare), row, limit
+    )
 
 
 def flushed(pipeline: Pipeline) -> None:
@@ -77,21 +89,25 @@ def flushed(pipeline: Pipeline) -> None:
 def test_a_flush_sends_at_once_and_in_order() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     pipeline.start()
     for number in range(1000):
         pipeline.put(*message(str(number)))
     flushed(pipeline)
     assert exporter.names == [str(number) for number in range(1000)]
     assert max(exporter.sizes) <= 512
-    assert (row.exported, row.dropped, pipeline.queued) == (1000, 0, 0)
+    assert (row.of(TRACES).exported, row.of(TRACES).dropped, pipeline.queued) == (
+        1000,
+        0,
+        0,
+    )
     pipeline.stop(5)
 
 
 def test_a_span_waits_half_a_second_at_most() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     pipeline.start()
     pipeline.put(*message("alone"))
     wait_until(lambda: exporter.names == ["alone"], 2, "the span is sent")
@@ -101,13 +117,13 @@ def test_a_span_waits_half_a_second_at_most() -> None:
 def test_outages_keep_the_data() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter([FAILURE, FAILURE])
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     exporter.log = lambda: pipeline.note_error("UNAUTHENTICATED: token expired")
     pipeline.start()
     pipeline.put(*message("kept"))
     flushed(pipeline)
     assert exporter.names == ["kept"]
-    assert (row.exported, row.failed) == (1, 0)
+    assert (row.of(TRACES).exported, row.of(TRACES).failed) == (1, 0)
     assert row.error == "UNAUTHENTICATED: token expired"
     pipeline.stop(5)
 
@@ -119,7 +135,7 @@ def test_outages_keep_the_data() -> None:
 def test_a_refusal_of_the_data_drops_that_batch_alone(answer: str) -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter([FAILURE])
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     exporter.log = lambda: pipeline.note_error(answer)
     pipeline.start()
     pipeline.put(*message("refused"))
@@ -127,7 +143,7 @@ def test_a_refusal_of_the_data_drops_that_batch_alone(answer: str) -> None:
     pipeline.put(*message("next"))
     flushed(pipeline)
     assert exporter.names == ["next"]
-    assert (row.exported, row.failed) == (1, 1)
+    assert (row.of(TRACES).exported, row.of(TRACES).failed) == (1, 1)
     pipeline.stop(5)
 
 
@@ -137,12 +153,12 @@ def test_an_exporter_that_raises_for_want_of_a_collector_keeps_the_data() -> Non
     exporter = Exporter(
         [ConnectionError("https://user:secret@collector/v1?key=secret")]
     )
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     pipeline.start()
     pipeline.put(*message("kept"))
     flushed(pipeline)
     assert exporter.names == ["kept"]
-    assert (row.exported, row.failed) == (1, 0)
+    assert (row.of(TRACES).exported, row.of(TRACES).failed) == (1, 0)
     assert row.error == "ConnectionError: https://…"
     pipeline.stop(5)
 
@@ -151,13 +167,13 @@ def test_a_span_that_no_encoder_takes_goes_alone() -> None:
     """An application may name a span by a number."""
     row = Counters().rows[EXPORTER_ROW]
     exporter = Encoding()
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     pipeline.start()
     for name in ("1", "2", 3, "4", "5"):
         pipeline.put(*message(name))
     flushed(pipeline)
     assert sorted(exporter.names) == ["1", "2", "4", "5"]
-    assert (row.exported, row.failed) == (4, 1)
+    assert (row.of(TRACES).exported, row.of(TRACES).failed) == (4, 1)
     assert row.error.startswith("cannot be encoded: TypeError")
     pipeline.stop(5)
 
@@ -165,7 +181,7 @@ def test_a_span_that_no_encoder_takes_goes_alone() -> None:
 def test_what_an_encoder_cannot_take_is_cleaned_and_sent() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()
-    pipeline = Pipeline(lambda: Cleaning(exporter), row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6, sanitize)
     pipeline.start()
     pipeline.put(*message("bad \ud800"))
     flushed(pipeline)
@@ -177,7 +193,7 @@ def test_a_batch_too_large_for_the_collector_is_sent_in_halves() -> None:
     """The collector's limit is not ours to know; only a span alone is given up."""
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
 
     def export(spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if len(spans) > 2 or spans[0].name == "huge":
@@ -192,7 +208,7 @@ def test_a_batch_too_large_for_the_collector_is_sent_in_halves() -> None:
         pipeline.put(*message(name))
     flushed(pipeline)
     assert sorted(exporter.names) == ["1", "2", "3", "4", "5"]
-    assert (row.exported, row.failed) == (5, 1)
+    assert (row.of(TRACES).exported, row.of(TRACES).failed) == (5, 1)
     pipeline.stop(5)
 
 
@@ -207,7 +223,7 @@ def test_an_exporter_that_cannot_be_built_yet_is_tried_again() -> None:
             raise error
         return exporter
 
-    pipeline = Pipeline(make, row, 10**6)
+    pipeline = a_pipeline(make, row, 10**6)
     pipeline.start()
     pipeline.put(*message("kept"))
     flushed(pipeline)
@@ -219,12 +235,12 @@ def test_an_exporter_that_cannot_be_built_yet_is_tried_again() -> None:
 def test_the_queue_is_bounded_and_drops_the_oldest_counted() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter()
-    pipeline = Pipeline(lambda: exporter, row, 100_000)
+    pipeline = a_pipeline(lambda: exporter, row, 100_000)
     for number in range(1000):  # nobody sends yet
         pipeline.put(*message(str(number), filling="x" * 200))
     kept = pipeline.queued
     assert 100 < kept < 400
-    assert row.dropped == 1000 - kept
+    assert row.of(TRACES).dropped == 1000 - kept
     pipeline.start()
     flushed(pipeline)
     assert exporter.names == [str(number) for number in range(1000 - kept, 1000)]
@@ -234,8 +250,8 @@ def test_the_queue_is_bounded_and_drops_the_oldest_counted() -> None:
 def test_a_stop_sends_what_is_there_and_ends_in_time() -> None:
     row = Counters().rows[EXPORTER_ROW]
     exporter = Exporter([FAILURE] * 100)
-    pipeline = Pipeline(lambda: exporter, row, 10**6)
+    pipeline = a_pipeline(lambda: exporter, row, 10**6)
     pipeline.start()
     pipeline.put(*message("never"))
     pipeline.stop(10)
-    assert row.failed == 1
+    assert row.of(TRACES).failed == 1

@@ -59,7 +59,7 @@ def test_a_message_that_looks_like_a_traceback_stays_here(
         "exception.message": str(exc),
         "exception.stacktrace": "".join(traceback.format_exception(exc)),
     }
-    shown = redaction._shown(event)
+    shown = redaction._redacted(event)
     assert SECRET not in str(shown)
     frames = shown["exception.stacktrace"].splitlines()
     assert frames

@@ -36,7 +36,7 @@ def runs(ended: Ended) -> Runs:
     provider.add_span_processor(ended)
     settings = TaskSettings()
     found = Runs(provider.get_tracer("t"), Attributes(settings), settings)
-    found.note = Counters().notes[1].current
+    found.record = Counters().in_flight[1].current
     return found
 
 
@@ -101,10 +101,10 @@ def test_a_limit_raised_while_a_run_begins_leaves_no_note(
     with pytest.raises(TimeoutError):
         begun(runs, task)
     monkeypatch.undo()
-    assert runs.note is not None
-    assert runs.note.read() is not None
+    assert runs.record is not None
+    assert runs.record.read() is not None
     assert runs.end(task.request, "SUCCESS") is None
-    assert runs.note.read() is None
+    assert runs.record.read() is None
 
 
 def test_a_limit_raised_while_a_run_ends_leaves_no_context(

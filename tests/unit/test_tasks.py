@@ -21,12 +21,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
-from otel_celery_launcher.ipc.in_flight import RunningTask
-from otel_celery_launcher.ipc.killed_span import Reason, lost_span
+from otel_celery_launcher.ipc.in_flight import InFlightRun, Reason, killed_span
+from otel_celery_launcher.ipc.main_process import MainProcess
 from otel_celery_launcher.ipc.span_decoder import read_span
-from otel_celery_launcher.ipc.span_frames import START_BYTES, encode_start
-from otel_celery_launcher.tasks.destination import broker_of, route
-from otel_celery_launcher.tasks.killed import LostRuns
+from otel_celery_launcher.ipc.span_frames import START_BYTES, encode_span_start
+from otel_celery_launcher.tasks.destination import broker_of, publish_destination
+from otel_celery_launcher.tasks.killed import KilledRuns
 from otel_celery_launcher.tasks.propagation import REQUEST, parent_of
 from otel_celery_launcher.tasks.waits import take_times, waits
 
@@ -74,7 +74,7 @@ def test_route_is_what_celery_publishes_to(
             app.amqp.send_task_message(producer, "task", message, **options)
     finally:
         signals.before_task_publish.disconnect(look)
-    assert sent == [route(app.amqp, options)[:2]]
+    assert sent == [publish_destination(app.amqp, options)[:2]]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def a_span(name: str = "run/shop.pay", **attributes: str) -> ReadableSpan:
     return span
 
 
-def a_run(pid: int = 0, task_id: str = "id") -> RunningTask:
-    return RunningTask(pid or os.getpid(), task_id, encode_start(a_span()))
+def a_run(pid: int = 0, task_id: str = "id") -> InFlightRun:
+    return InFlightRun(pid or os.getpid(), task_id, encode_span_start(a_span()))
 
 
 def a_dead_process() -> int:
@@ -226,7 +226,7 @@ def a_dead_process() -> int:
 
 @pytest.mark.parametrize("task_id", ["id", "é" * 300, ""])
 def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
-    note = Counters().notes[1].current
+    note = Counters().in_flight[1].current
     assert note.read() is None
     run = a_run(task_id=task_id)
     note.write(*run)
@@ -249,7 +249,7 @@ def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
 )
 def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> None:
     span = a_span("run/" + "x" * 3000, **attributes)
-    frame = encode_start(span)
+    frame = encode_span_start(span)
     assert len(frame) <= START_BYTES
     found = read_span(Resource.get_empty(), frame)
     assert (found.context, found.parent) == (span.context, span.parent)
@@ -258,37 +258,37 @@ def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> Non
 
 
 def test_a_successor_keeps_the_note_of_its_predecessor() -> None:
-    notes = Counters().notes[1]
+    notes = Counters().in_flight[1]
     notes.current.write(*a_run(pid=a_dead_process()))
-    notes.take_over()
+    notes.keep_predecessor()
     assert notes.current.read() is None
-    assert notes.before.read() is not None
+    assert notes.predecessor.read() is not None
 
 
 def test_only_the_runs_of_dead_processes_are_ended() -> None:
     counters = Counters()
-    ended: list[tuple[int, RunningTask, int, Reason | None]] = []
-    lost = LostRuns(counters, lambda *run: ended.append(run))
-    counters.notes[POOL_ROWS[0]].current.write(*a_run())
+    ended: list[tuple[int, InFlightRun, int, Reason | None]] = []
+    killed = KilledRuns(counters, MainProcess(), lambda *run: ended.append(run))
+    counters.in_flight[POOL_ROWS[0]].current.write(*a_run())
     dead = a_run(pid=a_dead_process(), task_id="dead")
-    counters.notes[POOL_ROWS[3]].current.write(*dead)
-    lost.poll()
+    counters.in_flight[POOL_ROWS[3]].current.write(*dead)
+    killed.poll()
     assert not ended, "Celery may have something to say"
-    lost._task_failure(task_id="dead", exception=ValueError("why"))
-    lost.poll()
+    killed._task_failure(task_id="dead", exception=ValueError("why"))
+    killed.poll()
     ((slot, task, _, reason),) = ended
     assert (slot, task) == (3, dead)
     assert reason == {"error.type": "builtins.ValueError", "text": "why"}
-    lost.poll()
+    killed.poll()
     assert len(ended) == 1
-    lost.poll(is_end=True)
+    killed.poll(is_end=True)
     assert len(ended) == 2, "at the end of the worker nothing runs any more"
 
 
 def test_a_lost_span_is_the_span_that_was_noted() -> None:
     begun = a_span(queue="celery")
-    run = RunningTask(os.getpid(), "id", encode_start(begun))
-    span = lost_span(run, Resource({"service.name": "x"}), 9, {"signal": "9"})
+    run = InFlightRun(os.getpid(), "id", encode_span_start(begun))
+    span = killed_span(run, Resource({"service.name": "x"}), 9, {"signal": "9"})
     assert (span.context, span.parent) == (begun.context, begun.parent)
     assert [link.context for link in span.links] == [begun.parent]
     assert (span.start_time, span.end_time) == (5, 9)

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which route telemetry takes out of this process, by the settings; makes it.
+
+Runs once in each interpreter, before the application is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher.command_line import CELERY_ROLES
+from otel_celery_launcher.compat.monkey_patching import may_be_patched
+from otel_celery_launcher.delivery.exporters import load_exporters, load_exporters_late
+from otel_celery_launcher.ipc.channel import Channel
+from otel_celery_launcher.routes.handoff import HandoffRoute
+from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
+from otel_celery_launcher.routes.supervisor import ExportedSignal, Supervisor
+from otel_celery_launcher.routes.until_fork import UntilForkRoute
+from otel_celery_launcher.settings.settings import Mode
+from otel_celery_launcher.signals import TRACES
+from otel_celery_launcher.telemetry import traces
+
+if TYPE_CHECKING:
+    from otel_celery_launcher.ipc.counters import Counters
+    from otel_celery_launcher.ipc.main_process import MainProcess
+    from otel_celery_launcher.routes.delivery_log import DeliveryLog
+    from otel_celery_launcher.routes.route import Route
+    from otel_celery_launcher.settings.settings import Settings
+
+
+class RouteMaker:
+    """Makes routes from what a process has.
+
+    Args:
+        settings: Which, and for what.
+        counters: The shared page.
+        main: Which process is the main one.
+        delivery_log: Writes the log lines.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        counters: Counters,
+        main: MainProcess,
+        delivery_log: DeliveryLog,
+    ) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._main = main
+        self._delivery_log = delivery_log
+
+    def choose(
+        self, channel: Channel | None
+    ) -> tuple[Route, Channel | None, list[str]]:
+        """Return the route that the settings ask for.
+
+        Args:
+            channel: The main process's, in a spawned child; None elsewhere.
+
+        Returns:
+            The route, the channel if there is one, and what to say.
+        """
+        if self._settings.mode is Mode.PROCESS:
+            is_main = channel is None
+            channel = channel or Channel.make()
+            return self.handoff(channel, is_main=is_main), channel, []
+        inline, notes = self.inline()
+        if self._settings.mode is not Mode.UNTIL_FORK:
+            return inline, None, notes
+
+        def make_handoff() -> HandoffRoute:
+            return self.handoff(Channel.make(), is_main=True)
+
+        return UntilForkRoute(inline, make_handoff), None, notes
+
+    def handoff(self, channel: Channel, *, is_main: bool) -> HandoffRoute:
+        """Return a route to the exporter process.
+
+        Args:
+            channel: To it.
+            is_main: Whether this process supervises it.
+        """
+        settings = self._settings
+        exported = ExportedSignal(
+            signal=TRACES,
+            exporters=settings.traces.exporters,
+            redacts_exceptions=settings.redacts_exceptions,
+        )
+        supervisor = Supervisor(
+            channel, self._counters, self._main, [exported], settings.service_name
+        )
+        return HandoffRoute(
+            [traces.OUTGOING],
+            channel,
+            self._counters,
+            self._delivery_log,
+            supervisor if is_main else None,
+            is_started=settings.role not in CELERY_ROLES,
+            has_timer=settings.role == "worker",
+        )
+
+    def inline(self) -> tuple[InlineRoute, list[str]]:
+        """Return a route through this process's own exporters, and what to say."""
+        settings = self._settings
+        # Where a monkey patch may follow, before which gRPC and requests are not imported,
+        # or a fork, after which an exporter process does it.
+        is_late = settings.mode is Mode.UNTIL_FORK and may_be_patched()
+        load = load_exporters_late if is_late else load_exporters
+        exporters, problems = load(
+            TRACES,
+            settings.traces.exporters,
+            redacts_exceptions=settings.redacts_exceptions,
+        )
+        signal = InlineSignal(
+            outgoing=traces.OUTGOING,
+            exporters=exporters,
+            pending_limit=settings.traces.pending_limit,
+        )
+        route = InlineRoute(
+            [signal],
+            self._counters,
+            self._delivery_log,
+            holds=settings.role in CELERY_ROLES,
+            forks_safely="otlp_proto_grpc" not in settings.traces.exporters,
+        )
+        return route, problems
