@@ -188,7 +188,7 @@ def _read_options(
 
     With ``every`` such words are passed over and reading goes on to the end.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     position = 0
     while position < len(words):
         word = words[position]
@@ -200,9 +200,9 @@ def _read_options(
             if value is None:
                 position += 1
                 value = words[position] if position < len(words) else ""
-            found[with_value[name]] = value
+            values[with_value[name]] = value
         position += 1
-    return found, min(position, len(words))
+    return values, min(position, len(words))
 
 
 def _split_option(

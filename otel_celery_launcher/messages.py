@@ -120,8 +120,8 @@ def show_context(what: str, carrier: Mapping[str, object]) -> None:
     """Write one line about what was injected or extracted, if that is wanted."""
     if not _Debug.is_on:
         return
-    shown = " ".join(f"{key}={value}" for key, value in carrier.items())
-    line = f"[celery] {what} {shown or '(none)'}"
+    pairs = " ".join(f"{key}={value}" for key, value in carrier.items())
+    line = f"[celery] {what} {pairs or '(none)'}"
     if logging.getLogger().handlers:
         log(line, logging.DEBUG)
     else:

@@ -54,16 +54,16 @@ def cut(text: str, columns: int) -> str:
         return ""
     # Enough where half of the characters only mark others, and bounded.
     begin = text[: 2 * columns + 1]
-    shown = escape_controls(begin)
-    if begin == text and width(shown) <= columns:
-        return shown
+    head = escape_controls(begin)
+    if begin == text and width(head) <= columns:
+        return head
     room, end = columns - 1, 0
-    for char in shown:
+    for char in head:
         room -= _columns(char)
         if room < 0:
             break
         end += 1
-    return shown[:end] + "…"
+    return head[:end] + "…"
 
 
 def pad(text: str, columns: int) -> str:

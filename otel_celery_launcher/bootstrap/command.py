@@ -66,23 +66,23 @@ class Proposal:
 
 def proposals(packages: Packages) -> list[Proposal]:
     """Return what fits and is not here yet, of one release of OpenTelemetry's."""
-    found: dict[str, Proposal] = {}
+    by_name: dict[str, Proposal] = {}
     for library, package in contrib_bootstrap.known_instrumentations():
         wanted, name = Requirement(library), Requirement(package).name
-        if name in found or name in NOT_PROPOSED or packages.version(name):
+        if name in by_name or name in NOT_PROPOSED or packages.version(name):
             continue
         if wanted.name not in _MISLEADING_LIBRARIES and packages.satisfies(wanted):
-            shown = f"{wanted.name} {packages.version(wanted.name)}"
-            found[name] = Proposal(
+            release = f"{wanted.name} {packages.version(wanted.name)}"
+            by_name[name] = Proposal(
                 package=package,
-                library=shown,
+                library=release,
                 modules=packages.modules(wanted.name),
             )
     for package in contrib_bootstrap.default_instrumentations():
         name = Requirement(package).name
         if name in _ALWAYS and not packages.version(name):
-            found[name] = Proposal(package=package, library="Python's threads")
-    return sorted(found.values(), key=lambda each: each.name)
+            by_name[name] = Proposal(package=package, library="Python's threads")
+    return sorted(by_name.values(), key=lambda each: each.name)
 
 
 class Pip:

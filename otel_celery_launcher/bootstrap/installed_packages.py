@@ -38,8 +38,8 @@ class Mismatch:
     found: str
 
     def __str__(self) -> str:
-        found = f"{self.found} is installed" if self.found else "it is not installed"
-        return f"{self.by} wants {self.wants}, and {found}"
+        state = f"{self.found} is installed" if self.found else "it is not installed"
+        return f"{self.by} wants {self.wants}, and {state}"
 
 
 class Packages:
@@ -54,15 +54,15 @@ class Packages:
 
     def version(self, name: str) -> str:
         """Return the release of a package, empty where it is not installed."""
-        found = self._by_name.get(canonicalize_name(name))
-        return found.version if found else ""
+        package = self._by_name.get(canonicalize_name(name))
+        return package.version if package else ""
 
     def modules(self, name: str) -> frozenset[str]:
         """Return the top-level names that a package alone has: no namespaces."""
-        found = self._by_name.get(canonicalize_name(name))
-        if found is None:
+        package = self._by_name.get(canonicalize_name(name))
+        if package is None:
             return frozenset()
-        places = [path.parts for path in found.files or ()]
+        places = [path.parts for path in package.files or ()]
         return frozenset(
             parts[0].removesuffix(".py")
             for parts in places
@@ -80,8 +80,10 @@ class Packages:
 
     def satisfies(self, requirement: Requirement) -> bool:
         """Return whether a requirement holds; pre-releases count as what they are."""
-        found = self.version(requirement.name)
-        return bool(found) and requirement.specifier.contains(found, prereleases=True)
+        version = self.version(requirement.name)
+        return bool(version) and requirement.specifier.contains(
+            version, prereleases=True
+        )
 
     def mismatches(self) -> list[Mismatch]:
         """Return requirements that do not hold, of ours and of what we have brought.

@@ -194,14 +194,16 @@ def watch_skipped_runs(app: Any, on_skipped: Callable[[Any, object], None]) -> N
     def watched(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run)
         def trace_task(uuid: Any, args: Any, kwargs: Any, request: Any = None) -> Any:
-            found = run(uuid, args, kwargs, request)
+            outcome = run(uuid, args, kwargs, request)
             # By identity: a result is the application's, and so is its ``__eq__``.
-            is_skipped = found[0] is None and found[1] is None and found[2] is None
+            is_skipped = (
+                outcome[0] is None and outcome[1] is None and outcome[2] is None
+            )
             if is_skipped and request:
                 delivery = request.get("delivery_info") or {}
                 if delivery.get("redelivered"):
                     on_skipped(task, request)
-            return found
+            return outcome
 
         return _marked(trace_task)
 

@@ -91,5 +91,5 @@ def contents(span: ReadableSpan) -> tuple[Any, ...]:
 
 def dictionary(attributes: Any) -> dict[str, Any]:
     """Return attributes as the dictionary that the SDK's own kind keeps; not a copy."""
-    found = getattr(attributes, "_dict", attributes)
-    return found if type(found) is dict else dict(found or {})
+    fields = getattr(attributes, "_dict", attributes)
+    return fields if type(fields) is dict else dict(fields or {})

@@ -63,15 +63,15 @@ class SpanStarter:
         if span is None:
             span = self._tracer.start_span(name, context, kind, None, links)
         if isinstance(span, _Span):
-            found = attributes()
+            values = attributes()
             bounded: Any = span._attributes
             is_limited = bounded.max_value_len is not None or (
-                bounded.maxlen is not None and bounded.maxlen < len(found)
+                bounded.maxlen is not None and bounded.maxlen < len(values)
             )
             if is_limited:
-                span.set_attributes(found)
+                span.set_attributes(values)
             else:
-                bounded._dict.update(found)
+                bounded._dict.update(values)
         return span
 
     def template_below(self, parent: trace_api.SpanContext) -> SpanTemplate | None:

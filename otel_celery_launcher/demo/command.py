@@ -116,10 +116,10 @@ def _paths(rows: Sequence[WaterfallRow]) -> Iterator[str]:
 
 def check(rows: Sequence[WaterfallRow]) -> list[str]:
     """Return what is wrong with the trace, one line each."""
-    found = list(_paths(rows))
+    paths = list(_paths(rows))
     expected = expected_paths()
-    wrong = [f"missing: {path}" for path in _surplus(expected, found)]
-    wrong += [f"unexpected: {path}" for path in _surplus(found, expected)]
+    wrong = [f"missing: {path}" for path in _surplus(expected, paths)]
+    wrong += [f"unexpected: {path}" for path in _surplus(paths, expected)]
     if len({row.span.trace_id for row in rows}) > 1:
         wrong.append("more than one trace")
     for row in rows:

@@ -129,8 +129,8 @@ def check_application(
     before = set(sys.modules)
     try:
         with _alarm(limit), _watchdog(limit, lambda line: give_up(hanging(line))):
-            found = find_app(app)
-            found.conf.worker_pool  # noqa: B018 - which reads the configuration
+            application = find_app(app)
+            application.conf.worker_pool  # noqa: B018 - which reads the configuration
     except _HangingError as exc:
         return [hanging(str(exc))], None
     except SystemExit as exc:
@@ -146,7 +146,7 @@ def check_application(
     findings = [Finding(level=OK, check="application", seen=f"{app} imports")]
     for path in _sources(imported):
         findings += _met(path)
-    return [*findings, *check_instrumentations(imported)], found
+    return [*findings, *check_instrumentations(imported)], application
 
 
 def _finding(level: str, number: str, seen: str, next_: str) -> Finding:

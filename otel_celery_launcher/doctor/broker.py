@@ -82,7 +82,7 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
     """
     try:
         connection = app.connection_for_write()
-        shown = connection.as_uri()  # without its password
+        url = connection.as_uri()  # without its password
     except Exception as exc:  # noqa: BLE001 - any transport's; its text may hold a password
         scheme = str(app.conf.broker_url).partition("://")[0].partition("+")[0]
         near = get_close_matches(scheme, TRANSPORT_ALIASES, 1)
@@ -92,7 +92,7 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
         seen = f"broker_url cannot be read: {type(exc).__name__}"
         return [_failure("OC601", seen, "correct broker_url, or install its transport")]
     if not connection.password:
-        shown = shown.replace("://:**@", "://")  # kombu writes one in any case
+        url = url.replace("://:**@", "://")  # kombu writes one in any case
     got: dict[str, Any] = {}
     errors: list[Exception] = []
 
@@ -105,18 +105,18 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
     # Redis's transport knows no timeout: it may wait for an answer for ever.
     is_done = run_with_deadline([try_it], STEPS * seconds)
     if not (errors or is_done):
-        seen = f"{shown}: it does not answer within {STEPS * seconds:g} s"
+        seen = f"{url}: it does not answer within {STEPS * seconds:g} s"
         return [_failure("OC606", seen, SILENT)]
     if errors:
         why = without_secrets(f"{type(errors[0]).__name__}: {errors[0]}")
         number, next_ = _next(why)
-        return [_failure(number, f"{shown}: {why}", next_)]
+        return [_failure(number, f"{url}: {why}", next_)]
     missing = [name for name in HEADERS if got.get(name) != HEADERS[name]]
     if missing:
-        seen = f"{shown} does not hand on the headers {', '.join(missing)}"
+        seen = f"{url} does not hand on the headers {', '.join(missing)}"
         next_ = "look for a proxy or plugin that rewrites messages"
         return [_failure("OC607", seen, next_)]
-    seen = f"{shown} hands on traceparent and baggage unharmed"
+    seen = f"{url} hands on traceparent and baggage unharmed"
     return [Finding(level=OK, check="broker", seen=seen)]
 
 

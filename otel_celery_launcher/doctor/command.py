@@ -32,7 +32,7 @@ from otel_celery_launcher.doctor.findings import (
 from otel_celery_launcher.doctor.variables import (
     KNOWN_ROLES,
 )
-from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.settings.checks import safe_repr
 from otel_celery_launcher.tail.output import prepare_output
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _check_role(_: click.Context, __: click.Parameter, role: str) -> str:
     if role in KNOWN_ROLES or Path(f".env.{role}").is_file():
         return role
     raise click.BadParameter(
-        f"it is {shown(role)}: expected {', '.join(KNOWN_ROLES)}, or another role that"
+        f"it is {safe_repr(role)}: expected {', '.join(KNOWN_ROLES)}, or another role that"
         f" you give to `exec --role` and that has a file .env.{role} here"
     )
 

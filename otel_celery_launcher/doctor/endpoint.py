@@ -72,23 +72,30 @@ def check_endpoint(
         return [
             Finding(level=WARN, id="OC303", check="collector", seen=seen, next=next_)
         ]
-    shown = advice.shown_endpoint(settings.traces.endpoint)
+    address = advice.printable_endpoint(settings.traces.endpoint)
     proxy = _proxy(settings, environ)
-    found = [proxy] if proxy is not None else []
-    found += _form(settings, source, shown, has_warning=bool(found))
+    findings = [proxy] if proxy is not None else []
+    findings += _form(settings, source, address, has_warning=bool(findings))
     variable = endpoint_variable(environ)
     # Name and port of gRPC's own targets are for gRPC to find: the test span tells.
     if not is_resolved_by_grpc(settings.traces.endpoint):
-        found.append(_reach(settings, shown, seconds))
-    if found[-1].level != FAIL:
-        found.append(_send(settings, environ, shown, seconds))
-    if proxy is not None and found[-1].level == FAIL and found[-1].id in UNANSWERED:
-        found = [replace(proxy, level=FAIL), *found[1:]]  # which explains what follows
+        findings.append(_reach(settings, address, seconds))
+    if findings[-1].level != FAIL:
+        findings.append(_send(settings, environ, address, seconds))
+    if (
+        proxy is not None
+        and findings[-1].level == FAIL
+        and findings[-1].id in UNANSWERED
+    ):
+        findings = [
+            replace(proxy, level=FAIL),
+            *findings[1:],
+        ]  # which explains what follows
     return [
         replace(
             each, next=each.next.replace(f"correct {ENDPOINT}", f"correct {variable}")
         )
-        for each in found
+        for each in findings
     ]
 
 
@@ -98,20 +105,20 @@ def endpoint_variable(environ: Mapping[str, str]) -> str:
 
 
 def _form(
-    settings: Settings, source: str, shown: str, *, has_warning: bool
+    settings: Settings, source: str, address: str, *, has_warning: bool
 ) -> list[Finding]:
     protocol = (
         "grpc" if "otlp_proto_grpc" in settings.traces.exporters else "http/protobuf"
     )
-    found = [
+    findings = [
         Finding(level=WARN, id="OC301", check="endpoint", seen=note.text, source=source)
         for note in settings.notes
         if note.about == "endpoint"
     ]
-    if not (found or has_warning):
-        seen = f"{shown}, {protocol}"
-        found.append(Finding(level=OK, check="endpoint", seen=seen, source=source))
-    return found
+    if not (findings or has_warning):
+        seen = f"{address}, {protocol}"
+        findings.append(Finding(level=OK, check="endpoint", seen=seen, source=source))
+    return findings
 
 
 def _proxy(settings: Settings, environ: Mapping[str, str]) -> Finding | None:
@@ -141,7 +148,7 @@ def _address(settings: Settings) -> tuple[str, str, int]:
     )
 
 
-def _reach(settings: Settings, shown: str, seconds: float) -> Finding:
+def _reach(settings: Settings, address: str, seconds: float) -> Finding:
     """Resolve the name, connect, and shake hands where the address says TLS."""
     scheme, host, port = _address(settings)
     end = time.monotonic() + seconds
@@ -151,19 +158,19 @@ def _reach(settings: Settings, shown: str, seconds: float) -> Finding:
         said = getattr(exc, "strerror", None) or "it is no name of a host"
         why = f"the name {host!r} is not known here ({said})"
         next_ = f"correct {ENDPOINT}: its host"
-        return _unreached(shown, Failure(why, next_, "OC304"))
+        return _unreached(address, Failure(why, next_, "OC304"))
     try:
         with socket.create_connection((host, port), max(0.1, end - time.monotonic())):
             pass
     except OSError as exc:
         why = f"{addresses[0][4][0]} port {port}: {exc.strerror or exc}"
-        return _unreached(shown, explain(str(exc))._replace(reason=why))
+        return _unreached(address, explain(str(exc))._replace(reason=why))
     if scheme == "https":
         try:
             _shake_hands(host, port, max(0.1, end - time.monotonic()))
         except (OSError, ssl.SSLError) as exc:
-            return _unreached(shown, explain(str(exc)))
-    seen = f"{shown} is reached"
+            return _unreached(address, explain(str(exc)))
+    seen = f"{address} is reached"
     return Finding(level=OK, check="collector", seen=seen)
 
 
@@ -187,12 +194,12 @@ def _shake_hands(host: str, port: int, seconds: float) -> None:
         pass
 
 
-def _unreached(shown: str, failure: Failure) -> Finding:
-    return _failed("collector", f"{shown} is not reached", failure)
+def _unreached(address: str, failure: Failure) -> Finding:
+    return _failed("collector", f"{address} is not reached", failure)
 
 
-def _not_accepted(shown: str, failure: Failure) -> Finding:
-    return _failed("test span", f"{shown} did not accept it", failure)
+def _not_accepted(address: str, failure: Failure) -> Finding:
+    return _failed("test span", f"{address} did not accept it", failure)
 
 
 def _failed(check: str, what: str, failure: Failure) -> Finding:
@@ -206,7 +213,7 @@ def _failed(check: str, what: str, failure: Failure) -> Finding:
 
 
 def _send(
-    settings: Settings, environ: Mapping[str, str], shown: str, seconds: float
+    settings: Settings, environ: Mapping[str, str], address: str, seconds: float
 ) -> Finding:
     """Send one span through the exporter a worker would use."""
     from opentelemetry.sdk.resources import Resource
@@ -236,7 +243,7 @@ def _send(
         exporters = [make() for make in makers]
     except Exception as exc:  # noqa: BLE001 - the boundary: any exporter's constructor
         return _not_accepted(
-            shown, explain(error_text(exc), settings.traces.shown_path)
+            address, explain(error_text(exc), settings.traces.printable_path)
         )
     provider = TracerProvider(
         sampler=ALWAYS_ON,  # whatever the settings keep
@@ -255,10 +262,12 @@ def _send(
         # Older exporters try again for a minute, whatever their timeout is.
         has_ended = run_with_deadline([send], seconds)
     if has_ended and answers.is_taken:
-        return Finding(level=OK, check="test span", seen=f"{shown} accepted it")
+        return Finding(level=OK, check="test span", seen=f"{address} accepted it")
     silence = "no answer" if has_ended else f"no answer within {seconds:g} s"
-    failure = explain(answers.last or silence, settings.traces.shown_path)
-    return _not_accepted(shown, _looked_at_closely(failure, settings, environ, seconds))
+    failure = explain(answers.last or silence, settings.traces.printable_path)
+    return _not_accepted(
+        address, _looked_at_closely(failure, settings, environ, seconds)
+    )
 
 
 def _looked_at_closely(

@@ -24,7 +24,7 @@ from otel_celery_launcher.doctor.variables import (
     sources_of,
 )
 from otel_celery_launcher.doctor.workers import check_workers
-from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.settings.checks import safe_repr
 from otel_celery_launcher.settings.corrections import is_disabled
 from otel_celery_launcher.settings.dotenv_files import load_env_files
 from otel_celery_launcher.settings.settings import Settings
@@ -101,13 +101,13 @@ class Examination:
         yield from _settings(settings, sources)
         yield _propagators(environ, sources)
         with self.looking_at("the collector"):
-            found = check_endpoint(
+            results = check_endpoint(
                 settings, environ, _endpoint_source(environ, sources), self._seconds
             )
-        yield from found
+        yield from results
         with self.looking_at("the application: it is imported"):
-            found, application = self._look()
-        yield from found
+            results, application = self._look()
+        yield from results
         if self._command_line.role == "worker":
             yield from check_pool(application, self._command_line.pool, settings)
         if application is not None:
@@ -135,12 +135,12 @@ class Examination:
     def _check_beyond(self, application: Any) -> Iterator[Finding]:
         """Look at broker and workers of an application that imports."""
         with self.looking_at("the broker: a message goes there and back"):
-            found = check_broker(application, self._seconds)
-        yield from found
-        if not any(each.level == FAIL for each in found):
+            results = check_broker(application, self._seconds)
+        yield from results
+        if not any(each.level == FAIL for each in results):
             with self.looking_at("the workers: who answers"):
-                found = check_workers(application, self._seconds)
-            yield from found
+                results = check_workers(application, self._seconds)
+            yield from results
 
 
 def _go_on(_: Finding) -> None:
@@ -181,9 +181,9 @@ def _settings(settings: Settings, sources: dict[str, str]) -> list[Finding]:
     stem = name.removesuffix(f"-{settings.role}")
     if stem in _GENERIC_NAMES and not notes:
         notes.append(
-            f"the service name {shown(name)} says nothing: hundreds may be called so"
+            f"the service name {safe_repr(name)} says nothing: hundreds may be called so"
         )
-    found = [
+    findings = [
         Finding(
             level=WARN,
             id="OC208",
@@ -194,15 +194,17 @@ def _settings(settings: Settings, sources: dict[str, str]) -> list[Finding]:
         )
         for note in notes
     ] or [
-        Finding(level=OK, check="service name", seen=shown(name), source=source or "")
+        Finding(
+            level=OK, check="service name", seen=safe_repr(name), source=source or ""
+        )
     ]
-    found.append(_sampler(settings, sources))
+    findings.append(_sampler(settings, sources))
     others = [
         each
         for each in settings.notes
         if each.about not in ("service name", "endpoint")
     ]
-    return found + [_export(each) for each in others]
+    return findings + [_export(each) for each in others]
 
 
 def _export(note: Note) -> Finding:

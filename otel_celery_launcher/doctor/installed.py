@@ -39,18 +39,18 @@ KNOWN_BAD = (
 def check_installed() -> list[Finding]:
     """Look at versions, known-bad releases, and requirements that do not hold."""
     names = ("celery", "opentelemetry-sdk", "opentelemetry-instrumentation-celery")
-    shown = ", ".join(f"{name} {_version(name)}" for name in names)
-    found = [
-        Finding(level=OK, check="versions", seen=f"otel-celery {__version__}, {shown}")
+    releases = ", ".join(f"{name} {_version(name)}" for name in names)
+    findings = [
+        Finding(level=OK, check="versions", seen=f"otel-celery {__version__}, {releases}")
     ]
     for name, versions, why, do in KNOWN_BAD:
         present = _version(name)
         if present and re.match(versions, present):
             seen = f"{name} {present} is installed: {why}"
-            found.append(
+            findings.append(
                 Finding(level=FAIL, id="OC101", check="versions", seen=seen, next=do)
             )
-    return found + [
+    return findings + [
         Finding(
             level=FAIL,
             id="OC102",

@@ -32,24 +32,24 @@ def check_pool(
     """
     configured = "prefork" if app is None else str(app.conf.worker_pool)
     pool = given or configured
-    found = []
+    findings = []
     if not given and pool in GREEN_POOLS:
         seen = f"{pool} is set in the configuration, where it is too late to patch"
-        found.append(_finding(WARN, seen, "OC501", f"otel-celery worker -P {pool}"))
+        findings.append(_finding(WARN, seen, "OC501", f"otel-celery worker -P {pool}"))
     if pool in GREEN_POOLS and find_spec(pool) is None:
         seen = f"{pool} is not installed: the worker will not start"
-        found.append(_finding(FAIL, seen, "OC502", f"pip install 'celery[{pool}]'"))
+        findings.append(_finding(FAIL, seen, "OC502", f"pip install 'celery[{pool}]'"))
     if pool in GREEN_POOLS and settings.mode is Mode.INLINE:
         seen = f"inline export blocks the hub of {pool}"
-        found.append(_finding(WARN, seen, "OC503", "unset OTEL_CELERY_EXPORT"))
+        findings.append(_finding(WARN, seen, "OC503", "unset OTEL_CELERY_EXPORT"))
     if platform == "win32" and pool == "prefork":
         seen = "Celery has no prefork pool on Windows"
-        found.append(_finding(FAIL, seen, "OC504", "otel-celery worker -P threads"))
+        findings.append(_finding(FAIL, seen, "OC504", "otel-celery worker -P threads"))
     elif not platform.startswith("linux"):
         seen = f"{platform}: tested on Linux only"
-        found.append(_finding(WARN, seen, "OC505", "run the tests there: make test"))
-    shown = f"{pool} on {platform}, spans leave {settings.mode.explained}"
-    return found or [_finding(OK, shown)]
+        findings.append(_finding(WARN, seen, "OC505", "run the tests there: make test"))
+    summary = f"{pool} on {platform}, spans leave {settings.mode.explained}"
+    return findings or [_finding(OK, summary)]
 
 
 def _finding(level: str, seen: str, number: str = "", next_: str = "") -> Finding:

@@ -53,8 +53,8 @@ def examine_at_the_start_of_celery(role: str, service: str) -> None:
         # Too late to import an exporter: nothing but this is looked at.
         if os.getpid() != program:
             return
-        found = statuses(path)
-        status = max(found) if found else report_no_application()
+        exit_statuses = statuses(path)
+        status = max(exit_statuses) if exit_statuses else report_no_application()
         if status:  # else it is the program's own
             remove(program, path)
             os._exit(status)
@@ -78,8 +78,8 @@ def examine_program(
     def look() -> tuple[list[Finding], Any]:
         if application is None:
             seen = "not looked at: a program of this role starts no worker and no beat"
-            found = Finding(level=WARN, id="OC406", check="application", seen=seen)
-            return [found], None
+            finding = Finding(level=WARN, id="OC406", check="application", seen=seen)
+            return [finding], None
         seen = f"{application.main or 'it'} as the program has loaded it"
         return [Finding(level=OK, check="application", seen=seen)], application
 

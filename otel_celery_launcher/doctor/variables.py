@@ -49,20 +49,20 @@ def check_variables(
     names = sorted(name for name in environ if name.startswith("OTEL_"))
     unhandled = set(unhandled_variables(environ))
     unknown = unknown_variables(environ)
-    found = [_bad(each, sources) for each in correct_environment(environ)]
+    findings = [_bad(each, sources) for each in correct_environment(environ)]
     for name in names:
         source = sources.get(name, "")
         if name in UNREAD:
-            found.append(_warn("OC204", name, f"ignored: {UNREAD[name]}", source))
+            findings.append(_warn("OC204", name, f"ignored: {UNREAD[name]}", source))
         elif name in unhandled:
             what = "not handled: metrics, logs, files"
-            found.append(_warn("OC205", name, what, source))
+            findings.append(_warn("OC205", name, what, source))
         elif name in unknown:
-            found.append(_unknown(name, unknown[name], source))
-    if not found:
-        shown = ", ".join(names) or "none is set"
-        found.append(Finding(level=OK, check="variables", seen=shown))
-    return found
+            findings.append(_unknown(name, unknown[name], source))
+    if not findings:
+        names_set = ", ".join(names) or "none is set"
+        findings.append(Finding(level=OK, check="variables", seen=names_set))
+    return findings
 
 
 def check_file_names(role: str, folder: Path = Path()) -> list[Finding]:
@@ -74,12 +74,12 @@ def check_file_names(role: str, folder: Path = Path()) -> list[Finding]:
     """
     names = {path.name for path in folder.glob(".env.*") if path.is_file()}
     missing = [each for each in KNOWN_ROLES if f".env.{each}" not in names]
-    found = []
+    findings = []
     for name in sorted(names):
         given = name.removeprefix(".env.")
         is_read = given == role or given in KNOWN_ROLES or not given.isalpha()
         near = [] if is_read else get_close_matches(given, missing, 1, SPELT_ALIKE)
-        found += [
+        findings += [
             Finding(
                 level=WARN,
                 id="OC213",
@@ -89,18 +89,18 @@ def check_file_names(role: str, folder: Path = Path()) -> list[Finding]:
             )
             for each in near
         ]
-    return found
+    return findings
 
 
 def sources_of(
     before: Mapping[str, str], after: Mapping[str, str], files: Sequence[Path]
 ) -> dict[str, str]:
     """Return where each ``OTEL_*`` name came from: the environment, or a file."""
-    found = {}
+    sources = {}
     for name in after:
         if name.startswith("OTEL_"):
-            found[name] = "environment" if name in before else _file_of(name, files)
-    return found
+            sources[name] = "environment" if name in before else _file_of(name, files)
+    return sources
 
 
 def _file_of(name: str, files: Sequence[Path]) -> str:

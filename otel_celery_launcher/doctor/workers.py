@@ -11,7 +11,7 @@ from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.launch.inspect_status import NAME
-from otel_celery_launcher.settings.checks import is_showable, shown
+from otel_celery_launcher.settings.checks import is_printable, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
         return [Finding(level=OK, check="workers", seen="none runs, or none answers")]
     answers = _ask(app, NAME, seconds, nodes)
     ours = {node: status for node in nodes if (status := _status(answers.get(node)))}
-    found = [
+    findings = [
         Finding(
             level=WARN,
             id="OC701",
@@ -65,9 +65,9 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
         except MALFORMED_ERRORS:  # whoever is on the broker can answer
             failures = of_node = [_unreadable(node)]
         delivering += not failures
-        found += of_node
+        findings += of_node
     if ours:
-        first = next((each for each in found if each.id in NOT_DELIVERING), None)
+        first = next((each for each in findings if each.id in NOT_DELIVERING), None)
         summary = Finding(
             level=OK if first is None else WARN,
             id="" if first is None else first.id,
@@ -75,8 +75,8 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
             seen=f"{delivering} of {len(ours)} started by otel-celery deliver",
             table=tuple(table),
         )
-        found.insert(0, summary)
-    return found
+        findings.insert(0, summary)
+    return findings
 
 
 def _unreadable(node: str) -> Finding:
@@ -108,7 +108,7 @@ def _row(node: str, status: dict[str, Any]) -> tuple[str, ...]:
 def _cell(value: object) -> str:
     """Return a value of another process's as it may be shown: no pasted key."""
     text = str(value)
-    return text if is_showable(text) else shown(text)
+    return text if is_printable(text) else safe_repr(text)
 
 
 def _release_of(status: dict[str, Any]) -> str:
@@ -144,8 +144,8 @@ def _ask(
 
 def _delivery(node: str, status: dict[str, Any]) -> list[Finding]:
     """Return a failure where a worker loses spans; an earlier release says less of it."""
-    service = shown(status["service_name"])
-    where = f" to {shown(status['endpoint'])}" if status.get("endpoint") else ""
+    service = safe_repr(status["service_name"])
+    where = f" to {safe_repr(status['endpoint'])}" if status.get("endpoint") else ""
     seen = f"{node}, service {service}, exported {status['exported']}{where}"
     dropped = {key: value for key, value in status["dropped"].items() if value}
     if dropped:
@@ -193,7 +193,7 @@ def _producers(node: str, status: dict[str, Any]) -> list[Finding]:
     if not without:
         return []
     producers = ", ".join(
-        f"{shown(name)} ({count})" for name, count in received["from"].items()
+        f"{safe_repr(name)} ({count})" for name, count in received["from"].items()
     )
     seen = (
         f"{node}: {without} of the last {received['messages']} messages had no trace"
@@ -205,7 +205,9 @@ def _producers(node: str, status: dict[str, Any]) -> list[Finding]:
     )
     unread = received.get("unread", {})
     if unread:
-        kinds = ", ".join(f"{shown(name)} ({count})" for name, count in unread.items())
+        kinds = ", ".join(
+            f"{safe_repr(name)} ({count})" for name, count in unread.items()
+        )
         number, seen = "OC705", f"{seen}; they have one for {kinds}"
         next_ = (
             f"add {','.join(unread)} to OTEL_PROPAGATORS of the worker, or publish with"

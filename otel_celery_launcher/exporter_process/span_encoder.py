@@ -82,9 +82,9 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         group[1].append(b"\x12" + _sized(data))  # spans = 2
     request = encode_spans_slowly(sanitize(others))
     blocks = []
-    for key, (span, found) in groups.items():
+    for key, (span, encoded) in groups.items():
         resource_header, scope_header = _headers(key, span)
-        scope_spans = scope_header + b"".join(found)
+        scope_spans = scope_header + b"".join(encoded)
         # scope_spans = 2 of the resource's, resource_spans = 1 of the request
         block = resource_header + b"\x12" + _sized(scope_spans)
         blocks.append(b"\x0a" + _sized(block))
@@ -190,12 +190,12 @@ def _sized(data: bytes) -> bytes:
 def _varint(number: int) -> bytes:
     if number < 128:
         return _BYTES[number]
-    found = bytearray()
+    data = bytearray()
     while number >= 128:
-        found.append(number & 127 | 128)
+        data.append(number & 127 | 128)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    data.append(number)
+    return bytes(data)
 
 
 _BYTES = [bytes((number,)) for number in range(128)]
@@ -211,8 +211,8 @@ def _headers(key: tuple[int, bytes], span: FramedSpan) -> tuple[bytes, bytes]:
         span: One of them.
     """
     resource = span.frame[0]
-    found = _known.get(key)
-    if found is None or found[0] is not resource:
+    headers = _known.get(key)
+    if headers is None or headers[0] is not resource:
         (resource_spans,) = encode_spans_slowly([span]).resource_spans
         (scope_spans,) = resource_spans.scope_spans
         scope_spans.ClearField("spans")
@@ -220,9 +220,9 @@ def _headers(key: tuple[int, bytes], span: FramedSpan) -> tuple[bytes, bytes]:
         resource_spans.ClearField("scope_spans")
         if len(_known) >= GROUPS_KEPT:
             _known.clear()
-        found = (resource, resource_spans.SerializeToString(), scope_header)
-        _known[key] = found
-    return found[1], found[2]
+        headers = (resource, resource_spans.SerializeToString(), scope_header)
+        _known[key] = headers
+    return headers[1], headers[2]
 
 
 def is_faithful() -> bool:

@@ -20,7 +20,7 @@ from celery.utils.nodenames import node_format
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.compat import celery_private
-from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.settings.checks import safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ class HealthFile:
         except OSError as exc:
             self._is_ready = False
             self._log(
-                f"OTEL_CELERY_HEALTH_FILE is {shown(self._template)}: expected a file that"
+                f"OTEL_CELERY_HEALTH_FILE is {safe_repr(self._template)}: expected a file that"
                 f" can be written ({exc.strerror}): it is not touched; probes that look"
                 " at it will fail"
             )

@@ -46,7 +46,7 @@ def python_options(argv: Sequence[str]) -> tuple[str, list[str]]:
         The letters of its options, ``m`` or ``c`` the last of them where there is one,
         and what follows: a script, module or code, and its arguments.
     """
-    found = ""
+    options = ""
     rest = list(argv[1:])
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
@@ -55,14 +55,14 @@ def python_options(argv: Sequence[str]) -> tuple[str, list[str]]:
                 del rest[:1]
             continue
         for index, letter in enumerate(word[1:], start=2):
-            found += letter
+            options += letter
             if letter in _PROGRAM_OPTIONS:
-                return found, [*filter(None, [word[index:]]), *rest]
+                return options, [*filter(None, [word[index:]]), *rest]
             if letter in _VALUE_OPTIONS:
                 if not word[index:]:
                     del rest[:1]
                 break
-    return found, rest
+    return options, rest
 
 
 def as_ours(argv: Sequence[str]) -> list[str]:
@@ -115,8 +115,8 @@ def words_for_ours(command: Sequence[str]) -> list[str] | None:
     letters, program = python_options(command)
     if not program or letters.endswith("c"):
         return None
-    found = program[0] if letters.endswith("m") else Path(program[0]).name
-    return program[1:] if found in (SCRIPT, MODULE) else None
+    name = program[0] if letters.endswith("m") else Path(program[0]).name
+    return program[1:] if name in (SCRIPT, MODULE) else None
 
 
 def as_doctor(ours: Sequence[str], role: str) -> list[str]:

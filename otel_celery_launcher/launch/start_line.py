@@ -14,8 +14,8 @@ from celery import signals
 
 from otel_celery_launcher import __version__, messages
 from otel_celery_launcher.errors import guarded
-from otel_celery_launcher.settings.advice import shown_endpoint
-from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.settings.advice import printable_endpoint
+from otel_celery_launcher.settings.checks import safe_repr
 from otel_celery_launcher.telemetry.suppression import DRIVERS
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _text(telemetry: Telemetry) -> str:
     if once := _counted_once(telemetry):
         off += f"; once: {' '.join(once)} below sqlalchemy"
     return (
-        f"{__version__}, {settings.role}, service {shown(settings.service_name)},"
+        f"{__version__}, {settings.role}, service {safe_repr(settings.service_name)},"
         f" {_where(settings)}, sampler {settings.sampler}; instrumented: {on}{off}"
     )
 
@@ -107,7 +107,7 @@ def _where(settings: Settings) -> str:
         EXPORTERS.get(each, each) for each in settings.traces.exporters
     )
     target = (
-        f" to {shown_endpoint(settings.traces.endpoint)}"
+        f" to {printable_endpoint(settings.traces.endpoint)}"
         if settings.traces.sends_otlp
         else ""
     )
@@ -122,7 +122,7 @@ def _fields(telemetry: Telemetry) -> dict[str, Any]:
         "role": settings.role,
         "service_name": settings.service_name,
         "exporters": list(settings.traces.exporters),
-        "endpoint": shown_endpoint(settings.traces.endpoint)
+        "endpoint": printable_endpoint(settings.traces.endpoint)
         if settings.traces.sends_otlp
         else "",
         "export": settings.mode.value,

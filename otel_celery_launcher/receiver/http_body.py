@@ -162,10 +162,10 @@ def _read(stream: io.BufferedIOBase, size: int) -> Iterator[bytes]:
 def _read_chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
     """Yield the chunks of RFC 9112, 7.1; a gzip stream of some clients has no length."""
     while True:
-        found = _CHUNK_SIZE.fullmatch(stream.readline(LINE_BYTES))
-        if found is None:
+        match = _CHUNK_SIZE.fullmatch(stream.readline(LINE_BYTES))
+        if match is None:
             raise RefusalError(HTTPStatus.BAD_REQUEST, "expected a chunk's size")
-        size = int(found[1], 16)
+        size = int(match[1], 16)
         if size > MESSAGE_BYTES:
             raise RefusalError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
         if size == 0:
@@ -193,7 +193,7 @@ def decode(body: bytes, encoding: str) -> bytes:
         raise RefusalError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text)
     inflater = zlib.decompressobj(_ANY_HEADER)
     try:
-        found = inflater.decompress(body, MESSAGE_BYTES)
+        data = inflater.decompress(body, MESSAGE_BYTES)
     except zlib.error as exc:
         raise RefusalError(HTTPStatus.BAD_REQUEST, f"not {encoding}: {exc}") from exc
     if inflater.unconsumed_tail:
@@ -201,4 +201,4 @@ def decode(body: bytes, encoding: str) -> bytes:
     if not inflater.eof or inflater.unused_data:
         text = f"the {encoding} body has no end, or goes on behind it"
         raise RefusalError(HTTPStatus.BAD_REQUEST, text)
-    return found
+    return data

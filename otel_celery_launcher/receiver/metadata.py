@@ -65,8 +65,8 @@ def _header(name: str, value: str | bytes) -> tuple[str, str | bytes] | None:
     if name in _HOP or name.startswith("grpc-") or not _NAME.fullmatch(name):
         return None
     if name.endswith("-bin"):
-        found = value if isinstance(value, bytes) else _decoded(value)
-        return None if found is None else (name, found)
+        content = value if isinstance(value, bytes) else _decoded(value)
+        return None if content is None else (name, content)
     if isinstance(value, bytes) or not _VALUE.fullmatch(value):
         return None
     return name, value

@@ -72,7 +72,7 @@ def read_request(data: bytes, *, is_brief: bool = False) -> list[ReceivedSpan]:
         request = ExportTraceServiceRequest.FromString(data)
     except DecodeError as exc:
         raise ValueError("not an OTLP trace request") from exc
-    found = []
+    spans = []
     for resource_spans in request.resource_spans:
         resource = _attributes(
             pair
@@ -81,10 +81,10 @@ def read_request(data: bytes, *, is_brief: bool = False) -> list[ReceivedSpan]:
         )
         for scope_spans in resource_spans.scope_spans:
             scope = "" if is_brief else scope_spans.scope.name
-            found += [
+            spans += [
                 _span(span, resource, scope, is_brief) for span in scope_spans.spans
             ]
-    return found
+    return spans
 
 
 def _span(

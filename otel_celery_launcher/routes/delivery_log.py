@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.delivery.failures import explain
-from otel_celery_launcher.settings.checks import shown
+from otel_celery_launcher.settings.checks import safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ class DeliveryLog:
         self._left_out_said = self._counters.left_out
         messages.log(
             f"{self._left_out_said} traces left out so far, too many a second begin in"
-            f" one process; the last with {shown(self._counters.left_out_name)}. Begin"
+            f" one process; the last with {safe_repr(self._counters.left_out_name)}. Begin"
             " fewer, or set OTEL_CELERY_ROOT_SPANS_PER_SECOND to what you want"
         )
 

@@ -191,8 +191,8 @@ class Supervisor:
 
     def _count_what_died(self) -> None:
         """What a dead exporter process had read is lost; nobody else writes its row."""
-        for each in self._signals:
-            figures = self._counters.rows[EXPORTER_ROW].of(each.signal)
+        for exported in self._signals:
+            figures = self._counters.rows[EXPORTER_ROW].of(exported.signal)
             figures.dropped += max(0, figures.unaccounted)
 
     def _is_silent(self) -> bool:

@@ -31,12 +31,12 @@ CONFIGURING_VARIABLES = (
 CONFIGURING_OPTIONS = ("-b", "--broker", "--config", "--loader")
 
 
-def shown_endpoint(endpoint: str) -> str:
+def printable_endpoint(endpoint: str) -> str:
     """Return scheme, host and port: keys stand in user info, paths and queries.
 
     A target of gRPC's is shown whole: it has an address, and none of these.
     """
-    if not checks.is_showable(endpoint):
+    if not checks.is_printable(endpoint):
         return NOT_SHOWN
     try:
         parts = split_endpoint(endpoint)
@@ -51,7 +51,7 @@ def shown_endpoint(endpoint: str) -> str:
     return f"{scheme}[{host}]{port}" if ":" in host else f"{scheme}{host}{port}"
 
 
-def shown_path(path: str) -> str:
+def printable_path(path: str) -> str:
     """Return a path as it may be shown: keys of some vendors stand in it."""
     if path == TRACES.path:
         return path
@@ -71,21 +71,21 @@ def endpoint_notes(protocol: str, endpoint: str, *, is_insecure: bool) -> list[s
         notes.append(_means_tls(endpoint))
     if protocol == "http/protobuf" and not has_scheme:
         notes.append(
-            f"the endpoint {shown_endpoint(endpoint)!r} has no scheme;"
+            f"the endpoint {printable_endpoint(endpoint)!r} has no scheme;"
             " put http:// or https:// before it"
         )
     return notes
 
 
 def _means_tls(endpoint: str) -> str:
-    shown = repr(shown_endpoint(endpoint))
+    address = repr(printable_endpoint(endpoint))
     if is_resolved_by_grpc(endpoint):
         return (
-            f"the endpoint {shown} is no http:// URL, which means TLS; set"
+            f"the endpoint {address} is no http:// URL, which means TLS; set"
             " OTEL_EXPORTER_OTLP_INSECURE=true for a connection without"
         )
     return (
-        f"the endpoint {shown} has no scheme, which means TLS;"
+        f"the endpoint {address} has no scheme, which means TLS;"
         " put http:// before it for a connection without"
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PATH_SEPARATOR = os.pathsep
 
 # Of a value in a line. Longer ones are no words of a user's: keys, whole files.
-SHOWN_CHARACTERS = 200
+PRINTED_CHARACTERS = 200
 
 HIGHEST = 2**31 - 1
 
@@ -127,11 +127,11 @@ def number(lowest: float, highest: float, *, over: bool = False) -> Check:
 
     def check(value: str) -> str:
         try:
-            found = float(value)
+            amount = float(value)
         except ValueError:
-            found = -1.0
-        is_high_enough = found > lowest if over else found >= lowest
-        if is_high_enough and found <= highest:
+            amount = -1.0
+        is_high_enough = amount > lowest if over else amount >= lowest
+        if is_high_enough and amount <= highest:
             return value
         start = f"over {lowest:g} and up" if over else f"from {lowest:g}"
         raise BadValueError(f"a number {start} to {highest:g}")
@@ -147,10 +147,10 @@ def whole_number(lowest: int) -> Check:
 
     def check(value: str) -> str:
         try:
-            found = int(value)
+            amount = int(value)
         except ValueError:
-            found = -1
-        if lowest <= found <= HIGHEST:
+            amount = -1
+        if lowest <= amount <= HIGHEST:
             return value
         raise BadValueError(f"a whole number from {lowest} to {HIGHEST}")
 
@@ -270,14 +270,14 @@ def service_name_template(value: str) -> str:
     raise BadValueError("text with {name} and {role}, such as {name}-{role}")
 
 
-def is_showable(value: str) -> bool:
+def is_printable(value: str) -> bool:
     """Return whether a value may stand in a line: one that is short, and no key."""
-    return len(value) <= SHOWN_CHARACTERS and value.isprintable()
+    return len(value) <= PRINTED_CHARACTERS and value.isprintable()
 
 
-def shown(value: str) -> str:
+def safe_repr(value: str) -> str:
     """Return a value as it stands in a line; a pasted key is never shown."""
-    if is_showable(value):
+    if is_printable(value):
         return repr(value)
     return f"({len(value)} characters, not shown)"
 
@@ -291,7 +291,7 @@ def _sort_names(
 
 
 def _unknown(names: list[str]) -> str:
-    return f"{', '.join(map(shown, names))} is not installed or misspelt"
+    return f"{', '.join(map(safe_repr, names))} is not installed or misspelt"
 
 
 def _kind(group: str) -> str:

@@ -108,8 +108,8 @@ def _correct_sampler_argument(environ: MutableMapping[str, str]) -> list[BadValu
         fallback = str(TRACES_SAMPLER_ARG.fallback)
         environ[TRACES_SAMPLER_ARG.name] = fallback
         expected = f"{exc.expected} for {sampler}"
-        shown = checks.shown(argument)
-        return [BadValue(TRACES_SAMPLER_ARG.name, shown, expected, fallback)]
+        printed = checks.safe_repr(argument)
+        return [BadValue(TRACES_SAMPLER_ARG.name, printed, expected, fallback)]
     return []
 
 
@@ -127,9 +127,9 @@ def _correct_for_http(environ: MutableMapping[str, str], prefix: str) -> list[Ba
     if not is_resolved_by_grpc(value):
         return []
     del environ[name]
-    shown = checks.shown(advice.shown_endpoint(value))
+    printed = checks.safe_repr(advice.printable_endpoint(value))
     expected = "a URL such as http://collector:4318 with http/protobuf"
-    return [BadValue(name, shown, expected, _default_endpoint(environ))]
+    return [BadValue(name, printed, expected, _default_endpoint(environ))]
 
 
 def _correct_for_grpc(environ: MutableMapping[str, str], prefix: str) -> list[BadValue]:
@@ -186,12 +186,12 @@ def _bad_value(
     environ: Mapping[str, str],
 ) -> BadValue:
     if variable.secret:
-        shown = HIDDEN
+        printed = HIDDEN
     elif variable.name.endswith("_ENDPOINT"):
-        shown = checks.shown(advice.shown_endpoint(value))
+        printed = checks.safe_repr(advice.printable_endpoint(value))
     else:
-        shown = checks.shown(value)
-    return BadValue(variable.name, shown, exc.expected, _used(variable, exc, environ))
+        printed = checks.safe_repr(value)
+    return BadValue(variable.name, printed, exc.expected, _used(variable, exc, environ))
 
 
 def _used(
@@ -200,7 +200,7 @@ def _used(
     """Return what is in force now, as it stands in a line."""
     used = exc.kept or variable.fallback
     if used is not None:
-        is_shown = not variable.secret and checks.is_showable(used)
+        is_shown = not variable.secret and checks.is_printable(used)
         return used if is_shown else "its other items"
     of_all_signals = variable.name.replace("_TRACES_", "_")
     if of_all_signals != variable.name and of_all_signals in environ:

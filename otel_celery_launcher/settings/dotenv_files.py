@@ -48,30 +48,30 @@ def load_env_files(
     """
     _forget_previous(environ)
     wanted = list(env_files) or _split_paths(environ.get(ENV_FILE_VARIABLE, ""))
-    found: dict[str, str] = {}
+    merged: dict[str, str] = {}
     problems: list[str] = []
     if role is not None:
         for name in (".env", f".env.{role}"):
             values, problem = _read_found(Path(workdir or ".") / name)
-            found.update(values)
+            merged.update(values)
             problems += problem
     for path in wanted:
         values, problem = _read_wanted(Path(path))
-        found.update(values)
+        merged.update(values)
         problems += problem
     reader = "*" if for_others else str(os.getpid())
-    _put(environ, found, wanted, reader)
+    _put(environ, merged, wanted, reader)
     return problems
 
 
 def _put(
     environ: MutableMapping[str, str],
-    found: Mapping[str, str],
+    merged: Mapping[str, str],
     wanted: Sequence[str],
     reader: str,
 ) -> None:
     """Put what files have into the environment, and note what came from them."""
-    loaded = {name: value for name, value in found.items() if name not in environ}
+    loaded = {name: value for name, value in merged.items() if name not in environ}
     environ.update(loaded)
     if wanted:
         environ[ENV_FILE_VARIABLE] = os.pathsep.join(

@@ -115,9 +115,9 @@ class SignalSettings:
         return self.endpoint
 
     @property
-    def shown_path(self) -> str:
+    def printable_path(self) -> str:
         """The path of ``url``, as it may be shown."""
-        return advice.shown_path(split_endpoint(self.url).path)
+        return advice.printable_path(split_endpoint(self.url).path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,12 +254,12 @@ def _service_name(
         name = given or f"{command_line.app_name}-{role}"
     name = as_text(name)
     if not template and not given:
-        note = f"no service name is set: using {checks.shown(name)}; set OTEL_SERVICE_NAME=<name> and"
+        note = f"no service name is set: using {checks.safe_repr(name)}; set OTEL_SERVICE_NAME=<name> and"
     elif role in name.lower():
         return name, []
     else:
         note = (
-            f"the service name {checks.shown(name)} does not contain the role {role!r},"
+            f"the service name {checks.safe_repr(name)} does not contain the role {role!r},"
             " so worker, beat and producer look alike; set"
         )
     text = f'{note} OTEL_CELERY_SERVICE_NAME="{{name}}-{{role}}"'

@@ -39,12 +39,12 @@ class TaskGlobs(Generic[Value]):
             return self._known[task_name]
         except KeyError:
             pass
-        found = next(
+        match = next(
             (value for glob, value in self._globs if fnmatchcase(task_name, glob)), None
         )
         if len(self._known) < NAMES_KEPT:
-            self._known[task_name] = found
-        return found
+            self._known[task_name] = match
+        return match
 
 
 def split_globs(text: str) -> list[tuple[str, str]]:

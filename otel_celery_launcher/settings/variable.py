@@ -66,20 +66,18 @@ class BadValue(NamedTuple):
 
     Attributes:
         name: Of the variable.
-        shown: The value as it may be shown.
+        printed: The value as it may be printed.
         expected: What would fit.
         used: What holds now.
     """
 
     name: str
-    shown: str
+    printed: str
     expected: str
     used: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} is {self.shown}: expected {self.expected}; using {self.used}"
-        )
+        return f"{self.name} is {self.printed}: expected {self.expected}; using {self.used}"
 
 
 class Note(NamedTuple):

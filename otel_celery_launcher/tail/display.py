@@ -105,7 +105,7 @@ class Totals:
     def __str__(self) -> str:
         sums = self._sums
         share = sums.orphans / sums.spans if sums.spans else 0.0
-        found = [
+        parts = [
             counted(self._traces, "trace"),
             counted(sums.spans, "span"),
             counted(sums.runs, "run"),
@@ -114,14 +114,14 @@ class Totals:
             f"{counted(sums.orphans, 'orphan')} ({share:.1%} of the spans)",
         ]
         if sums.open:
-            found.append(_without_run(sums.open))
+            parts.append(_without_run(sums.open))
         if self.refused:
-            found.append(f"{counted(self.refused, 'request')} refused")
+            parts.append(f"{counted(self.refused, 'request')} refused")
         if self.cut:
-            found.append(f"{counted(self.cut, 'trace')} cut for want of room")
+            parts.append(f"{counted(self.cut, 'trace')} cut for want of room")
         if self.dropped:
-            found.append(f"{counted(self.dropped, 'span')} dropped")
-        return ", ".join(found)
+            parts.append(f"{counted(self.dropped, 'span')} dropped")
+        return ", ".join(parts)
 
 
 def remarkable(summary: Summary) -> list[tuple[str, str]]:
@@ -158,7 +158,7 @@ def headline(trace: Trace, summary: Summary) -> str:
 
 def as_json(trace: Trace, summary: Summary) -> str:
     """Return a trace as one line."""
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "trace_id": trace.trace_id,
         "seconds": trace.seconds,
         "errors": summary.errors,
@@ -187,9 +187,9 @@ def as_json(trace: Trace, summary: Summary) -> str:
         ],
     }
     try:
-        return json.dumps(found, default=repr, allow_nan=False)
+        return json.dumps(document, default=repr, allow_nan=False)
     except ValueError:  # NaN and infinity are no JSON
-        return json.dumps(_finite(found), default=repr)
+        return json.dumps(_finite(document), default=repr)
 
 
 def _finite(value: Any) -> Any:

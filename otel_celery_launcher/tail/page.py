@@ -128,10 +128,10 @@ def _trace(trace: Trace, summary: Summary) -> str:
     began = time.strftime(
         "%H:%M:%S", time.localtime(min(span.start for span in trace.spans))
     )
-    shown = _rows(rows[:ROWS_SHOWN], trace.seconds)
-    left_out = len(rows) - len(shown)
+    rows_html = _rows(rows[:ROWS_SHOWN], trace.seconds)
+    left_out = len(rows) - len(rows_html)
     more = f"<p>{left_out} more spans are left out.</p>" if left_out > 0 else ""
-    body = "\n".join(shown)
+    body = "\n".join(rows_html)
     return f"""\
 <details class="trace {" ".join({kind for _, kind in marks})}">
 <summary><time>{began}</time> <b>{_text(rows[0].span.name)}</b> \
@@ -165,14 +165,14 @@ def _row(row: WaterfallRow, seconds: float) -> str:
     left = min(max(row.start * scale, 0), 100)
     width = min(max(row.took * scale, 0.2), 100)
     wait = min((row.waited or 0) * scale, left)
-    shown = {**span.attributes, "span_id": span.span_id}
+    attributes = {**span.attributes, "span_id": span.span_id}
     if span.status_text:
-        shown["status"] = span.status_text
+        attributes["status"] = span.status_text
     if stack := error_of(span).stack:
-        shown["stack trace"] = stack
-    attributes = "".join(
+        attributes["stack trace"] = stack
+    details = "".join(
         f"<dt>{_text(str(key))}<dd>{_text(str(value), keep=LINES)}"
-        for key, value in shown.items()
+        for key, value in attributes.items()
     )
     kind = "error" if row.note in ("LOST", "ERROR") else "orphan"
     note = _badge(row.note, kind) if row.note else ""
@@ -186,7 +186,7 @@ def _row(row: WaterfallRow, seconds: float) -> str:
         f"<tr><td>{_text(span.service)}"
         f'<td style="padding-left:{row.depth + 0.5}em"><details><summary>'
         f"{_text(span.name)} <small>{escape(span.kind)}</small>{why}</summary>"
-        f"<dl>{attributes}</dl></details>"
+        f"<dl>{details}</dl></details>"
         f'<td class="when"><i class="wait" style="left:{left - wait:.2f}%;'
         f'width:{wait:.2f}%"></i><i class="{"bad" if span.is_error else "bar"}"'
         f' style="left:{left:.2f}%;width:{min(width, 100 - left):.2f}%"></i>'

@@ -157,8 +157,8 @@ class Screen:
     def _stack(self, row: WaterfallRow) -> list[str]:
         """Return the stack trace of a row, if it has one and it is asked for."""
         stack = error_of(row.span).stack if self._has_stacks else ""
-        shown = escape_controls(stack, keep=LINES).rstrip()
-        return [f"    {line}" for line in shown.splitlines()]
+        text = escape_controls(stack, keep=LINES).rstrip()
+        return [f"    {line}" for line in text.splitlines()]
 
     def _colour(self, service: str) -> str:
         if len(self._services) >= SERVICES_KEPT and service not in self._services:

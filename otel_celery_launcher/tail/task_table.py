@@ -121,7 +121,7 @@ class TaskTable:
         least, most = NAME_COLUMNS
         rest = sum(COLUMNS) + len(COLUMNS) - 1
         room = min(max((columns or PLAIN_COLUMNS) - rest, least), most)
-        found = [_line(HEAD, room)]
+        table = [_line(HEAD, room)]
         for name in names[:NAMES_SHOWN]:
             task = self._tasks.get(name, empty)
             counts = (task.runs, task.failed, task.retried, task.lost, waiting[name])
@@ -130,9 +130,9 @@ class TaskTable:
                 _share(task.took, 0.95),
                 _share(task.waited, 0.95),
             )
-            found.append(_line((name, *map(str, counts), *times), room))
+            table.append(_line((name, *map(str, counts), *times), room))
         more = len(names) - NAMES_SHOWN
-        return [*found, f"… and {more} more names of tasks"] if more > 0 else found
+        return [*table, f"… and {more} more names of tasks"] if more > 0 else table
 
 
 def _line(cells: Iterable[str], room: int) -> str:

@@ -166,9 +166,9 @@ class Traces:
         """Return the traces to show now; all of them at the end."""
         now = self._clock()
         with self._lock:
-            found = list(self._early)
+            due_traces = list(self._early)
             self._early.clear()
-            for trace in found:
+            for trace in due_traces:
                 self._early_load.remove_trace(trace)
             for trace in list(self._open.values()):
                 silence = now - trace.last
@@ -177,12 +177,12 @@ class Traces:
                 if is_end or silence >= self._patience or self._is_newly_whole(trace):
                     del self._open[trace.trace_id]
                     self._open_load.remove_trace(trace)
-                    found.append(trace)
-            for trace in found:
+                    due_traces.append(trace)
+            for trace in due_traces:
                 self._remember(trace)
             return [
                 replace(trace, spans=list(trace.spans), linked=self._links_of(trace))
-                for trace in found
+                for trace in due_traces
             ]
 
     def _links_of(self, trace: Trace) -> frozenset[str]:

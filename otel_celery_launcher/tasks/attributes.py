@@ -151,29 +151,31 @@ class Attributes:
         headers = message.headers
         broker = broker_of(app)
         exchange, routing_key, kind = destination
-        found = _of_message(name, message, broker.system)
+        attributes = _of_message(name, message, broker.system)
         if entry is not None:
-            found["celery.schedule.entry"] = text_of(entry)
+            attributes["celery.schedule.entry"] = text_of(entry)
         if label:
-            found[LABEL] = label
+            attributes[LABEL] = label
         if exchange:
-            found["celery.exchange"] = exchange
-        self._add_destination(found, exchange, routing_key)
+            attributes["celery.exchange"] = exchange
+        self._add_destination(attributes, exchange, routing_key)
         if self._older and kind in ("direct", "topic"):
-            found["messaging.destination_kind"] = "queue" if kind == "direct" else kind
+            attributes["messaging.destination_kind"] = (
+                "queue" if kind == "direct" else kind
+            )
         if self._settings.arguments:
-            self._add_arguments(found, name, headers)
+            self._add_arguments(attributes, name, headers)
         if self._messaging:
-            self._add_operation(found, broker, "publish", "send", routing_key)
+            self._add_operation(attributes, broker, "publish", "send", routing_key)
             correlation = message.properties.get("correlation_id")
             for key, value in (
                 ("messaging.client.id", headers.get("origin")),
                 ("messaging.message.conversation_id", correlation),
             ):
                 if value:
-                    found[key] = text_of(value)
-        self._add_baggage(found, context)
-        return found
+                    attributes[key] = text_of(value)
+        self._add_baggage(attributes, context)
+        return attributes
 
     def run_name(self, task: Any, request: Any) -> str:
         """Return the name of a run's span."""
@@ -196,23 +198,23 @@ class Attributes:
         shared = self._shared_of(
             task, fields.get("delivery_info"), fields.get("hostname")
         )
-        found: dict[str, Any] = {}
+        attributes: dict[str, Any] = {}
         for key, name in self._copied:
             value = fields.get(key)
             if type(value) in _PLAIN:
                 if value:
-                    found[name] = value
+                    attributes[name] = value
             elif value is not None:
-                found[name] = text_of(value)
+                attributes[name] = text_of(value)
         limits = fields.get("timelimit")
         if isinstance(limits, (list, tuple)) and limits not in _NO_LIMITS:
-            found["celery.timelimit"] = tuple(
+            attributes["celery.timelimit"] = tuple(
                 "" if each is None else text_of(each) for each in limits
             )
         if task.name in _MAPPERS:
-            _add_mapped_task(found, fields.get("kwargs"))
-        found.update(waits(times, fields.get("eta"), time.time()))
-        return shared, found
+            _add_mapped_task(attributes, fields.get("kwargs"))
+        attributes.update(waits(times, fields.get("eta"), time.time()))
+        return shared, attributes
 
     def of_run(
         self, task: Any, request: Any, context: Context | None, times: Times
@@ -220,21 +222,21 @@ class Attributes:
         """Return the attributes of a run, before the task begins."""
         fields = request.__dict__
         shared, own = self.of_fast_run(task, fields, times)
-        found = {**shared.attributes, **own}
+        attributes = {**shared.attributes, **own}
         if label := self._label_of(task, request):
-            found[LABEL] = label
+            attributes[LABEL] = label
         if self._settings.arguments:
-            self._add_arguments(found, task.name, fields)
+            self._add_arguments(attributes, task.name, fields)
         if self._messaging:
             broker = broker_of(task.app)
             _, routing_key = _delivered(task.app, fields.get("delivery_info"))
-            self._add_operation(found, broker, "process", "process", routing_key)
+            self._add_operation(attributes, broker, "process", "process", routing_key)
             properties = fields.get("properties")
             tag = properties.get("delivery_tag") if type(properties) is dict else None
             if broker.system == "rabbitmq" and isinstance(tag, int):
-                found["messaging.rabbitmq.message.delivery_tag"] = tag
-        self._add_baggage(found, context)
-        return found
+                attributes["messaging.rabbitmq.message.delivery_tag"] = tag
+        self._add_baggage(attributes, context)
+        return attributes
 
     def _label_of(self, task: Any, request: Any) -> str:
         return self.label(task.name, request.args, request.kwargs)
@@ -247,28 +249,28 @@ class Attributes:
         known = self._known.get(task.name)
         if known is not None and known.is_for(task.app, pid, delivery, hostname):
             return known
-        found = {
+        attributes = {
             "celery.action": "run",
             "celery.task_name": task.name,
             "messaging.system": broker_of(task.app).system,
             "process.pid": pid,
         }
         if hostname:
-            found["celery.hostname"] = text_of(hostname)
+            attributes["celery.hostname"] = text_of(hostname)
             if self._messaging:
-                found["messaging.client.id"] = text_of(hostname)
+                attributes["messaging.client.id"] = text_of(hostname)
         if type(delivery) is dict and delivery:
-            found["celery.delivery_info"] = text_of(delivery)
-            self._add_destination(found, *_delivered(task.app, delivery))
+            attributes["celery.delivery_info"] = text_of(delivery)
+            self._add_destination(attributes, *_delivered(task.app, delivery))
             if delivery.get("redelivered"):
-                found["celery.redelivered"] = True
+                attributes["celery.redelivered"] = True
         known = SharedAttributes(
             task.app,
             pid,
             dict(delivery) if type(delivery) is dict else None,
             hostname,
-            found,
-            encode_shared(found),
+            attributes,
+            encode_shared(attributes),
         )
         self._known[task.name] = known
         return known
@@ -286,36 +288,38 @@ class Attributes:
             context: What its message carries.
         """
         broker = broker_of(app)
-        found = {
+        attributes = {
             "celery.action": what,
             "celery.task_name": name,
             "messaging.system": broker.system,
         }
         if request.id is not None:
-            found["messaging.message.id"] = text_of(request.id)
+            attributes["messaging.message.id"] = text_of(request.id)
         if self._messaging:
-            self._add_operation(found, broker, what, "process", "")
-        self._add_baggage(found, context)
-        return found
+            self._add_operation(attributes, broker, what, "process", "")
+        self._add_baggage(attributes, context)
+        return attributes
 
-    def _add_baggage(self, found: dict[str, Any], context: Context | None) -> None:
+    def _add_baggage(self, attributes: dict[str, Any], context: Context | None) -> None:
         """Add the entries of the baggage that are asked for."""
         for name in self._settings.baggage:
             value = baggage.get_baggage(name, context)
             if value is not None:
-                found[name] = text_of(value)
+                attributes[name] = text_of(value)
 
     def _add_destination(
-        self, found: dict[str, Any], exchange: str, routing_key: str
+        self, attributes: dict[str, Any], exchange: str, routing_key: str
     ) -> None:
         if not routing_key:
             return
         if self._older:
-            found["messaging.destination"] = routing_key
-        found["messaging.destination.name"] = destination_name(exchange, routing_key)
+            attributes["messaging.destination"] = routing_key
+        attributes["messaging.destination.name"] = destination_name(
+            exchange, routing_key
+        )
 
     def _add_arguments(
-        self, found: dict[str, Any], name: str, fields: Mapping[str, Any]
+        self, attributes: dict[str, Any], name: str, fields: Mapping[str, Any]
     ) -> None:
         """Add what Celery shows of the arguments, where that is allowed."""
         limit = self._settings.arguments.get(name)
@@ -325,27 +329,27 @@ class Attributes:
             ("argsrepr", "celery.args"),
             ("kwargsrepr", "celery.kwargs"),
         ):
-            shown = fields.get(key)
-            if shown is not None and (text := text_of(shown)):
-                found[attribute] = text[:limit]
+            representation = fields.get(key)
+            if representation is not None and (text := text_of(representation)):
+                attributes[attribute] = text[:limit]
 
     @staticmethod
     def _add_operation(
-        found: dict[str, Any], broker: Any, name: str, kind: str, routing_key: str
+        attributes: dict[str, Any], broker: Any, name: str, kind: str, routing_key: str
     ) -> None:
-        found["messaging.operation.name"] = name
-        found["messaging.operation.type"] = kind
+        attributes["messaging.operation.name"] = name
+        attributes["messaging.operation.type"] = kind
         if broker.address:
-            found["server.address"] = broker.address
+            attributes["server.address"] = broker.address
             if broker.port:
-                found["server.port"] = broker.port
+                attributes["server.port"] = broker.port
         if broker.system == "rabbitmq" and routing_key:
-            found["messaging.rabbitmq.destination.routing_key"] = routing_key
+            attributes["messaging.rabbitmq.destination.routing_key"] = routing_key
 
 
 def _of_message(name: str, message: Any, system: str) -> dict[str, Any]:
     """Return the attributes that a message alone tells."""
-    found = {
+    attributes = {
         "celery.action": "apply_async",
         "celery.task_name": name,
         "messaging.system": system,
@@ -354,17 +358,17 @@ def _of_message(name: str, message: Any, system: str) -> dict[str, Any]:
     if task_id is None and isinstance(message.body, Mapping):  # protocol 1
         task_id = message.body.get("id")
     if task_id is not None:
-        found["messaging.message.id"] = text_of(task_id)
+        attributes["messaging.message.id"] = text_of(task_id)
     if name in _MAPPERS and type(message.body) is tuple:
-        _add_mapped_task(found, message.body[1])
-    return found
+        _add_mapped_task(attributes, message.body[1])
+    return attributes
 
 
-def _add_mapped_task(found: dict[str, Any], kwargs: object) -> None:
+def _add_mapped_task(attributes: dict[str, Any], kwargs: object) -> None:
     """Add which task ``celery.map`` and the like run; nothing of its arguments."""
     signature = kwargs.get("task") if isinstance(kwargs, Mapping) else None
     if isinstance(signature, Mapping) and isinstance(signature.get("task"), str):
-        found["celery.mapped_task"] = signature["task"]
+        attributes["celery.mapped_task"] = signature["task"]
 
 
 def _delivered(app: Any, delivery: object) -> tuple[str, str]:

@@ -44,8 +44,8 @@ def messages_of(task: Any, arguments: object) -> Sequence[Any]:
 def publishes_of(messages: Sequence[Any]) -> tuple[Link, ...]:
     """Return a link to the publish of each message that names one."""
     contexts = (trace.get_current_span(_carried_by(each)) for each in messages)
-    found = (span.get_span_context() for span in contexts)
-    return tuple(Link(each) for each in found if each.is_valid)
+    span_contexts = (span.get_span_context() for span in contexts)
+    return tuple(Link(each) for each in span_contexts if each.is_valid)
 
 
 def _carried_by(message: Any) -> Context:

@@ -106,14 +106,14 @@ _known: WeakKeyDictionary[Any, Broker] = WeakKeyDictionary()
 
 def broker_of(app: Any) -> Broker:
     """Return an application's broker; connects to nothing."""
-    found = _known.get(app)
-    if found is None:
+    broker = _known.get(app)
+    if broker is None:
         try:
-            found = _look_at(app.connection_for_write())
+            broker = _look_at(app.connection_for_write())
         except (ImportError, *MALFORMED_ERRORS):  # as the publish itself will say
-            found = Broker("unknown", None, None)
-        _known[app] = found
-    return found
+            broker = Broker("unknown", None, None)
+        _known[app] = broker
+    return broker
 
 
 def _look_at(connection: Any) -> Broker:

@@ -68,16 +68,16 @@ def parent_of(request: Any) -> Context:
     """Return the context that a task's message carries; empty where it carries none."""
     fast = fast_parent(request.__dict__)
     if fast is not None:
-        found = context_with_only(NonRecordingSpan(fast))
+        context = context_with_only(NonRecordingSpan(fast))
     else:
-        found = extract(request, Context(), REQUEST)
-        if not _has_span(found):  # baggage may come without a trace
-            found = _handed(request, found)
+        context = extract(request, Context(), REQUEST)
+        if not _has_span(context):  # baggage may come without a trace
+            context = _handed(request, context)
     if messages.shows_contexts():
         carried: dict[str, str] = {}
-        propagate.inject(carried, found)
+        propagate.inject(carried, context)
         messages.show_context("Extracting trace context from headers", carried)
-    return found
+    return context
 
 
 def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
@@ -101,9 +101,9 @@ def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
 def _handed(request: Any, context: Context) -> Context:
     """Return what a hand-written instrumentation has put into a message."""
     for carrier in _carriers(request):
-        found = extract(carrier, context)
-        if _has_span(found):
-            return found
+        handed = extract(carrier, context)
+        if _has_span(handed):
+            return handed
     return context
 
 

@@ -172,10 +172,10 @@ class Runs:
         links += publishes_of(batch)
 
         def attributes() -> dict[str, Any]:
-            found = self._attributes.of_run(task, request, parent, times)
+            values = self._attributes.of_run(task, request, parent, times)
             if batch:
-                found["messaging.batch.message_count"] = len(batch)
-            return found
+                values["messaging.batch.message_count"] = len(batch)
+            return values
 
         span = self._spans.start(
             self._attributes.run_name(task, request),

@@ -46,20 +46,20 @@ def waits(times: Times, eta: object, started: float) -> dict[str, float]:
         eta: When it was to start at the earliest, as the message has it.
         started: Seconds since the epoch.
     """
-    found: dict[str, float] = {}
+    durations: dict[str, float] = {}
     published, received = times
     if type(received) is not float:
-        return found
+        return durations
     wanted = 0.0 if eta is None else _eta_seconds(eta)
     if started >= received:
         ready = received if received >= wanted else wanted
-        found["celery.wait.worker"] = started - ready if started > ready else 0.0
+        durations["celery.wait.worker"] = started - ready if started > ready else 0.0
     sent = _seconds(published)
     if sent is not None:
         begin = max(sent, wanted) if 0.0 < wanted <= received else sent
         if received >= begin:
-            found["celery.wait.broker"] = received - begin
-    return found
+            durations["celery.wait.broker"] = received - begin
+    return durations
 
 
 def _seconds(value: object) -> float | None:

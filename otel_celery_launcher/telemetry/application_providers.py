@@ -69,7 +69,7 @@ class CollectorAddress:
         return (self.port, self.path) == (other.port, other.path)
 
     @property
-    def shown(self) -> str:
+    def host_and_port(self) -> str:
         """Host and port."""
         return f"{self.host}:{self.port}"
 
@@ -111,8 +111,8 @@ class ApplicationProviders:
         providers.replace_span_processors(provider, (self._front,))
         providers.intercept_added_processors(provider, self._add_to_all)
         self._providers.append(provider)
-        for each in (*self._kept, *present):
-            self._add_to_all(each)
+        for processor in (*self._kept, *present):
+            self._add_to_all(processor)
 
     def watch_set_tracer_provider(self) -> None:
         """Adopt whatever the application hands to ``trace.set_tracer_provider``.
@@ -158,15 +158,15 @@ class ApplicationProviders:
                 )
 
     def _accept(self, processor: SpanProcessor) -> bool:
-        found = providers.destination_of(providers.exporter_of(processor))
-        if found is None or self._address is None:
+        destination = providers.destination_of(providers.exporter_of(processor))
+        if destination is None or self._address is None:
             return True
-        address = CollectorAddress.read(*found)
+        address = CollectorAddress.read(*destination)
         if not address.is_same_as(self._address):
             return True
         run_with_deadline([processor.shutdown], RETIRE_SECONDS)
         self._note(
-            f"the application exports to {address.shown}, as otel-celery does: its"
+            f"the application exports to {address.host_and_port}, as otel-celery does: its"
             " exporter is left out, so that each span comes once"
         )
         return False

@@ -40,12 +40,12 @@ def modules_of(entry_point: EntryPoint) -> set[str]:
     name = _STANDARD_MODULES.get(entry_point.name)
     if name is not None:
         return {name}
-    found: set[str] = set()
+    names: set[str] = set()
     requirements = (entry_point.dist and entry_point.dist.requires) or []
     for requirement in filter(None, map(_INSTRUMENTS.match, requirements)):
         with suppress(PackageNotFoundError):  # one of several that it is for
-            found |= _top_modules(distribution(requirement[1]))
-    return found
+            names |= _top_modules(distribution(requirement[1]))
+    return names
 
 
 def when_imported(modules: Iterable[str], act: Callable[[], object]) -> None:
@@ -75,12 +75,12 @@ def _is_half_imported(name: str, attribute: str) -> bool:
     return module is not None and not hasattr(module, attribute)
 
 
-def _top_modules(found: Distribution) -> set[str]:
+def _top_modules(distribution: Distribution) -> set[str]:
     """Return what ``import`` can follow: ``psycopg2`` for psycopg2-binary.
 
-    Of a namespace package, whose import nothing tells of, the packages in it.
+    Of a namespace package, whose import nothing announces, the packages in it.
     """
-    files = [PurePath(str(file)) for file in found.files or ()]
+    files = [PurePath(str(file)) for file in distribution.files or ()]
     packages = {file.parts[:-1] for file in files if file.name == "__init__.py"}
     names = {
         ".".join(parts)

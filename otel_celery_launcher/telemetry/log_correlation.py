@@ -86,18 +86,18 @@ class _Ids:
 
     def of(self, context: trace.SpanContext) -> dict[str, object]:
         """Return the attributes of a record that is made inside a span."""
-        known, found = self._last
+        known, ids = self._last
         if known is not context:
             if not context.is_valid:
-                found = self._make("0", "0", False)
+                ids = self._make("0", "0", False)
             else:
-                found = self._make(
+                ids = self._make(
                     trace.format_trace_id(context.trace_id),
                     trace.format_span_id(context.span_id),
                     context.trace_flags.sampled,
                 )
-            self._last = (context, found)
-        return found
+            self._last = (context, ids)
+        return ids
 
     def _make(self, trace_id: str, span_id: str, is_sampled: bool) -> dict[str, object]:
         return {

@@ -27,7 +27,7 @@ from otel_celery_launcher.ipc.in_flight import Reason, killed_span
 from otel_celery_launcher.ipc.main_process import MainProcess
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
-from otel_celery_launcher.settings.advice import shown_endpoint
+from otel_celery_launcher.settings.advice import printable_endpoint
 from otel_celery_launcher.settings.settings import Mode
 from otel_celery_launcher.signals import TRACES
 from otel_celery_launcher.tasks.instrumentor import received_messages
@@ -149,7 +149,7 @@ class Telemetry:
             },
             "role": settings.role,
             "service_name": settings.service_name,
-            "endpoint": shown_endpoint(settings.traces.endpoint)
+            "endpoint": printable_endpoint(settings.traces.endpoint)
             if exports_otlp
             else "",
             "exporters": list(settings.traces.exporters),
@@ -210,8 +210,8 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
         TRACES,
         counters,
         main,
-        shown_endpoint(settings.traces.endpoint),
-        settings.traces.shown_path,
+        printable_endpoint(settings.traces.endpoint),
+        settings.traces.printable_path,
     )
     route_maker = RouteMaker(settings, counters, main, delivery_log)
     route, channel, notes = route_maker.choose(from_main.channel if from_main else None)

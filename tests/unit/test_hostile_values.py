@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_celery_launcher.command_line import program_command_line, read_command_line
-from otel_celery_launcher.settings.advice import shown_endpoint
+from otel_celery_launcher.settings.advice import printable_endpoint
 from otel_celery_launcher.settings.corrections import correct_environment
 from otel_celery_launcher.settings.settings import Settings
 from otel_celery_launcher.settings.standard_variables import VARIABLES
@@ -54,11 +54,11 @@ def test_any_values_are_lines_and_settings(environ: dict[str, str], start: str) 
     read.service_name.encode()
     assert all(note.text.isprintable() for note in read.notes), given_
     CollectorAddress.read(read.traces.endpoint, {})
-    assert shown_endpoint(read.traces.endpoint).isprintable()
+    assert printable_endpoint(read.traces.endpoint).isprintable()
 
 
 @given(values)
 @settings(max_examples=300, deadline=None)
 def test_any_endpoint_can_be_shown(value: str) -> None:
     """Before it is known whether it is a good one."""
-    assert shown_endpoint(value).isprintable()
+    assert printable_endpoint(value).isprintable()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otel_celery_launcher.command_line import CommandLine, read_command_line
-from otel_celery_launcher.settings.advice import shown_endpoint
+from otel_celery_launcher.settings.advice import printable_endpoint
 from otel_celery_launcher.settings.corrections import correct_environment, is_disabled
 from otel_celery_launcher.settings.reference import reference
 from otel_celery_launcher.settings.settings import Settings
@@ -292,7 +292,7 @@ def test_what_is_set_but_not_handled_is_named() -> None:
     ],
 )
 def test_keys_in_endpoints_are_not_shown(endpoint: str, shown: str) -> None:
-    assert shown_endpoint(endpoint) == shown
+    assert printable_endpoint(endpoint) == shown
 
 
 def test_deflate_with_grpc_is_a_bad_value() -> None:
