@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # Without the temporary folder of a user whose home is not writable, and offline-quiet.
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Interpreters for test-pythons; override it: make test-pythons PYTHONS="python3.12"
-PYTHONS ?= $(shell tests/find_pythons)
+PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
 .PHONY: demo example test test-lowest test-pythons test-celery test-celery-integration test-applications compatibility traces screens lint format docs bench bench-cpu faults outage soak servers build clean
@@ -20,12 +20,12 @@ example: .venv-web/installed servers
 	.venv-web/bin/python examples/fastapi/run.py
 
 test: $(VENV)/tested .venv-web/installed servers
-	tests/run $(BIN)/python $(PYTEST_ARGS)
+	tools/run_tests $(BIN)/python $(PYTEST_ARGS)
 
 # The lowest versions of every range in pyproject.toml.
 test-lowest: .venv-web/installed servers
-	tests/make_lowest .venv-lowest $(PYTHON)
-	tests/run .venv-lowest/bin/python $(PYTEST_ARGS)
+	tools/make_lowest .venv-lowest $(PYTHON)
+	tools/run_tests .venv-lowest/bin/python $(PYTEST_ARGS)
 
 test-pythons: servers
 	@test -n "$(PYTHONS)" || { echo "no Python found: name some, PYTHONS='python3.12 …'"; exit 1; }
@@ -56,15 +56,15 @@ test-applications: $(VENV)/tested servers
 
 # docs/compatibility.md: the matrix on each minor release of Celery; ten minutes.
 compatibility: $(VENV)/tested servers
-	$(BIN)/python -m tests.make_compatibility
+	$(BIN)/python -m tools.make_compatibility
 
 # docs/traces.md: a trace for each way in which a task can end.
 traces: $(VENV)/tested servers
-	$(BIN)/python -m tests.make_traces
+	$(BIN)/python -m tools.make_traces
 
 # tests/screens: what tail and doctor show; look at what has changed.
 screens: $(VENV)/tested
-	$(BIN)/python -m tests.make_screens
+	$(BIN)/python -m tools.make_screens
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check
@@ -105,7 +105,7 @@ bench-cpu: $(VENV)/tested servers
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:
-	@tests/install_servers
+	@tools/install_servers
 
 # The wheel is what is tested, away from the source folder's package.
 $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
@@ -116,9 +116,9 @@ $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o
 	touch $@
 
 # Web programs: the launcher turns on what is installed, so not beside the other tests.
-.venv-web/installed: pyproject.toml tests/web-constraints.txt $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
+.venv-web/installed: pyproject.toml tools/web-constraints.txt $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
-	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tests/web-constraints.txt '.[web]'
+	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tools/web-constraints.txt '.[web]'
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 

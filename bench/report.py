@@ -98,6 +98,16 @@ def a_child(found: dict[str, dict[str, Any]], name: str) -> float:
     return slope(found[name]["memory"]) - slope(found[PLAIN]["memory"])
 
 
+def losses_table(found: dict[str, dict[str, str]]) -> str:
+    """Return how many run spans arrive, by what ends and variant."""
+    names = list(next(iter(found.values())))
+    rows = [
+        [scene, *(by_name.get(name, "-") for name in names)]
+        for scene, by_name in found.items()
+    ]
+    return table(["run spans that arrive", *names], rows)
+
+
 def publish_table(found: dict[str, float]) -> str:
     plain, theirs = found[PLAIN], found.get(THEIRS)
     rows = [
@@ -164,6 +174,8 @@ def markdown(data: dict[str, Any]) -> str:
         lifecycle_table(data["lifecycle"]),
         "### Memory",
         memory_table(data["lifecycle"]),
+        "### What arrives when something ends",
+        losses_table(data["losses"]),
         "### Publish",
         publish_table(data["publish"]),
         "### The exporter process at its limit",

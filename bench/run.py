@@ -2,6 +2,7 @@
 
     python bench/run.py [ROUNDS]            # everything: docs/benchmarks.*
     python bench/run.py --quick             # a no-op task's CPU alone, three variants
+    python bench/run.py --losses            # what arrives when something ends, alone
 
 Needs redis-server. Writes docs/benchmarks.json and docs/benchmarks.svg, and the tables
 into docs/benchmarks.md. Timings are of this machine: read the ratios.
@@ -22,6 +23,7 @@ from typing import Any
 import cpu
 import exporter
 import lifecycle
+import losses
 import publish
 import report
 from variants import (
@@ -85,6 +87,7 @@ def measure(
     data["lifecycle"] = lifecycle.measure(
         variants, folder, port, rounds=max(3, rounds // 3)
     )
+    data["losses"] = losses.measure(variants, folder, port)
     data["publish"] = publish.measure(variants, folder / "publish", port, rounds=5)
     data["exporter"] = exporter.measure(PROCESS, folder / "exporter", port)
     return data
@@ -121,7 +124,11 @@ def main() -> None:
                 )
                 print(report.cpu_table(found[cpu.NOOP.name]))
                 return
-            data = measure(variants, folder, port, rounds)
+            if "--losses" in sys.argv:
+                data = json.loads((DOCS / "benchmarks.json").read_text())
+                data["losses"] = losses.measure(variants, folder, port)
+            else:
+                data = measure(variants, folder, port, rounds)
         finally:
             server.terminate()
     write(data)

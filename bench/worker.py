@@ -31,6 +31,12 @@ def noop():
 
 
 @app.task
+def dies():
+    """End as the kernel ends a process that takes too much memory."""
+    os.kill(os.getpid(), 9)
+
+
+@app.task
 def ten():
     """Ten inner spans."""
     from opentelemetry import trace

@@ -41,7 +41,9 @@ def check_installed() -> list[Finding]:
     names = ("celery", "opentelemetry-sdk", "opentelemetry-instrumentation-celery")
     releases = ", ".join(f"{name} {_version(name)}" for name in names)
     findings = [
-        Finding(level=OK, check="versions", seen=f"otel-celery {__version__}, {releases}")
+        Finding(
+            level=OK, check="versions", seen=f"otel-celery {__version__}, {releases}"
+        )
     ]
     for name, versions, why, do in KNOWN_BAD:
         present = _version(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tests.conftest import free_port, is_open
+from tests.support.servers import free_port, is_open
 
 if TYPE_CHECKING:
     from tests.applications.lab import Lab

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.applications.lab import Lab
-from tests.conftest import run_postgres, run_redis
+from tests.support.servers import run_postgres, run_redis
 
 NAMES = ("director", "dagster", "pretix", "superset", "airflow")
 

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import SPAWN, Producer, assert_each_run_once, runs, wait_until
+from tests.support.harness import (
+    SPAWN,
+    Producer,
+    assert_each_run_once,
+    runs,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 POOLS = {
     "prefork": (200, []),

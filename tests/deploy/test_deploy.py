@@ -329,7 +329,7 @@ def workload(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["web", "worker", "beat"])
 def test_workloads_run_without_privileges(name: str) -> None:
-    """The launcher itself does: tests/process/test_process_mode.py."""
+    """The launcher itself does: tests/process/test_exporter_process.py."""
     pod = workload(name)["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     (container,) = pod["containers"]

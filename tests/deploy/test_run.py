@@ -16,8 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.documented import undocumented
-from tests.harness import (
+from tests.support.documented import undocumented
+from tests.support.harness import (
     SCRIPT,
     Producer,
     assert_each_run_once,
@@ -27,7 +27,7 @@ from tests.harness import (
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process
 
 ROOT = Path(__file__).parent.parent.parent
 UNIT = ROOT / "deploy" / "systemd" / "otel-celery-worker@.service"

@@ -34,9 +34,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.receiver.grpc_server import GrpcServer
 from otel_celery_launcher.signals import TRACES
-from tests.clock import Clock
-from tests.conftest import base_environ, free_port
-from tests.harness import Launcher, Process, counters_of, wait_until
+from tests.support.clock import Clock
+from tests.support.harness import Launcher, Process, counters_of, wait_until
+from tests.support.servers import base_environ, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ import grpc
 import pytest
 
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.conftest import base_environ, free_port
-from tests.harness import CELERY, SCRIPT, Launcher, Producer, wait_until
+from tests.support.harness import CELERY, SCRIPT, Launcher, Producer, wait_until
+from tests.support.servers import base_environ, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bad_values import BAD_VALUES
-from tests.harness import Producer
+from tests.support.bad_values import BAD_VALUES
+from tests.support.harness import Producer
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 @pytest.mark.parametrize("name", BAD_VALUES)

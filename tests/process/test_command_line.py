@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otel_celery_launcher import __version__
-from tests.harness import CELERY, SCRIPT, Producer, runs, wait_until
+from tests.support.harness import CELERY, SCRIPT, Producer, runs, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 UNCHANGED = [
     ["-A", "shop", "report"],

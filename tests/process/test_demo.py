@@ -12,7 +12,7 @@ from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.waterfall import arrange
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 def test_demo_shows_a_whole_trace_within_twenty_seconds(launcher: Launcher) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otel_celery_launcher.signals import TRACES
-from tests.harness import Producer, counters_of, wait_until
+from tests.support.harness import Producer, counters_of, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 # `DECOY_CHILDREN=1000 make test PYTEST_ARGS="-k recycled_children_write"` takes two minutes.
 CHILDREN = int(os.environ.get("DECOY_CHILDREN", "150"))

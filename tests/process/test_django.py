@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import APPS
-from tests.daemons import assert_nothing_left
-from tests.harness import Producer, assert_each_run_once, run_some, runs
+from tests.support.daemons import assert_nothing_left
+from tests.support.harness import Producer, assert_each_run_once, run_some, runs
+from tests.support.servers import APPS
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 WAYS = {
     "set in the project": {},

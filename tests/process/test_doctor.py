@@ -27,12 +27,12 @@ from otel_celery_launcher.doctor import installed
 from otel_celery_launcher.doctor.pool import check_pool
 from otel_celery_launcher.receiver.memory import Receiver
 from otel_celery_launcher.settings.settings import Settings
-from tests.conftest import free_port, producer_on
-from tests.documented import numbers
-from tests.harness import CELERY, Producer, run_some
+from tests.support.documented import numbers
+from tests.support.harness import CELERY, Producer, run_some
+from tests.support.servers import free_port, producer_on
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 def examine(

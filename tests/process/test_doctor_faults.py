@@ -23,14 +23,14 @@ import trustme
 
 from otel_celery_launcher import __version__
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.conftest import free_port, is_open, server_command
-from tests.harness import CELERY, SCRIPT, Producer, run_some, wait_until
 from tests.process.test_next_steps import HTTP, answering, refusing
+from tests.support.harness import CELERY, SCRIPT, Producer, run_some, wait_until
+from tests.support.servers import free_port, is_open, server_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
     Environ = dict[str, str]
 

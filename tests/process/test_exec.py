@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.conftest import APPS
-from tests.harness import (
+from tests.support.harness import (
     CELERY,
     SCRIPT,
     SPAWN,
@@ -24,10 +23,11 @@ from tests.harness import (
     run_some,
     wait_until,
 )
+from tests.support.servers import APPS
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process
 
 PROGRAM = str(APPS / "program.py")
 

@@ -11,11 +11,11 @@ import pytest
 import trustme
 
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.harness import Producer, assert_each_run_once, run_tasks
-from tests.otlp_http import http_receiver
+from tests.support.harness import Producer, assert_each_run_once, run_tasks
+from tests.support.otlp_http import http_receiver
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 SITES = Path(__file__).parent / "sites" / "components"
 

@@ -11,17 +11,17 @@ import psutil
 import pytest
 import trustme
 
-from tests.conftest import APPS
-from tests.harness import wait_until
-from tests.otlp_http import QuietHandler
 from tests.process.test_web import BIN, ask, serve
+from tests.support.harness import wait_until
+from tests.support.otlp_http import QuietHandler
+from tests.support.servers import APPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 GUNICORN = [BIN / "gunicorn", "-b", "127.0.0.1:{port}", "green_site:app"]
 PATCH = "OTEL_PYTHON_AUTO_INSTRUMENTATION_EXPERIMENTAL_GEVENT_PATCH"

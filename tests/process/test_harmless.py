@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.harness import (
+from tests.support.harness import (
     Producer,
     assert_each_run_once,
     hanging_process,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otel_celery_launcher.receiver.spans import ReceivedSpan
-    from tests.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process
 
 POOLS = ["prefork", "threads", "solo"]
 

@@ -6,10 +6,10 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 def probe(launcher: Launcher, *words: str, **environ: str) -> int:

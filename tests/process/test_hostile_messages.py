@@ -16,14 +16,14 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness import CELERY, SCRIPT, happens
 from tests.process.test_same_as_celery import local_log
+from tests.support.harness import CELERY, SCRIPT, happens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process
 
 Message = dict[str, Any]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from tests.conftest import APPS
-from tests.documented import undocumented
-from tests.harness import SCRIPT, Launcher, Producer, run_some, wait_until
-from tests.hostile_values import COMMON, PRIVATE_KEY, SECRET, environ
+from tests.support.documented import undocumented
+from tests.support.harness import SCRIPT, Launcher, Producer, run_some, wait_until
+from tests.support.hostile_values import COMMON, PRIVATE_KEY, SECRET, environ
+from tests.support.servers import APPS
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver

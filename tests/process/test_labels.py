@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from otel_celery_launcher.tasks.labels import LABELS_KEPT, Labels
-from tests.harness import Producer, runs
+from tests.support.harness import Producer, runs
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 WORKLOAD = json.dumps({"ti": {"dag_id": "nightly", "try": 2}, "token": "s3cr3t"})
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import CELERY, SCRIPT, Producer, run_some
+from tests.support.harness import CELERY, SCRIPT, Producer, run_some
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 def limited(launcher: Launcher, limit: str, program: Path) -> Path:

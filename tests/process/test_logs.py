@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import CELERY, Producer, run_some, runs
+from tests.support.harness import CELERY, Producer, run_some, runs
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 SUCCEEDED = re.compile(
     r"\[trace_id=([0-9a-f]{32}) span_id=([0-9a-f]{16})\] Task shop.noop.* succeeded"

@@ -10,13 +10,13 @@ import grpc
 import pytest
 
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.conftest import free_port
-from tests.documented import undocumented
-from tests.harness import Producer, counters_of, run_some, run_tasks, wait_until
+from tests.support.documented import undocumented
+from tests.support.harness import Producer, counters_of, run_some, run_tasks, wait_until
+from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from otel_celery_launcher.ipc.counters import Counters
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 SPANS = 201
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import SPAWN, Producer, assert_each_run_once, runs
+from tests.support.harness import SPAWN, Producer, assert_each_run_once, runs
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 @pytest.fixture(autouse=True, params=["process", "inline"])

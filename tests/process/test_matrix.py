@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.daemons import assert_nothing_left, daemon_of, detached_worker, multi
-from tests.harness import (
+from tests.support.daemons import assert_nothing_left, daemon_of, detached_worker, multi
+from tests.support.harness import (
     SPAWN,
     Process,
     Producer,
@@ -19,11 +19,11 @@ from tests.harness import (
     runs,
     wait_until,
 )
-from tests.otlp_http import http_receiver
+from tests.support.otlp_http import http_receiver
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 POOLS = {
     "prefork": ["-c2"],

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.harness import CELERY, SCRIPT, Producer, exporter_of, run_some
+from tests.support.harness import CELERY, SCRIPT, Producer, exporter_of, run_some
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 CHILDREN = 8
 MB = 1_000_000

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import grpc
 
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.conftest import free_port
-from tests.otlp_http import QuietHandler, serve_http
 from tests.process.test_doctor import examine, of
+from tests.support.otlp_http import QuietHandler, serve_http
+from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 HTTP = "http/protobuf"
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import CELERY, Producer, run_some, run_tasks, wait_until
+from tests.support.harness import CELERY, Producer, run_some, run_tasks, wait_until
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 SITES = Path(__file__).parent / "sites"
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import otel_celery_launcher
-from tests.harness import Producer, assert_each_run_once, run_some
+from tests.support.harness import Producer, assert_each_run_once, run_some
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness import CELERY, SCRIPT, Producer, wait_until
+from tests.support.harness import CELERY, SCRIPT, Producer, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 # What the launcher brings along. Of Celery's own it imports nothing that Celery does not.
 BROUGHT_ALONG = {

@@ -8,10 +8,10 @@ import pty
 import subprocess
 from typing import TYPE_CHECKING
 
-from tests.harness import SCRIPT
+from tests.support.harness import SCRIPT
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 CHARACTERS = 200  # two lines of a terminal, with an endpoint of usual length
 

@@ -16,8 +16,7 @@ import psutil
 import pytest
 from celery.utils import term
 
-from tests.conftest import producer_on
-from tests.daemons import (
+from tests.support.daemons import (
     Daemon,
     assert_nothing_left,
     daemon_of,
@@ -25,7 +24,7 @@ from tests.daemons import (
     multi,
     processes_of,
 )
-from tests.harness import (
+from tests.support.harness import (
     CELERY,
     SCRIPT,
     SPAWN,
@@ -35,10 +34,11 @@ from tests.harness import (
     runs,
     wait_until,
 )
+from tests.support.servers import producer_on
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 # Broker and mode; test_matrix.py has both modes on Redis.
 SETTINGS = ["process on redis", "process on rabbitmq", "inline on rabbitmq"]

@@ -26,9 +26,9 @@ from opentelemetry.trace import SpanKind
 from playwright.sync_api import sync_playwright
 
 from otel_celery_launcher.receiver.grpc_server import METHOD
-from tests.conftest import free_port, server_command
-from tests.harness import Producer, run_some, wait_until
-from tests.wire import wire
+from tests.support.harness import Producer, run_some, wait_until
+from tests.support.servers import free_port, server_command
+from tests.support.wire import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from playwright.sync_api import Browser
 
-    from tests.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process
 
 MS = 1_000_000  # nanoseconds
 

@@ -18,14 +18,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from tests.conftest import free_port, is_open
-from tests.documented import undocumented
-from tests.harness import SCRIPT, Producer, wait_until
 from tests.process.test_tail import Tail
-from tests.wire import wire
+from tests.support.documented import undocumented
+from tests.support.harness import SCRIPT, Producer, wait_until
+from tests.support.servers import free_port, is_open
+from tests.support.wire import wire
 
 if TYPE_CHECKING:
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 BASH = Path("/bin/bash")
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import Celery
 
-from tests.conftest import producer_on
-from tests.harness import Producer, runs, wait_until
+from tests.support.harness import Producer, runs, wait_until
+from tests.support.servers import producer_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
-    from tests.harness import Launcher
+    from tests.support.harness import Launcher
 
 
 @pytest.fixture(params=["process", "inline"])

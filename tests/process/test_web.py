@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import APPS, free_port, is_open, producer_on, run_postgres
-from tests.harness import Producer, exporter_of, runs, wait_until
-from tests.otlp_http import QuietHandler, serve_http
+from tests.support.harness import Producer, exporter_of, runs, wait_until
+from tests.support.otlp_http import QuietHandler, serve_http
+from tests.support.servers import APPS, free_port, is_open, producer_on, run_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
-    from tests.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = ROOT / ".venv-web" / "bin"  # `make test` makes it

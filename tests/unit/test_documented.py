@@ -11,7 +11,7 @@ import pytest
 
 import otel_celery_launcher
 from otel_celery_launcher.signals import TRACES
-from tests.documented import headings, numbers, undocumented
+from tests.support.documented import headings, numbers, undocumented
 
 PACKAGE = Path(otel_celery_launcher.__file__).parent
 

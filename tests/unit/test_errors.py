@@ -6,7 +6,7 @@ import pytest
 
 from otel_celery_launcher import __version__
 from otel_celery_launcher.errors import LauncherError, guarded
-from tests.documented import undocumented
+from tests.support.documented import undocumented
 
 
 class BrokenMessageError(Exception):

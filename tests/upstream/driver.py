@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.receiver.memory import Receiver
-from tests.conftest import run_rabbitmq, run_redis
+from tests.support.servers import run_rabbitmq, run_redis
 from tests.upstream.comparison import (
     OUTCOMES,
     differences,

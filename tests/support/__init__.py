@@ -1,0 +1,3 @@
+"""What the tests share: workers, brokers, receivers, values."""
+
+from __future__ import annotations

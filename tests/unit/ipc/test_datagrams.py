@@ -1,0 +1,76 @@
+"""Messages of the channel: refused where they are not ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import (
+    ReadableSpan,
+)
+from opentelemetry.trace import (
+    SpanContext,
+    TraceFlags,
+)
+
+from otel_celery_launcher.ipc.datagrams import (
+    Envelope,
+    FrameError,
+    split_frames,
+    split_message,
+)
+from otel_celery_launcher.ipc.marshalled import encode_resource
+from otel_celery_launcher.ipc.span_decoder import read_span
+from otel_celery_launcher.ipc.span_frames import (
+    encode_span,
+)
+from otel_celery_launcher.signals import TRACES
+
+
+def a_span(name: str = "n", **given_attributes: Any) -> ReadableSpan:
+    return ReadableSpan(
+        name,
+        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)),
+        resource=Resource({"service.name": "s"}),
+        attributes=given_attributes,
+        start_time=1,
+        end_time=2,
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300))
+def test_foreign_bytes_are_refused(data: bytes) -> None:
+    """Malformed input is refused, whatever it is."""
+    with pytest.raises(FrameError):
+        split_message(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
+    span = a_span(key="value")
+    message = bytearray(
+        Envelope(TRACES.number, encode_resource(span.resource)).message(
+            [encode_span(span)]
+        )
+    )
+    position = data.draw(st.integers(0, len(message) - 1))
+    message[position] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(FrameError):
+        split_message(bytes(message))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_a_body_of_another_version_is_refused(body: bytes) -> None:
+    try:
+        for frame in split_frames(body):
+            read_span(Resource({}), frame)
+    except FrameError:
+        pass
+    else:
+        assert body == b""
