@@ -71,6 +71,7 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.check_prose
 
 format: $(VENV)/tested
 	$(BIN)/ruff check --fix

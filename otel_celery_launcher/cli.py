@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 USAGE_ERROR = 2  # click's status for a command line that it does not understand
 
 OWN_COMMANDS = {
-    "bootstrap": "Tell which instrumentations fit what is installed.",
+    "bootstrap": "Show which instrumentations fit what is installed.",
     "demo": "Trace a small workflow here.",
-    "doctor": "Tell whether tracing will work here.",
+    "doctor": "Check whether tracing will work here.",
     "exec": "Run any Python program, traced.",
-    "healthcheck": "Tell by the exit status whether a worker works.",
+    "healthcheck": "Check with the exit status whether a worker is healthy.",
     "tail": "Receive traces here and show them.",
 }
 
@@ -48,11 +48,11 @@ Options, before Celery's:
   --env-file FILE  Load a file of variables whole; may be repeated.
 
 Commands of its own:
-  bootstrap        Tell which instrumentations fit what is installed here.
+  bootstrap        Show which instrumentations fit what is installed here.
   demo             Trace a small workflow here and now; needs nothing installed.
-  doctor           Tell whether tracing will work here: settings, collector, broker.
+  doctor           Check whether tracing will work here: settings, collector, broker.
   exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
-  healthcheck      Tell by the exit status whether a worker works; for containers.
+  healthcheck      Check with the exit status whether a worker is healthy; for containers.
   tail             Receive traces here and show each when it is complete.
 
 Celery's help:

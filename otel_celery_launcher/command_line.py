@@ -184,7 +184,7 @@ def _take_own_options(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[s
 def _read_options(
     words: Sequence[str], with_value: Mapping[str, str], *, every: bool = False
 ) -> tuple[dict[str, str], int]:
-    """Read options that take a value, up to the first word that is none.
+    """Read options that take a value, up to the first word that is not an option.
 
     With ``every`` such words are passed over and reading goes on to the end.
     """

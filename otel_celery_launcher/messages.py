@@ -90,7 +90,7 @@ def is_heard() -> bool:
 
 
 def log(line: str, level: int = logging.WARNING) -> None:
-    """Write a line to Celery's log, whatever its level is set to."""
+    """Write a line to Celery's log, at any level that it is set to."""
     # An application's dictConfig disables the loggers that exist by default.
     logger.disabled = False
     logger.handle(

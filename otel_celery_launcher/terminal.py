@@ -23,7 +23,7 @@ def escape_controls(text: str, keep: str = "") -> str:
     r"""Return a text with what a terminal may obey written as ``repr`` does: ``\x1b``.
 
     Those are C0 and C1 controls, line separators, marks that change the direction of
-    writing, and whatever else has no picture (``str.isprintable``).
+    writing, and anything else without a picture (``str.isprintable``).
 
     Args:
         text: As it was received.
@@ -49,7 +49,7 @@ def _columns(char: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return a text that may be shown, cut to so many columns, with a mark if it was."""
+    """Return a text that may be shown, cut to a number of columns, with a mark if it was cut."""
     if columns < 1:
         return ""
     # Enough where half of the characters only mark others, and bounded.
@@ -67,7 +67,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def pad(text: str, columns: int) -> str:
-    """Return a text with blanks after it, so many columns in all."""
+    """Return a text padded with blanks to a number of columns."""
     return text + " " * (columns - width(text))
 
 

@@ -121,7 +121,7 @@ class Pip:
         return said[0].removeprefix("ERROR: ")
 
     def refuses(self, wanted: Sequence[str]) -> str:
-        """Return what speaks against installing packages; nothing is installed."""
+        """Return why packages should not be installed; nothing is installed."""
         return self.install(wanted, "--dry-run")
 
 
@@ -139,7 +139,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
 @click.option("--dry-run", is_flag=True, help="Install nothing, which is the default.")
 @click.option("--install", "installs", is_flag=True, help="Install what fits.")
 def bootstrap(*, dry_run: bool, installs: bool) -> None:
-    """Tell which instrumentations fit what is installed here, and break no pin."""
+    """Show which instrumentations fit what is installed here, and break no pin."""
     packages = Packages()
     proposed = proposals(packages)
     if not proposed:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a function of ours that stands in the place of Celery's.
+    """Mark a function of ours that replaces Celery's.
 
     Whoever wraps it by ``functools.wraps`` takes the mark along, and calls it.
     """
@@ -41,7 +41,7 @@ def _is_marked(function: Any) -> bool:
 
 
 def _add_consumer_step(app: Any, step: type) -> None:
-    """Add a step to the worker's consumer, in the place of an earlier one of its name."""
+    """Add a step to the worker's consumer, instead of an earlier one of its name."""
     steps = app.steps["consumer"]
     name = step.name  # type: ignore[attr-defined]
     steps -= {each for each in steps if getattr(each, "name", None) == name}
@@ -96,7 +96,7 @@ def _forget_task_senders(around: Callable[..., Any]) -> None:
 def keep_out_of_headers(*names: str) -> None:
     """Keep headers of ours out of ``self.request.headers``.
 
-    ``Context`` puts whatever it has no attribute for among the custom headers (celery
+    ``Context`` puts everything that it has no attribute for among the custom headers (celery
     ``app/task.py``, ``_get_custom_headers``): a task without any has None there.
     """
     for name in names:
@@ -389,7 +389,7 @@ def call_while_idle(seconds: float, call: Callable[[], bool]) -> None:
 
 
 def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> None:
-    """Call something every so many seconds in a worker's main process.
+    """Call something at an interval of seconds in a worker's main process.
 
     A step of the consumer: Celery 5.3 clears the consumer's timer at each lost
     connection, and starts the steps anew after it.

@@ -70,7 +70,7 @@ def span_processors(provider: TracerProvider) -> tuple[SpanProcessor, ...]:
 def replace_span_processors(
     provider: TracerProvider, processors: tuple[SpanProcessor, ...]
 ) -> None:
-    """Put other processors in the place of all of a provider's."""
+    """Put other processors instead of all of a provider's."""
     provider._active_span_processor._span_processors = processors
 
 

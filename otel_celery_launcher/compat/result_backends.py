@@ -48,7 +48,7 @@ BACKEND_CALLS = (
 
 
 def wrap_backend_calls(quiet: Callable[..., Any], names: Sequence[str]) -> None:
-    """Put ``quiet(call)`` in the place of each of these methods of backends' classes.
+    """Put ``quiet(call)`` instead of each of these methods of backends' classes.
 
     Each class once, when ``Celery._get_backend`` (celery ``app/base.py``) has made the
     first backend of it: what an application or a test has put there by then stays, and

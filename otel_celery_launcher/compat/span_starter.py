@@ -194,7 +194,7 @@ def _ignores_attributes(sampler: object) -> bool:
 
 
 def _is_parent_based(sampler: object) -> bool:
-    """Return whether a sampler asks one of five others; its subclasses do, as a rule."""
+    """Return whether a sampler asks one of five others; most of its subclasses do."""
     return (
         isinstance(sampler, ParentBased)
         and type(sampler).should_sample is ParentBased.should_sample

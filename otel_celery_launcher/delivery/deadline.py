@@ -27,7 +27,7 @@ def run_with_deadline(
     seconds: float,
     is_hopeless: Callable[[float], bool] = lambda _: False,
 ) -> bool:
-    """Run the calls side by side for so many seconds at most.
+    """Run the calls side by side, with a time limit.
 
     Args:
         calls: What to run; what they raise is lost.

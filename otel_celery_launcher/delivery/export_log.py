@@ -17,10 +17,10 @@ from otel_celery_launcher.errors import describe_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Logger of the exporters, which speak in the exporting thread (1.30 to 1.45).
+# Logger of the exporters, which log in the exporting thread (1.30 to 1.45).
 EXPORT_LOGGER = "opentelemetry.exporter"
 
-# Loggers of the BatchSpanProcessor, which speaks in the task's thread, for each span
+# Loggers of the BatchSpanProcessor, which logs in the task's thread, for each span
 # that a full queue drops. `logging` swallows a soft time limit raised inside a record's
 # making (CPython, LogRecord.__init__), so these make no record; the loss is counted.
 HOT_PATH_LOGGERS = (

@@ -61,7 +61,7 @@ class PreparedExporter:
         """Send a batch; return whether it was taken.
 
         Raises:
-            Exception: Whatever the exporter raises.
+            Exception: What the exporter raises.
         """
         for prepare in self._preparations:
             items = prepare(items)

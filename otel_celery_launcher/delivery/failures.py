@@ -3,7 +3,7 @@
 """What a failed export means and what to do about it, in plain words.
 
 The exporters say what gRPC, requests or the collector said (opentelemetry-exporter-otlp
-1.30 to 1.45). The worker's log and ``doctor`` show what stands here instead: one table,
+1.30 to 1.45). The worker's log and ``doctor`` show the texts of this table instead,
 so that both give the same advice.
 """
 
@@ -49,22 +49,22 @@ class _Row(NamedTuple):
 _ROWS = (
     _Row(
         r"Failed parsing HTTP/2|Expected SETTINGS frame|Missing selected ALPN",
-        "what listens there does not speak gRPC, it may speak HTTP",
+        "the server there does not speak gRPC, it may speak HTTP",
         "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use the collector's gRPC port"
-        " (4317 as a rule)",
+        " (usually 4317)",
         "OC311",
     ),
     _Row(
         r"BadStatusLine|Invalid HTTP Header",
-        "what listens there does not speak HTTP, it may speak gRPC",
+        "the server there does not speak HTTP, it may speak gRPC",
         "set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use the collector's HTTP port (4318 as"
         " a rule)",
         "OC312",
     ),
     _Row(
         r"WRONG_VERSION_NUMBER|tls_validate_record_header|record layer failure",
-        "what listens there does not speak TLS",
-        "write http:// in the place of https://",
+        "the server there does not speak TLS",
+        "write http:// instead of https://",
         "OC313",
     ),
     _Row(
@@ -81,7 +81,7 @@ _ROWS = (
     ),
     _Row(
         r"certificate required|CERTIFICATE_REQUIRED|bad certificate|TLSV13_ALERT",
-        "the collector wants a certificate of the client ({})",
+        "the collector requires a client certificate ({})",
         "set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY",
         "OC315",
     ),
@@ -99,13 +99,13 @@ _ROWS = (
     ),
     _Row(
         r"^UNIMPLEMENTED|code: (405|415|501)\b",
-        "what listens there takes no traces ({})",
+        "the server there accepts no traces ({})",
         "check the port, and that the collector has an otlp receiver in a traces pipeline",
         "OC318",
     ),
     _Row(
         r"code: 404\b",
-        "nothing takes traces at the path {path} ({})",
+        "the server accepts no traces at the path {path} ({})",
         "write the collector's address alone in OTEL_EXPORTER_OTLP_ENDPOINT:"
         f" {TRACES.path} is added to it; OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as"
         " it is, path and all",
@@ -113,14 +113,14 @@ _ROWS = (
     ),
     _Row(
         r"^RESOURCE_EXHAUSTED|Too Many Requests|code: 429\b",
-        "the collector takes no more for now ({})",
+        "the collector accepts no more for now ({})",
         "raise the collector's limits, or lower the sampling ratio",
         "OC320",
     ),
     _Row(
         r"DNS resolution failed|NameResolutionError|Name or service not known"
         r"|Temporary failure in name resolution|Could not contact DNS servers",
-        "the name of the collector is not known here",
+        "the collector's host name cannot be resolved here",
         "correct OTEL_EXPORTER_OTLP_ENDPOINT: its host",
         "OC304",
     ),
@@ -139,14 +139,14 @@ _ROWS = (
     _Row(
         r"^DEADLINE_EXCEEDED|timed? ?out|FD Shutdown|no answer within",
         "no answer in time ({})",
-        "look whether the collector is overloaded; OTEL_EXPORTER_OTLP_TIMEOUT is how long"
+        "check whether the collector is overloaded; OTEL_EXPORTER_OTLP_TIMEOUT is how long"
         " an export may take",
         "OC321",
     ),
     _Row(
         r"cannot be imported",
         "{}",
-        "install the package that has this exporter, in the environment of otel-celery",
+        "install the package that provides this exporter, in otel-celery's environment",
         "OC211",
     ),
     _Row(
@@ -158,12 +158,12 @@ _ROWS = (
     _Row(
         r"Service Unavailable|Bad Gateway|Gateway Time-?out|code: 50[0-9]\b",
         "the collector, or a proxy before it, cannot take them ({})",
-        "look at the log of what answers there",
+        "look at the log of the server that answers there",
         "OC323",
     ),
     _Row(
         r"^UNAVAILABLE|Connection aborted|RemoteDisconnected",
-        "the collector is not reached ({})",
+        "the collector cannot be reached ({})",
         "check that the collector runs; " + _CHECK_PORT,
         "OC324",
     ),

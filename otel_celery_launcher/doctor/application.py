@@ -114,7 +114,7 @@ def check_application(
         give_up: Ends the process with a finding: code in C may hear no alarm.
     """
     if not app:
-        seen = "not looked at: no -A"
+        seen = "not checked: no -A"
         return [_finding(WARN, "OC401", seen, "otel-celery -A <app> doctor")], None
     from celery.app.utils import find_app
 
@@ -136,7 +136,7 @@ def check_application(
     except SystemExit as exc:
         seen = f"{app} ends the process at its import: {without_secrets(str(exc))}"
         return [_finding(FAIL, "OC403", seen, next_)], None
-    except Exception as exc:  # noqa: BLE001 - a stranger's code
+    except Exception as exc:  # noqa: BLE001 - third-party code
         if (misnamed := _misnamed(app)) is not None:
             return [misnamed], None
         message = without_secrets(f"{type(exc).__name__}: {exc}")
@@ -175,12 +175,12 @@ def _misnamed(app: str) -> Finding | None:
 
 
 class _HangingError(BaseException):
-    """Raised in the middle of an import; no ``except Exception`` of a stranger's has it."""
+    """Raised in the middle of an import; no ``except Exception`` of third-party code catches it."""
 
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise ``_HangingError`` with the line that runs then, after so many seconds."""
+    """Raise ``_HangingError`` with the line that runs after a number of seconds."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return

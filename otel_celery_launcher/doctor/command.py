@@ -82,7 +82,7 @@ def doctor(
     is_json: bool,
     seconds: float,
 ) -> None:
-    """Tell whether tracing will work here; sends one span, one message."""
+    """Check whether tracing will work here; sends one span, one message."""
     environ, env_files = given
     command_line = _command_line(app, role, pool, environ)
     prepare_output()

@@ -195,7 +195,7 @@ def _shake_hands(host: str, port: int, seconds: float) -> None:
 
 
 def _unreached(address: str, failure: Failure) -> Finding:
-    return _failed("collector", f"{address} is not reached", failure)
+    return _failed("collector", f"{address} cannot be reached", failure)
 
 
 def _not_accepted(address: str, failure: Failure) -> Finding:
@@ -236,7 +236,7 @@ def _send(
             id="OC211",
             check="test span",
             seen=problems[0],
-            next="install the package that has it, or correct OTEL_TRACES_EXPORTER",
+            next="install the package that provides it, or correct OTEL_TRACES_EXPORTER",
             is_setting=True,
         )
     try:
@@ -246,7 +246,7 @@ def _send(
             address, explain(error_text(exc), settings.traces.printable_path)
         )
     provider = TracerProvider(
-        sampler=ALWAYS_ON,  # whatever the settings keep
+        sampler=ALWAYS_ON,  # independent of the settings
         resource=Resource.create({"service.name": settings.service_name}),
         shutdown_on_exit=False,
     )
@@ -259,7 +259,7 @@ def _send(
                 answers.export(exporter, [span])
                 exporter.shutdown()
 
-        # Older exporters try again for a minute, whatever their timeout is.
+        # Older exporters try again for a minute, and ignore their timeout.
         has_ended = run_with_deadline([send], seconds)
     if has_ended and answers.is_taken:
         return Finding(level=OK, check="test span", seen=f"{address} accepted it")
@@ -283,8 +283,8 @@ def _looked_at_closely(
     if scheme != "https" and failure.id in MAY_WANT_TLS:
         with suppress(OSError, ValueError):
             _shake_hands(host, port, limit)
-            reason = "what listens there speaks TLS"
-            return Failure(reason, "write https:// in the place of http://", "OC327")
+            reason = "the server there speaks TLS"
+            return Failure(reason, "write https:// instead of http://", "OC327")
     return failure
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""All checks of the doctor, in the order of a start, each told as soon as it is there."""
+"""All checks of the doctor, in the order of a start, each reported as soon as it is known."""
 
 from __future__ import annotations
 

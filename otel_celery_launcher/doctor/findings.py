@@ -46,7 +46,7 @@ class Finding:
 
 
 def without_secrets(text: str) -> str:
-    """Return what a stranger's code says without what its URLs hold before the host.
+    """Return what third-party code says, without what its URLs hold before the host.
 
     ``urllib.parse`` names a part of a password that has a slash ("Port could not be cast").
     """

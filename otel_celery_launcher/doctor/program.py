@@ -77,7 +77,7 @@ def examine_program(
 
     def look() -> tuple[list[Finding], Any]:
         if application is None:
-            seen = "not looked at: a program of this role starts no worker and no beat"
+            seen = "not checked: a program of this role starts no worker and no beat"
             finding = Finding(level=WARN, id="OC406", check="application", seen=seen)
             return [finding], None
         seen = f"{application.main or 'it'} as the program has loaded it"
@@ -94,7 +94,7 @@ def report_no_application() -> int:
         level=FAIL,
         id="OC405",
         check="application",
-        seen="not looked at: the program has started no worker and no beat",
-        next="look at what it has written; it may have failed before",
+        seen="not checked: the program has started no worker and no beat",
+        next="read its output; it may have failed before",
     )
     return print_report([finding])

@@ -146,7 +146,7 @@ class Report:
         return self._wrapped(text, 2 * len(indent) + 1)
 
     def _wrapped(self, text: str, indent: int = len(INDENT)) -> list[str]:
-        """Return a text in lines that fit beside so many columns."""
+        """Return a text in lines that fit beside a number of columns."""
         return textwrap.wrap(
             text,
             self.columns - indent,

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a program below ``exec --doctor`` learns what was examined below itself.
 
-Whatever examines, this process or one that it starts, leaves its exit status in one file,
-whose name is in the environment. Runs in each Python below ``exec --doctor``.
+The process that examines, this one or one that it starts, leaves its exit status in one
+file, whose name is in the environment. Runs in each Python below ``exec --doctor``.
 """
 
 from __future__ import annotations

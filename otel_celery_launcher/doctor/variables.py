@@ -84,7 +84,7 @@ def check_file_names(role: str, folder: Path = Path()) -> list[Finding]:
                 level=WARN,
                 id="OC213",
                 check="files",
-                seen=f"{name} is read by no role, unless an `exec --role` names it",
+                seen=f"{name} is read for no role, unless an `exec --role` names it",
                 next=f"mv {name} .env.{each}",
             )
             for each in near

@@ -41,7 +41,9 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
     alive = alive or _ask(app, "ping", min(seconds, FIRST_ANSWER_SECONDS))
     nodes = sorted(node for node in alive if not node.startswith(BEAT_PREFIX))
     if not nodes:
-        return [Finding(level=OK, check="workers", seen="none runs, or none answers")]
+        return [
+            Finding(level=OK, check="workers", seen="no worker runs, or none answers")
+        ]
     answers = _ask(app, NAME, seconds, nodes)
     ours = {node: status for node in nodes if (status := _status(answers.get(node)))}
     findings = [
@@ -50,7 +52,7 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
             id="OC701",
             check="workers",
             seen=f"{node} was not started by otel-celery",
-            next="start it by otel-celery in the place of celery",
+            next="start it with otel-celery instead of celery",
         )
         for node in nodes
         if node not in ours

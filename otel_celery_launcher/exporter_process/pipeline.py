@@ -173,7 +173,7 @@ class Pipeline:
             self._row.note_error(text)
 
     def stop(self, seconds: float) -> None:
-        """Send what is queued for so many seconds at most."""
+        """Send what is queued, with a time limit."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 # Attributes that are kept, and how long a text may be: those of most spans. A text that
-# is as long as a UUID is one, as a rule, and comes but once.
+# is as long as a UUID usually is one, and comes only once.
 KEPT = 4096
 _KEPT_LENGTH = 36
 _LONG = 128  # characters of a name, or of a key, that is not kept

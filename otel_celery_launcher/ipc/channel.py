@@ -97,7 +97,7 @@ class Channel:
         return [self.write] if self.read is None else [self.write, self.read]
 
     def __del__(self) -> None:
-        # Its end must not close a number that may be a stranger's by now.
+        # Its end must not close a number that may belong to another file.
         if hasattr(self, "_socket"):
             self._socket.detach()
 

@@ -41,7 +41,7 @@ POOL_ROWS = range(1, ROWS - 2)
 EXPORTER_ROW = ROWS - 2
 BEAT_ROW = ROWS - 1
 
-# Signals have the numbers 1 to so many.
+# How many signals there may be; their numbers begin with 1.
 SIGNALS = 4
 
 # Where no collector was ever reached, waiting longer would only delay the stop.
@@ -202,7 +202,7 @@ class Row:
         return self._text(_NAME_START, self._counts[_NAME_LENGTH])
 
     def _write(self, text: str, start: int, limit: int, length: int) -> None:
-        """Write a text of so many bytes at most; ``length`` is the word for its length."""
+        """Write a text of ``limit`` bytes at most; ``length`` is the word for its length."""
         data = text.encode("utf-8", "replace")[:limit]
         self._bytes[start : start + len(data)] = data
         self._counts[length] = len(data)

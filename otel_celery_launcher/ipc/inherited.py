@@ -36,7 +36,7 @@ PROGRAM = "_OTEL_CELERY_PROGRAM"
 # Set by ``exec --doctor``: the program is run up to the start of Celery, and examined.
 DOCTOR = "_OTEL_CELERY_DOCTOR"
 
-# The file into which whatever examines something below ``exec --doctor`` writes a mark.
+# The file into which processes below ``exec --doctor`` write that they have examined.
 EXAMINED = "_OTEL_CELERY_EXAMINED"
 
 # Descriptor of the counters, and descriptor and inode of the channel's write end.

@@ -3,7 +3,7 @@
 """Which process of a worker, or of a program, is the main one.
 
 It alone supervises the exporter process, writes lines about delivery and ends the spans of
-killed runs. One object, made by the launcher; forked children inherit it and are none.
+killed runs. One object, made by the launcher; forked children inherit it and are not the main one.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Cut(NamedTuple):
     links: int
 
 
-# Tried in this order; each holds whatever an application may put into a span.
+# Tried in this order; each holds anything that an application may put into a span.
 CUTS = (Cut(64, 1024, 16, 16), Cut(16, 256, 4, 4), Cut(8, 64, 1, 0))
 
 # Scopes as bytes, by identity; most tracers have one each.

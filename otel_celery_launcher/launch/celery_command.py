@@ -41,7 +41,7 @@ def run_with_telemetry(
     Args:
         telemetry: What ``set_up`` made.
         problems: Lines about bad values, printed with the start line.
-        celery: Celery's ``main``; leaves by ``SystemExit`` as a rule.
+        celery: Celery's ``main``; usually leaves by ``SystemExit``.
 
     Returns:
         Celery's exit status, where it returns.

@@ -218,7 +218,7 @@ def _replace_process(
         os.execve(_find(name, environ), list(command), dict(environ))
     except FileNotFoundError as exc:
         raise LauncherError(
-            f"{name!r} is no command here: expected a program on PATH, or its path",
+            f"command not found: {name!r}: expected a program on PATH, or its path",
             "install it, or correct it",
             EXIT_NOT_FOUND,
         ) from exc

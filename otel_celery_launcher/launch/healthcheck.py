@@ -44,7 +44,7 @@ MAX_AGE_SECONDS = 30.0
 def healthcheck(
     given: tuple[MutableMapping[str, str], Sequence[str]], file: str, max_age: float
 ) -> None:
-    """Tell by the exit status whether a worker works: 0 if it does, 1 if not.
+    """Check with the exit status whether a worker is healthy: 0 if it does, 1 if not.
 
     FILE is what OTEL_CELERY_HEALTH_FILE is in the worker, and that variable's value
     unless it is given.
@@ -80,7 +80,7 @@ def _is_new(path: str, max_age: float) -> bool:
         return False
     if age > max_age:
         say(
-            f"the worker does not work: it has not touched {path} for {age:.0f} s; it"
+            f"the worker is not healthy: it has not touched {path} for {age:.0f} s; it"
             " hangs, or has lost its broker"
         )
         return False

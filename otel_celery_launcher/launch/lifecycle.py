@@ -141,7 +141,7 @@ class Lifecycle:
         celery_private.watch_schedule_entries(current_entry)
         self._telemetry.main.claim()
         self._main_started(forks=False)
-        # Its look at the schedule, in a database as a rule, is no trace: a publish is.
+        # Its look at the schedule, often in a database, is no trace: a publish is.
         contexts.suppress_instrumentations_outside_spans()
 
     def _beat_embedded_init(self, **_: Any) -> None:

@@ -45,7 +45,7 @@ def start_program(
 
     Args:
         startup_folder: Leaves the ``PYTHONPATH`` of programs that are not ours.
-        examine: What ``exec --doctor`` does in the place of the set-up, given the role and
+        examine: What ``exec --doctor`` does instead of the set-up, given the role and
             what the service may be called.
     """
     environ = os.environ
@@ -152,7 +152,7 @@ def is_the_program(argv: Sequence[str], name: str, above: str | None) -> bool:
 def _restore_environment(
     environ: MutableMapping[str, str], startup_folder: str
 ) -> None:
-    """Leave a stranger's process the environment it would have had."""
+    """Give a process that is not ours the environment it would have had."""
     entries = environ.get("PYTHONPATH", "").split(os.pathsep)
     rest = [each for each in entries if os.path.abspath(each) != startup_folder]
     if any(rest):

@@ -141,7 +141,7 @@ def as_doctor(ours: Sequence[str], role: str) -> list[str]:
 
 
 def adopted(argv: Sequence[str], role: str, *, is_examined: bool = False) -> list[str]:
-    """Return what to execute in the place of a Celery that a traced program starts.
+    """Return what to execute instead of a Celery that a traced program starts.
 
     A program that only starts Celery's command line has its tasks there: Procfile
     runners, supervisors, reloaders, ``dagster-celery``, a shell. What such a program

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The body of an HTTP request, whatever its headers claim: bounded in bytes and in time."""
+"""The body of an HTTP request: whether or not its headers are right, bounded in bytes and in time."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def read_request(data: bytes, *, is_brief: bool = False) -> list[ReceivedSpan]:
             service's name, the scope, and all events but exceptions.
 
     Raises:
-        ValueError: It is none, or has too many spans.
+        ValueError: It is not a request, or has too many spans.
     """
     check_spans(data)
     try:

@@ -159,7 +159,7 @@ class Lane:
 
 
 class HandoffRoute:
-    """Hands items to the exporter process, in whatever process it finds itself.
+    """Hands items to the exporter process, in any process of the worker.
 
     Args:
         outgoing: The signals.

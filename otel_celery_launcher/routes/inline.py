@@ -323,7 +323,7 @@ class InlineRoute:
             lane.start()
 
     def close(self, seconds: float) -> bool:
-        """Send what is there within so many seconds; the last act of a process."""
+        """Send what is there, with a time limit; the last act of a process."""
         if self._pid != os.getpid():
             return True
         end = time.monotonic() + seconds

@@ -122,7 +122,7 @@ class Supervisor:
         return self._main.is_this()
 
     def adopt(self) -> None:
-        """Start an exporter process in the place of one that nobody watches any more.
+        """Start an exporter process instead of one that nobody watches any more.
 
         In processes forked from a program that is not Celery's: its main process may
         have no spans, and so no occasion to look, or be gone. One of them does it.

@@ -29,7 +29,7 @@ FORK_SECONDS = 1.0
 
 
 class UntilForkRoute:
-    """Stands for two routes: the inline one, and from the first fork on the hand-off.
+    """Two routes in one: the inline one, and from the first fork on the hand-off.
 
     Args:
         inline: Exports until the first fork.
@@ -102,7 +102,7 @@ class UntilForkRoute:
         self._route.poll()
 
     def close(self, seconds: float) -> bool:
-        """Send what is there within so many seconds; the last act of a process."""
+        """Send what is there, with a time limit; the last act of a process."""
         self._is_final = True  # a program that ends starts nothing any more
         return self._route.close(seconds)
 

@@ -64,7 +64,7 @@ class BadValueError(Exception):
         self.kept = kept
 
 
-# Stands for every component of a group.
+# Means every component of a group.
 ALL = "*"
 
 
@@ -77,7 +77,7 @@ def load_component(group: str, name: str) -> Any:
     """Import and return an installed component.
 
     Raises:
-        Exception: Whatever a third-party module raises.
+        Exception: What a third-party module raises.
     """
     return next(iter(entry_points(group=group, name=name))).load()
 
@@ -276,7 +276,7 @@ def is_printable(value: str) -> bool:
 
 
 def safe_repr(value: str) -> str:
-    """Return a value as it stands in a line; a pasted key is never shown."""
+    """Return a value as a line may have it; a pasted key is never shown."""
     if is_printable(value):
         return repr(value)
     return f"({len(value)} characters, not shown)"

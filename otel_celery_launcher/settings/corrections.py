@@ -73,7 +73,7 @@ def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
 
 
 def correct_environment(environ: MutableMapping[str, str]) -> list[BadValue]:
-    """Put a value that works in the place of each bad one; return the bad ones.
+    """Put a value that works instead of each bad one; return the bad ones.
 
     An empty value becomes unset: some readers in the SDK tell the two apart.
     """
@@ -197,7 +197,7 @@ def _bad_value(
 def _used(
     variable: Variable[Any], exc: BadValueError, environ: Mapping[str, str]
 ) -> str:
-    """Return what is in force now, as it stands in a line."""
+    """Return what is in force now, as a line has it."""
     used = exc.kept or variable.fallback
     if used is not None:
         is_shown = not variable.secret and checks.is_printable(used)

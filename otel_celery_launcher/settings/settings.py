@@ -3,7 +3,7 @@
 """Settings, read once by the launcher into a frozen object.
 
 ``correct_environment`` (``corrections.py``) checks every variable of the tables and puts a
-value that works in the place of a bad one, before anything of OpenTelemetry is imported.
+value that works instead of a bad one, before anything of OpenTelemetry is imported.
 ``Settings.from_environ`` then reads what is left. Beside it the SDK reads its own
 variables, ``messages.py`` the form of its lines, and ``ipc/inherited.py`` lists what our
 own processes leave each other.

@@ -240,7 +240,7 @@ def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
             raise LauncherError(
                 f"--port and --http-port are {port} and {http_port}: expected free ones"
                 f" ({exc})",
-                "end what listens there, or choose others: --port 4327 --http-port 4328",
+                "end the server there, or choose others: --port 4327 --http-port 4328",
             ) from exc
         say(f"tail listens on {host}, port {rpc.port} for gRPC, {http.port} for HTTP")
         write(f"  export OTEL_EXPORTER_OTLP_ENDPOINT={_address(host, rpc.port)}\n")

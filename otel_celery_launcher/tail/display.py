@@ -25,7 +25,9 @@ class Summary:
     runs: int
     errors: int
     lost: int
-    orphans: int  # runs without the span that caused them, and whatever misses a parent
+    orphans: (
+        int  # runs without the span that caused them, and spans without their parent
+    )
     open: int = 0  # publishes without a run
 
     @classmethod

@@ -78,7 +78,7 @@ class Screen:
 
     @property
     def columns(self) -> int:
-        """The terminal's width now; 0 where the output is none."""
+        """The terminal's width now; 0 if the output is not a terminal."""
         return columns_of(self._out or sys.stdout)
 
     def show(self, rows: Sequence[WaterfallRow], head: str = "") -> None:
@@ -102,7 +102,7 @@ class Screen:
         return lines
 
     def drawn(self, rows: Sequence[WaterfallRow], columns: int) -> list[str]:
-        """Return the lines for a terminal of so many columns."""
+        """Return the lines for a terminal of this width."""
         names = [width(row.span.name[:columns]) + row.depth for row in rows]
         services = [width(row.span.service[:columns]) for row in rows]
         name_columns = min(int(columns * NAME_SHARE), max(names, default=0))
@@ -162,7 +162,7 @@ class Screen:
 
     def _colour(self, service: str) -> str:
         if len(self._services) >= SERVICES_KEPT and service not in self._services:
-            self._services.clear()  # a service's name is whatever a request says
+            self._services.clear()  # a service's name is what a request says
         number = len(self._services) % len(SERVICE_COLOURS)
         return self._services.setdefault(service, SERVICE_COLOURS[number])
 
@@ -182,7 +182,7 @@ class Screen:
 
 
 class _Scale:
-    """Where times lie in a row of so many columns.
+    """Where times lie in a row of columns.
 
     Args:
         seconds: What the whole row stands for.

@@ -108,7 +108,7 @@ class TaskTable:
         return name
 
     def lines(self, columns: int = 0) -> list[str]:
-        """Return the table for a terminal of so many columns; for a file without."""
+        """Return the table for a terminal of this width, or for a file."""
         self.has_changed = False
         waiting = Counter(self._open.values())
         empty = _Task()

@@ -157,7 +157,7 @@ class Traces:
             self._early.append(trace)
             self._early_load.add_trace(trace)
             self.cut += 1
-        while self._early_load.is_too_much():  # the output stands still
+        while self._early_load.is_too_much():  # the output has stopped
             trace = self._early.popleft()
             self._early_load.remove_trace(trace)
             self.dropped += len(trace.spans)

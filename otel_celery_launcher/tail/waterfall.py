@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.receiver.spans import ReceivedSpan
 
-# A wait above this, or below zero, is none: somebody else's attribute.
+# A wait above this, or below zero, is not a wait: somebody else's attribute.
 MAX_SECONDS = 1e9
 
 # A frame of a stack trace, as ``traceback`` writes it.
@@ -131,7 +131,7 @@ def arrange(
         children.setdefault(above_id, []).append(span)
     first = min((span.start for span in spans), default=0.0)
     rows: dict[str, WaterfallRow] = {}
-    roots = [*children.get("", []), *by_id.values()]  # the others are below, as a rule
+    roots = [*children.get("", []), *by_id.values()]  # most others are below
     todo = [(span, 0) for span in reversed(roots)]
     while todo:
         span, depth = todo.pop()

@@ -116,7 +116,7 @@ class Attributes:
         )
 
     def label(self, task_name: str, args: object, kwargs: object) -> str:
-        """Return what stands behind a task's name, empty for nothing."""
+        """Return what is appended to a task's name; empty for nothing."""
         path = self._settings.labels.get(task_name) if self._settings.labels else None
         return self._labels.find(path, args, kwargs) if path else ""
 
@@ -146,7 +146,7 @@ class Attributes:
             destination: Where it goes, by ``publish_destination``.
             context: What the publish belongs to; None for the current one.
             entry: Name of the schedule's entry whose publish it is, if it is one's.
-            label: What stands behind the task's name.
+            label: What is appended to the task's name.
         """
         headers = message.headers
         broker = broker_of(app)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def messages_of(task: Any, arguments: object) -> Sequence[Any]:
-    """Return the messages of a batch; empty where a task is none of batches.
+    """Return the messages of a batch; empty if a task does not work off batches.
 
     Args:
         task: The task.
@@ -53,6 +53,6 @@ def _carried_by(message: Any) -> Context:
 
 
 def request_of(headers: object) -> Request:
-    """Return a message's headers as a request; whatever is no header is left out."""
+    """Return a message's headers as a request; what is not a header is left out."""
     fields = headers if isinstance(headers, Mapping) else {}
     return Request({key: value for key, value in fields.items() if type(key) is str})

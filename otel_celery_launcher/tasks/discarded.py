@@ -4,7 +4,7 @@
 
 Each leaves a short span in its producer's trace that says so. Runs in the worker's main
 process, which decides these, inside Celery's loop: an exception would end the worker. So
-whatever a message may hold is read with care, and what it can raise ends here.
+everything in a message is read with care, and what it can raise ends here.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class DiscardedTasks:
         try:
             parent = parent_of(request)
             attributes = self._attributes.of_discarded(what, app, name, request, parent)
-        except MALFORMED_ERRORS:  # whatever nobody has thought of: the span without it
+        except MALFORMED_ERRORS:  # something nobody has thought of: the span without it
             parent, attributes = Context(), {"celery.action": what}
         if error:
             attributes["error.type"] = error

@@ -186,7 +186,7 @@ def instrument_celery(
     adopt: Callable[[object], object] | None,
     front: run.Front | None,
 ) -> None:
-    """Instrument Celery, in the place of any instrumentor that is already there.
+    """Instrument Celery, instead of any instrumentor that is already there.
 
     Args:
         settings: What is recorded about tasks.

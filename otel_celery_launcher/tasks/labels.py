@@ -3,7 +3,7 @@
 """Names for applications that have one task for everything: OTEL_CELERY_TASK_NAME_FROM.
 
 Airflow runs each of its tasks as ``execute_workload``, others as ``run_job``. One
-argument, which the user names, tells them apart; its value stands behind the task's name.
+argument, which the user names, distinguishes them; its value is appended to the task's name.
 Runs at each publish and each run of such a task, in the thread of it.
 """
 
@@ -25,7 +25,7 @@ ATTRIBUTE = "celery.task.label"
 
 
 class Labels:
-    """Labels in this process, of which there are so many at most."""
+    """Labels in this process, limited in number."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()

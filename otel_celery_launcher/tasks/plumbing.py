@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Celery's own calls of broker and result backend: which of them are spans.
 
-Outside any span they are none: whoever polls results would make a trace for each look.
+Outside any span they are none: an application that polls results would make a trace for each look.
 With ``OTEL_CELERY_PLUMBING=false`` they are none anywhere. The application's own calls
 stay, also those to the same Redis. Runs wherever Celery publishes or asks its backend.
 """

@@ -84,7 +84,7 @@ def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
     """Return what the default propagators make of the message of most tasks.
 
     That is a ``traceparent`` as they write it, and no other of their headers. For
-    whatever else there may be None: they are asked, which takes four times as long.
+    anything else None: they are asked, which takes four times as long.
     """
     text = fields.get("traceparent")
     if text is None or "tracestate" in fields or "baggage" in fields:

@@ -5,7 +5,7 @@
     published ── celery.wait.broker ── received ── celery.wait.worker ── started
 
 Published is written into the message's headers by the publisher, received into the
-request by the worker's main process, started is now, in whatever process runs the task.
+request by the worker's main process, started is now, in the process that runs the task.
 What an ETA or a countdown asked for is no wait; a timer that fires some milliseconds
 before it, as gevent's may, is no wait of less than nothing. Wall clocks of several
 machines: a wait below zero is left out.

@@ -7,7 +7,7 @@ processors run, and ours runs after them. Only a processor that exports to our
 own endpoint is left out, since the same spans would arrive twice. So every span, of
 whichever provider, passes each destination once.
 
-Runs in whatever process the application sets its provider in.
+Runs in the process in which the application sets its provider.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ApplicationProviders:
             self._add_to_all(processor)
 
     def watch_set_tracer_provider(self) -> None:
-        """Adopt whatever the application hands to ``trace.set_tracer_provider``.
+        """Adopt what the application hands to ``trace.set_tracer_provider``.
 
         The API would refuse it with a warning, and its processors would be lost.
         """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.settings.settings import Settings
     from otel_celery_launcher.telemetry.traces import SpanFront
 
-# Off whatever is installed, with the reason. `logging` puts a handler on the root logger
+# Always off, with the reason. `logging` puts a handler on the root logger
 # (since 0.61b0, and before that with OTEL_PYTHON_LOG_CORRELATION=true). Where Celery or
 # the program then finds one, they add none of their own: nothing is written any more.
 LEFT_OFF = {"logging": "otel-celery adds the ids itself"}
@@ -97,7 +97,7 @@ def instrument(
             left_off = _instrument_one(entry_point, settings, adopt, front)
         except ModuleNotFoundError as exc:  # its library, which it only looks for now
             left_off = LeftOff(name, f"no {exc.name}" if exc.name else str(exc))
-        except Exception as exc:  # noqa: BLE001 - a stranger's code, at start
+        except Exception as exc:  # noqa: BLE001 - third-party code, at start
             result.failed.append(_failure(name, exc))
             continue
         if left_off is None:

@@ -24,7 +24,7 @@ from otel_celery_launcher.compat import celery_private
 IDS = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s] "
 
 
-# Speak of each malformed header of each message: anybody can send them. Theirs would be
+# Log each malformed header of each message: anybody can send them. Theirs would be
 # lines in the application's log that plain Celery does not write (API 1.30 to 1.45).
 PROPAGATION_LOGGERS = (
     "opentelemetry.baggage.propagation",

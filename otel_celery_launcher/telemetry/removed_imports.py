@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imports that no release of OpenTelemetry has any more: one line that says what to do.
 
-The import fails as it does without us; the line stands above the traceback. Runs in
-whatever process imports the application.
+The import fails as it does without us; the line comes before the traceback. Runs in the
+process that imports the application.
 """
 
 from __future__ import annotations

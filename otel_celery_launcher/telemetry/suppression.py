@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spans that are not begun, because they would only be noise.
 
-Whatever polls makes a trace of one span for each look: a scheduler its database, Flower
+A program that polls makes a trace of one span for each look: a scheduler its database, Flower
 its broker, ``result.ready()`` in a loop the result backend. Four rules, each of them a
 setting, stand before the tracers that our provider hands out:
 
 - a call of a client begins no trace, but in web processes and pool children;
 - a call of Celery's own is no span where that is not wanted (``tasks/plumbing.py``);
 - a statement that SQLAlchemy and its driver both record is one span, SQLAlchemy's;
-- one process begins so many traces a second by spans of its own code, and no more.
+- one process begins a limited number of traces a second by spans of its own code.
 
 What is not begun has no ids, so nothing of it is propagated: a service that is called
 begins its own trace. Runs in every process, at the start of each span of other

@@ -270,7 +270,7 @@ def test_an_address_of_version_6_can_be_copied(launcher: Launcher) -> None:
             launcher, "-A", "shop", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
         )
     assert of(findings, "endpoint") == [f"OK {endpoint}, grpc"]
-    assert of(findings, "collector")[0].startswith(f"FAIL {endpoint} is not reached")
+    assert of(findings, "collector")[0].startswith(f"FAIL {endpoint} cannot be reached")
 
 
 def test_variables_of_the_opentelemetry_operator_are_known(launcher: Launcher) -> None:

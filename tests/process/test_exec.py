@@ -129,7 +129,7 @@ def test_a_daemon_outlives_the_process_that_started_it(
 @pytest.mark.parametrize(
     ("command", "status", "text"),
     [
-        (["no-such-program"], 127, "'no-such-program' is no command here"),
+        (["no-such-program"], 127, "command not found: 'no-such-program'"),
         (["./file"], 126, "'./file' cannot be executed"),
         ([], 2, "Missing argument"),
     ],
