@@ -116,37 +116,46 @@ def check_application(
     if not app:
         seen = "not checked: no -A"
         return [_finding(WARN, "OC401", seen, "otel-celery -A <app> doctor")], None
+    before = set(sys.modules)
+    application, problem = _import_application(app, IMPORT_STEPS * seconds, give_up)
+    if problem is not None:
+        return [problem], None
+    imported = set(sys.modules) - before
+    findings = [Finding(level=OK, check="application", seen=f"{app} imports")]
+    for path in _sources(imported):
+        findings += _met(path)
+    return [*findings, *check_instrumentations(imported)], application
+
+
+def _import_application(
+    app: str, limit: float, give_up: Callable[[Finding], object]
+) -> tuple[Any, Finding | None]:
+    """Return the application, or what keeps it from being imported."""
     from celery.app.utils import find_app
 
     next_ = f"python -c 'import {app.partition(':')[0]}'"
-    limit = IMPORT_STEPS * seconds
 
     def hanging(place: str) -> Finding:
         seen = f"{app} does not import within {limit:g} s: it is at {place}"
         do = "look at that line; it may wait for a server: --wait lets it wait longer"
         return _finding(FAIL, "OC404", seen, do)
 
-    before = set(sys.modules)
     try:
         with _alarm(limit), _watchdog(limit, lambda line: give_up(hanging(line))):
             application = find_app(app)
             application.conf.worker_pool  # noqa: B018 - which reads the configuration
     except _HangingError as exc:
-        return [hanging(str(exc))], None
+        return None, hanging(str(exc))
     except SystemExit as exc:
         seen = f"{app} ends the process at its import: {without_secrets(str(exc))}"
-        return [_finding(FAIL, "OC403", seen, next_)], None
+        return None, _finding(FAIL, "OC403", seen, next_)
     except Exception as exc:  # noqa: BLE001 - third-party code
         if (misnamed := _misnamed(app)) is not None:
-            return [misnamed], None
+            return None, misnamed
         message = without_secrets(f"{type(exc).__name__}: {exc}")
         seen = f"{app} does not import: {message}{_place(exc)}"
-        return [_finding(FAIL, "OC402", seen, next_)], None
-    imported = set(sys.modules) - before
-    findings = [Finding(level=OK, check="application", seen=f"{app} imports")]
-    for path in _sources(imported):
-        findings += _met(path)
-    return [*findings, *check_instrumentations(imported)], application
+        return None, _finding(FAIL, "OC402", seen, next_)
+    return application, None
 
 
 def _finding(level: str, number: str, seen: str, next_: str) -> Finding:

@@ -73,6 +73,17 @@ _ERRORS = (
 )
 
 
+def _unreadable(broker_url: str, exc: Exception) -> Finding:
+    """Return what is wrong with a URL that kombu does not take."""
+    scheme = broker_url.partition("://")[0].partition("+")[0]
+    near = get_close_matches(scheme, TRANSPORT_ALIASES, 1)
+    if scheme.isalnum() and scheme not in TRANSPORT_ALIASES and near:
+        seen = f"broker_url begins with {scheme}://, which is no transport"
+        return _failure("OC601", seen, f"write {near[0]}:// instead")
+    seen = f"broker_url cannot be read: {type(exc).__name__}"
+    return _failure("OC601", seen, "correct broker_url, or install its transport")
+
+
 def check_broker(app: Any, seconds: float) -> list[Finding]:
     """Send a message through a queue of its own and read it; leaves nothing.
 
@@ -84,13 +95,7 @@ def check_broker(app: Any, seconds: float) -> list[Finding]:
         connection = app.connection_for_write()
         url = connection.as_uri()  # without its password
     except Exception as exc:  # noqa: BLE001 - any transport's; its text may hold a password
-        scheme = str(app.conf.broker_url).partition("://")[0].partition("+")[0]
-        near = get_close_matches(scheme, TRANSPORT_ALIASES, 1)
-        if scheme.isalnum() and scheme not in TRANSPORT_ALIASES and near:
-            seen = f"broker_url begins with {scheme}://, which is no transport"
-            return [_failure("OC601", seen, f"write {near[0]}:// in its place")]
-        seen = f"broker_url cannot be read: {type(exc).__name__}"
-        return [_failure("OC601", seen, "correct broker_url, or install its transport")]
+        return [_unreadable(str(app.conf.broker_url), exc)]
     if not connection.password:
         url = url.replace("://:**@", "://")  # kombu writes one in any case
     got: dict[str, Any] = {}

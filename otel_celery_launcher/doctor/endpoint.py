@@ -9,7 +9,7 @@ import ssl
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.delivery.failures import (
     UNREACHED,
@@ -91,12 +91,13 @@ def check_endpoint(
             replace(proxy, level=FAIL),
             *findings[1:],
         ]  # which explains what follows
-    return [
-        replace(
-            each, next=each.next.replace(f"correct {ENDPOINT}", f"correct {variable}")
-        )
-        for each in findings
-    ]
+    return [_naming(each, variable) for each in findings]
+
+
+def _naming(finding: Finding, variable: str) -> Finding:
+    """Return a finding whose next step names the variable that gives the endpoint."""
+    do = finding.next.replace(f"correct {ENDPOINT}", f"correct {variable}")
+    return replace(finding, next=do)
 
 
 def endpoint_variable(environ: Mapping[str, str]) -> str:
@@ -212,14 +213,37 @@ def _failed(check: str, what: str, failure: Failure) -> Finding:
     )
 
 
-def _send(
-    settings: Settings, environ: Mapping[str, str], address: str, seconds: float
-) -> Finding:
-    """Send one span through the exporter a worker would use."""
+def _not_importable(problem: str) -> Finding:
+    return Finding(
+        level=FAIL,
+        id="OC211",
+        check="test span",
+        seen=problem,
+        next="install the package that provides it, or correct OTEL_TRACES_EXPORTER",
+        is_setting=True,
+    )
+
+
+def _test_span(service_name: str) -> Any:
+    """Return a span that has ended, independent of the sampler that is set."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+    provider = TracerProvider(
+        sampler=ALWAYS_ON,
+        resource=Resource.create({"service.name": service_name}),
+        shutdown_on_exit=False,
+    )
+    span = provider.get_tracer("otel-celery").start_span("otel-celery doctor")
+    span.end()
+    return span
+
+
+def _send(
+    settings: Settings, environ: Mapping[str, str], address: str, seconds: float
+) -> Finding:
+    """Send one span through the exporter a worker would use."""
     from otel_celery_launcher.delivery.deadline import run_with_deadline
     from otel_celery_launcher.delivery.export_log import error_text
     from otel_celery_launcher.delivery.exporters import load_exporters
@@ -231,27 +255,14 @@ def _send(
         redacts_exceptions=settings.redacts_exceptions,
     )
     if problems:
-        return Finding(
-            level=FAIL,
-            id="OC211",
-            check="test span",
-            seen=problems[0],
-            next="install the package that provides it, or correct OTEL_TRACES_EXPORTER",
-            is_setting=True,
-        )
+        return _not_importable(problems[0])
     try:
         exporters = [make() for make in makers]
     except Exception as exc:  # noqa: BLE001 - the boundary: any exporter's constructor
         return _not_accepted(
             address, explain(error_text(exc), settings.traces.printable_path)
         )
-    provider = TracerProvider(
-        sampler=ALWAYS_ON,  # independent of the settings
-        resource=Resource.create({"service.name": settings.service_name}),
-        shutdown_on_exit=False,
-    )
-    span = provider.get_tracer("otel-celery").start_span("otel-celery doctor")
-    span.end()
+    span = _test_span(settings.service_name)
     with Answers() as answers:
 
         def send() -> None:

@@ -30,6 +30,33 @@ OWN_PACKAGE = "otel-celery-launcher"
 TABLE_HEAD = ("worker", "service", "release", "exported", "queued", "lost")
 
 
+def _findings_of_ours(ours: dict[str, dict[str, Any]]) -> list[Finding]:
+    """Return a summary of the workers that answer, and what is wrong with each."""
+    if not ours:
+        return []
+    delivering = 0
+    findings: list[Finding] = []
+    table: list[tuple[str, ...]] = [TABLE_HEAD]
+    for node, status in ours.items():
+        try:
+            failures = _delivery(node, status)
+            of_node = [*failures, *_release(node, status), *_producers(node, status)]
+            table.append(_row(node, status))
+        except MALFORMED_ERRORS:  # whoever is on the broker can answer
+            failures = of_node = [_unreadable(node)]
+        delivering += not failures
+        findings += of_node
+    first = next((each for each in findings if each.id in NOT_DELIVERING), None)
+    summary = Finding(
+        level=OK if first is None else WARN,
+        id="" if first is None else first.id,
+        check="workers",
+        seen=f"{delivering} of {len(ours)} started by otel-celery deliver",
+        table=tuple(table),
+    )
+    return [summary, *findings]
+
+
 def check_workers(app: Any, seconds: float) -> list[Finding]:
     """Ask every worker that answers for its status.
 
@@ -57,28 +84,7 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
         for node in nodes
         if node not in ours
     ]
-    delivering = 0
-    table: list[tuple[str, ...]] = [TABLE_HEAD]
-    for node, status in ours.items():
-        try:
-            failures = _delivery(node, status)
-            of_node = [*failures, *_release(node, status), *_producers(node, status)]
-            table.append(_row(node, status))
-        except MALFORMED_ERRORS:  # whoever is on the broker can answer
-            failures = of_node = [_unreadable(node)]
-        delivering += not failures
-        findings += of_node
-    if ours:
-        first = next((each for each in findings if each.id in NOT_DELIVERING), None)
-        summary = Finding(
-            level=OK if first is None else WARN,
-            id="" if first is None else first.id,
-            check="workers",
-            seen=f"{delivering} of {len(ours)} started by otel-celery deliver",
-            table=tuple(table),
-        )
-        findings.insert(0, summary)
-    return findings
+    return _findings_of_ours(ours) + findings
 
 
 def _unreadable(node: str) -> Finding:

@@ -141,6 +141,7 @@ def killed_span(
     text = reason.pop("text", "the process of the task is gone")
     error_type = reason.pop("error.type", WORKER_LOST)
     start = read_span(resource, run.frame)
+    exception = {"exception.type": error_type, "exception.message": text}
     end = max(ended, start.start_time or ended)
     return EndedSpan(
         name=start.name,
@@ -153,13 +154,7 @@ def killed_span(
             "error.type": error_type,
             **reason,
         },
-        events=[
-            Event(
-                "exception",
-                {"exception.type": error_type, "exception.message": text},
-                end,
-            )
-        ],
+        events=[Event("exception", exception, end)],
         links=start.links,
         kind=start.kind,
         status=Status(StatusCode.ERROR, text),

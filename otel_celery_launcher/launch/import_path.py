@@ -14,7 +14,12 @@ from __future__ import annotations
 import os
 import sys
 
-_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import otel_celery_launcher
+
+# In which this package lies.
+_FOLDER = os.path.dirname(
+    os.path.dirname(os.path.abspath(otel_celery_launcher.__file__))
+)
 
 
 def let_the_applications_packages_win() -> None:

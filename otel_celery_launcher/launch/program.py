@@ -55,13 +55,8 @@ def start_program(
     with guarded(UNTRACED):
         ours = adopted(sys.orig_argv, role, is_examined=is_examined)
     if ours:
-        # Nothing has run here yet, so this process can become ours.
-        _restore_environment(environ, startup_folder)
-        try:
-            os.execve(ours[0], ours, environ)
-        except OSError:  # an interpreter that is gone, a command line that is too long
-            report_failure(UNTRACED)
-            return
+        _become(ours, environ, startup_folder)
+        return
     name = _name_of_this_program(sys.orig_argv)
     above = environ.get(inherited.PROGRAM)
     if not is_the_program(sys.orig_argv, name, above):
@@ -80,6 +75,17 @@ def start_program(
             problems = patch_where_asked(environ)
             service = environ.get(inherited.EXEC_APP) or name
             _set_up(role, service, problems, announces=above is None)
+
+
+def _become(
+    ours: Sequence[str], environ: MutableMapping[str, str], startup_folder: str
+) -> None:
+    """Execute otel-celery here: nothing has run in this process yet."""
+    _restore_environment(environ, startup_folder)
+    try:
+        os.execve(ours[0], list(ours), environ)
+    except OSError:  # an interpreter that is gone, a command line that is too long
+        report_failure(UNTRACED)
 
 
 def set_up(role: str) -> None:

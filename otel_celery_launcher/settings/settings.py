@@ -86,22 +86,6 @@ class SignalSettings:
     path: str
     pending_limit: int
 
-    @classmethod
-    def from_environ(
-        cls, environ: Mapping[str, str], signal: Signal, exporters: tuple[str, ...]
-    ) -> SignalSettings:
-        """Read the variables of a signal that ``correct_environment`` left."""
-        own_endpoint = f"OTEL_EXPORTER_OTLP_{signal.name.upper()}_ENDPOINT"
-        return cls(
-            exporters=exporters,
-            endpoint=endpoint_of(environ, signal),
-            has_own_endpoint=own_endpoint in environ,
-            headers=signal_value(environ, signal, "HEADERS") or "",
-            path=signal.path,
-            pending_limit=standard.QUEUE_SIZE.read(environ)
-            + standard.BATCH_SIZE.read(environ),
-        )
-
     @property
     def sends_otlp(self) -> bool:
         """Whether an exporter sends to the endpoint."""
@@ -133,7 +117,7 @@ class Settings:
     sampler: str
     sampler_argument: str | None
     id_generator: str
-    disabled_instrumentations: frozenset[str]
+    disabled_instrumentations: Sequence[str]
     shutdown_seconds: float
     health_file: str  # empty for none
     log_correlation: bool  # ids in the text of log lines
@@ -169,16 +153,13 @@ class Settings:
     ) -> Settings:
         """Build the settings from an environment that ``correct_environment`` left.
 
-        Args:
-            environ: The environment.
-            command_line: What this process is.
-            mode: What the main process had to fall back to, in a spawned child.
+        In a spawned child ``mode`` is what the main process had to fall back to.
         """
         role = command_line.role or ""
-        service_name, name_notes = _service_name(environ, command_line)
-        exporters, exporter_notes = _exporters(environ, TRACES)
-        traces = SignalSettings.from_environ(environ, TRACES, exporters)
-        chosen = Mode(mode) if mode else _mode(environ, command_line, exporters)
+        service_name, notes = _service_name(environ, command_line)
+        traces, trace_notes = _signal_settings(environ, TRACES)
+        notes += trace_notes
+        chosen = Mode(mode) if mode else _mode(environ, command_line, traces.exporters)
         return cls(
             role=role,
             is_program=command_line.is_program,
@@ -189,9 +170,7 @@ class Settings:
             sampler=standard.TRACES_SAMPLER.read(environ),
             sampler_argument=standard.TRACES_SAMPLER_ARG.read(environ) or None,
             id_generator=standard.ID_GENERATOR.read(environ),
-            disabled_instrumentations=frozenset(
-                standard.DISABLED_INSTRUMENTATIONS.read(environ)
-            ),
+            disabled_instrumentations=standard.DISABLED_INSTRUMENTATIONS.read(environ),
             shutdown_seconds=own.SHUTDOWN_SECONDS.read(environ),
             health_file=own.HEALTH_FILE.read(environ),
             log_correlation=standard.LOG_CORRELATION.read(environ),
@@ -202,12 +181,7 @@ class Settings:
             roots_per_second=own.ROOT_SPANS_PER_SECOND.read(environ),
             tasks=task_settings(environ),
             has_instance_id="service.instance.id" in _resource(environ),
-            notes=(
-                *name_notes,
-                *exporter_notes,
-                *_endpoint_notes(environ, traces),
-                *_pool_notes(command_line, chosen, traces),
-            ),
+            notes=(*notes, *_pool_notes(command_line, chosen, traces)),
             unhandled=unhandled_variables(environ),
             misspelt=tuple(misspelt_notes(environ)),
         )
@@ -286,6 +260,24 @@ def _exporters(
         elif entry_point not in exporters:
             exporters.append(entry_point)
     return tuple(exporters), notes
+
+
+def _signal_settings(
+    environ: Mapping[str, str], signal: Signal
+) -> tuple[SignalSettings, list[Note]]:
+    """Return where a signal goes, and what to say about it."""
+    exporters, notes = _exporters(environ, signal)
+    own_endpoint = f"OTEL_EXPORTER_OTLP_{signal.name.upper()}_ENDPOINT"
+    signal_settings = SignalSettings(
+        exporters=exporters,
+        endpoint=endpoint_of(environ, signal),
+        has_own_endpoint=own_endpoint in environ,
+        headers=signal_value(environ, signal, "HEADERS") or "",
+        path=signal.path,
+        pending_limit=standard.QUEUE_SIZE.read(environ)
+        + standard.BATCH_SIZE.read(environ),
+    )
+    return signal_settings, [*notes, *_endpoint_notes(environ, signal_settings)]
 
 
 def _endpoint_notes(environ: Mapping[str, str], traces: SignalSettings) -> list[Note]:

@@ -199,15 +199,13 @@ def tail(
 ) -> None:
     """Receive traces here and show each when it is complete; for development.
 
-    Point OTEL_EXPORTER_OTLP_ENDPOINT at it. Ctrl-C ends it and tells the totals.
+    Point OTEL_EXPORTER_OTLP_ENDPOINT at it. Ctrl-C ends it and prints the totals.
     """
-    wanted = Filter(task=task, errors=errors, slow=slow, orphans=orphans)
-    page = Page(html) if html else None
     forwarder = Forwarder(forward) if forward else None
     tailing = Tail(
-        wanted,
+        Filter(task=task, errors=errors, slow=slow, orphans=orphans),
         is_json=is_json,
-        page=page,
+        page=Page(html) if html else None,
         forwarder=forwarder,
         has_stacks=stacks,
         table_seconds=table_seconds,
@@ -219,13 +217,11 @@ def tail(
         finally:
             if forwarder is not None:
                 forwarder.stop(STOP_SECONDS)
-        totals = [str(tailing.totals)]
-        if forwarder is not None:
-            totals.append(str(forwarder))
+        totals = "; ".join(map(str, filter(None, (tailing.totals, forwarder))))
         if is_json:
-            click.echo("; ".join(totals), err=True)
+            click.echo(totals, err=True)
         else:
-            tailing.end("; ".join(totals))
+            tailing.end(totals)
 
 
 def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:

@@ -8,7 +8,7 @@ Colours are the terminal's own eight, so that they can be read on light and on d
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from click import style
 
@@ -59,6 +59,26 @@ SERVICES_KEPT = 1000  # that have a colour of their own
 BARS = {True: ("█", "░", "▏"), False: ("#", ".", "|")}
 
 
+class _Layout(NamedTuple):
+    """Columns of a waterfall on a terminal."""
+
+    name: int
+    service: int
+    times: int  # how many columns of times
+    bar: int
+
+    @classmethod
+    def of(cls, rows: Sequence[WaterfallRow], columns: int) -> _Layout:
+        """Share a number of columns between what the rows need."""
+        names = [width(row.span.name[:columns]) + row.depth for row in rows]
+        services = [width(row.span.service[:columns]) for row in rows]
+        name = min(int(columns * NAME_SHARE), max(names, default=0))
+        service = min(int(columns * SERVICE_SHARE), max([7, *services]))
+        times = 2 if columns >= WIDE_COLUMNS else 1
+        taken = name + service + times * (TIME_COLUMNS + 1) + NOTE_COLUMNS + 4
+        return cls(name, service, times, columns - taken)
+
+
 class Screen:
     """Writes traces to one output.
 
@@ -103,56 +123,50 @@ class Screen:
 
     def drawn(self, rows: Sequence[WaterfallRow], columns: int) -> list[str]:
         """Return the lines for a terminal of this width."""
-        names = [width(row.span.name[:columns]) + row.depth for row in rows]
-        services = [width(row.span.service[:columns]) for row in rows]
-        name_columns = min(int(columns * NAME_SHARE), max(names, default=0))
-        service_columns = min(int(columns * SERVICE_SHARE), max([7, *services]))
-        times = 2 if columns >= WIDE_COLUMNS else 1
-        bar_columns = columns - (
-            name_columns
-            + service_columns
-            + times * (TIME_COLUMNS + 1)
-            + NOTE_COLUMNS
-            + 4
-        )
+        layout = _Layout.of(rows, columns)
         seconds = max((row.start + row.took for row in rows), default=0.0)
-        scale = _Scale(seconds, bar_columns, BARS[self._has_blocks()])
+        scale = _Scale(seconds, layout.bar, BARS[self._has_blocks()])
         head = " ".join(
             (
-                pad("span", name_columns),
-                pad("service", service_columns),
-                *("took".rjust(TIME_COLUMNS), "wait".rjust(TIME_COLUMNS))[:times],
+                pad("span", layout.name),
+                pad("service", layout.service),
+                *("took".rjust(TIME_COLUMNS), "wait".rjust(TIME_COLUMNS))[
+                    : layout.times
+                ],
                 "",
                 scale.head(),
             )
         )
         lines = [self._styled(head.rstrip(), bold=True)]
         for row in rows:
-            name = pad(cut(" " * row.depth + row.span.name, name_columns), name_columns)
-            service = pad(cut(row.span.service, service_columns), service_columns)
-            colour = self._colour(row.span.service)
-            state = NOTE_STYLES.get(row.note, {})
-            is_failed = row.note in _FAILED
-            wait, bar = scale.bar(row)
-            cells = (
-                self._styled(name, **(state if is_failed else {})),
-                self._styled(service, fg=colour),
-                *(_time(row.took), _time(row.waited))[:times],
-                "",
-                self._styled(wait, fg="yellow")
-                + self._styled(
-                    bar if row.note else bar.rstrip(),
-                    fg="red" if is_failed else colour,
-                ),
-                self._styled(row.note, **state),
-            )
-            lines.append(" ".join(cells).rstrip())
+            lines.append(self._drawn_row(row, layout, scale))
             if row.reason:
-                indent = " " * min(row.depth + 2, name_columns // 2)
+                indent = " " * min(row.depth + 2, layout.name // 2)
                 reason = _why(row, columns - len(indent))
-                lines.append(indent + self._styled(reason, **state))
+                style = NOTE_STYLES.get(row.note, {})
+                lines.append(indent + self._styled(reason, **style))
             lines += self._stack(row)
         return lines
+
+    def _drawn_row(self, row: WaterfallRow, layout: _Layout, scale: _Scale) -> str:
+        """Return the line of one span."""
+        name = pad(cut(" " * row.depth + row.span.name, layout.name), layout.name)
+        service = pad(cut(row.span.service, layout.service), layout.service)
+        colour = self._colour(row.span.service)
+        state = NOTE_STYLES.get(row.note, {})
+        is_failed = row.note in _FAILED
+        wait, bar = scale.bar(row)
+        run = bar if row.note else bar.rstrip()
+        cells = (
+            self._styled(name, **(state if is_failed else {})),
+            self._styled(service, fg=colour),
+            *(_time(row.took), _time(row.waited))[: layout.times],
+            "",
+            self._styled(wait, fg="yellow")
+            + self._styled(run, fg="red" if is_failed else colour),
+            self._styled(row.note, **state),
+        )
+        return " ".join(cells).rstrip()
 
     def _stack(self, row: WaterfallRow) -> list[str]:
         """Return the stack trace of a row, if it has one and it is asked for."""

@@ -60,6 +60,9 @@ _COPIED_MESSAGING = (("correlation_id", "messaging.message.conversation_id"),)
 # What most messages have for no limits.
 _NO_LIMITS: tuple[Any, ...] = ([None, None], (None, None), [0, 0], (0, 0), [], ())
 
+# Types of exchanges, in the words of the older conventions.
+_DESTINATION_KINDS = {"direct": "queue", "topic": "topic"}
+
 # Tasks of Celery's own that run another one for each of many arguments.
 _MAPPERS = frozenset({"celery.chunks", "celery.map", "celery.starmap"})
 
@@ -148,7 +151,6 @@ class Attributes:
             entry: Name of the schedule's entry whose publish it is, if it is one's.
             label: What is appended to the task's name.
         """
-        headers = message.headers
         broker = broker_of(app)
         exchange, routing_key, kind = destination
         attributes = _of_message(name, message, broker.system)
@@ -159,21 +161,13 @@ class Attributes:
         if exchange:
             attributes["celery.exchange"] = exchange
         self._add_destination(attributes, exchange, routing_key)
-        if self._older and kind in ("direct", "topic"):
-            attributes["messaging.destination_kind"] = (
-                "queue" if kind == "direct" else kind
-            )
+        if self._older and kind in _DESTINATION_KINDS:
+            attributes["messaging.destination_kind"] = _DESTINATION_KINDS[kind]
         if self._settings.arguments:
-            self._add_arguments(attributes, name, headers)
+            self._add_arguments(attributes, name, message.headers)
         if self._messaging:
             self._add_operation(attributes, broker, "publish", "send", routing_key)
-            correlation = message.properties.get("correlation_id")
-            for key, value in (
-                ("messaging.client.id", headers.get("origin")),
-                ("messaging.message.conversation_id", correlation),
-            ):
-                if value:
-                    attributes[key] = text_of(value)
+            _add_publisher(attributes, message)
         self._add_baggage(attributes, context)
         return attributes
 
@@ -362,6 +356,19 @@ def _of_message(name: str, message: Any, system: str) -> dict[str, Any]:
     if name in _MAPPERS and type(message.body) is tuple:
         _add_mapped_task(attributes, message.body[1])
     return attributes
+
+
+def _add_publisher(attributes: dict[str, Any], message: Any) -> None:
+    """Add what today's conventions want of a publish: its client, its conversation."""
+    for key, value in (
+        ("messaging.client.id", message.headers.get("origin")),
+        (
+            "messaging.message.conversation_id",
+            message.properties.get("correlation_id"),
+        ),
+    ):
+        if value:
+            attributes[key] = text_of(value)
 
 
 def _add_mapped_task(attributes: dict[str, Any], kwargs: object) -> None:

@@ -73,29 +73,26 @@ class Publisher:
 
         Args:
             app: The publishing application.
-            send: Celery's ``send_task_message``.
+            send: Celery's ``send_task_message``; what follows are its arguments.
             producer: The kombu producer.
             name: Name of the task.
-            message: Celery's message: headers, properties, body.
-            arguments: The sender's other arguments, by position.
-            options: The same, by name.
+            message: Headers, properties, body.
+            *arguments: By position.
+            **options: By name.
 
         Raises:
-            Exception: What the sender raises; the span is an error, the context as before.
+            Exception: What the sender raises; the span is an error.
         """
         if arguments:  # Celery itself names them
-            names = [*inspect.signature(send).parameters][3:]
-            options |= dict(zip(names, arguments, strict=False))
+            options |= _named(send, arguments)
         if self._suppresses_clients:
             producer, send = SuppressingProducer(producer), as_the_application(send)
         headers = dict(options.pop("headers", None) or {})
         headers.pop(RECEIVED_KEY, None)  # a retry hands its request's headers on
+        span = self._start(app, name, message, headers, options)
         with trace.use_span(
-            self._start(app, name, message, headers, options),
-            end_on_exit=True,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+            span, True, record_exception=False, set_status_on_exception=False
+        ):
             _inject(headers)
             try:
                 return send(producer, name, message, headers=headers, **options)
@@ -139,6 +136,12 @@ class Publisher:
             trace.SpanKind.PRODUCER,
             attributes,
         )
+
+
+def _named(send: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Return arguments of Celery's sender, after its first three, by their names."""
+    names = [*inspect.signature(send).parameters][3:]
+    return dict(zip(names, arguments, strict=False))
 
 
 def _arguments(message: Any) -> tuple[object, object]:

@@ -202,27 +202,16 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
     """
     contexts.let_exceptions_through_detach()
     advise_on_imports()
-    counters = Counters(from_main.counters if from_main else None)
-    main = MainProcess()
-    if from_main is not None:
-        main.release()
-    delivery_log = DeliveryLog(
-        TRACES,
-        counters,
-        main,
-        printable_endpoint(settings.traces.endpoint),
-        settings.traces.printable_path,
-    )
+    counters, main = _shared(from_main)
+    delivery_log = _delivery_log(settings, counters, main)
     route_maker = RouteMaker(settings, counters, main, delivery_log)
     route, channel, notes = route_maker.choose(from_main.channel if from_main else None)
     front = SpanFront(route)
     application_providers = ApplicationProviders(front, _collector_address(settings))
     suppressor = _suppressor(settings, front)
+    resource = from_main.resource if from_main else None
     provider, provider_notes = provide(
-        settings,
-        application_providers,
-        suppressor,
-        from_main.resource if from_main else None,
+        settings, application_providers, suppressor, resource
     )
     suppress_backends(
         has_plumbing=settings.tasks.has_plumbing, runs_tasks=settings.role == "worker"
@@ -244,6 +233,23 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
         instrumented=instrumented,
         notes=[*notes, *provider_notes, *instrumented.failed],
     )
+
+
+def _shared(from_main: FromMain | None) -> tuple[Counters, MainProcess]:
+    """Return the counters, and which process is the main one."""
+    main = MainProcess()
+    if from_main is None:
+        return Counters(), main
+    main.release()
+    return Counters(from_main.counters), main
+
+
+def _delivery_log(
+    settings: Settings, counters: Counters, main: MainProcess
+) -> DeliveryLog:
+    traces = settings.traces
+    address = printable_endpoint(traces.endpoint)
+    return DeliveryLog(TRACES, counters, main, address, traces.printable_path)
 
 
 def _suppressor(settings: Settings, front: SpanFront) -> SpanSuppressor:
