@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.support.documented import undocumented
-from tests.support.harness import Launcher
+from tests.support.harness import (
+    Launcher,
+    Producer,
+    TracedWorker,
+    assert_each_run_once,
+)
 from tests.support.servers import base_environ, run_rabbitmq, run_redis
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from tests.support.harness import StartWorker
 
 
 @pytest.fixture
@@ -69,6 +78,22 @@ def launcher(tmp_path: Path, child_environ: dict[str, str]) -> Iterator[Launcher
     unknown = [line for each in started.outputs() for line in undocumented(each)]
     if unknown:
         pytest.fail(f"docs/troubleshooting.md does not know: {unknown}")
+
+
+@pytest.fixture
+def traced_worker(launcher: Launcher, collector: Receiver, broker: str) -> StartWorker:
+    """Starts a worker; on leaving it is stopped, and each run has one span."""
+
+    @contextmanager
+    def start(
+        *options: str, stop: int = signal.SIGTERM, **named: Any
+    ) -> Iterator[TracedWorker]:
+        worker = TracedWorker(launcher.worker(*options, **named), Producer(broker))
+        yield worker
+        worker.process.stop(stop)
+        assert_each_run_once(collector, worker.producer)
+
+    return start
 
 
 @pytest.hookimpl(wrapper=True)

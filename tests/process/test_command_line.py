@@ -143,7 +143,7 @@ def test_a_bug_of_ours_leaves_plain_celery_and_one_line(
         "from otel_celery_launcher.telemetry import setup\n"
         "def start(*_):\n"
         "    raise KeyError('two\\nlines')\n"
-        "telemetry.start = start\n"
+        "setup.start = start\n"
         "from shop import app\n"
     )
     program = launcher.folder / "program"

@@ -33,7 +33,7 @@ from tests.support.harness import (
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:
-    from tests.support.harness import Launcher, Process
+    from tests.support.harness import Launcher, Process, StartWorker
 
 
 @pytest.fixture(autouse=True)
@@ -57,16 +57,12 @@ POOLS = {
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_green_pools_lose_nothing_at_a_warm_stop(
-    launcher: Launcher, collector: Receiver, broker: str, pool: str
+    traced_worker: StartWorker, pool: str
 ) -> None:
-    worker = launcher.worker(*POOLS[pool])
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 200)
-    producer.wait_for_results()
-    worker.stop()
-    assert worker.popen.returncode == 0
-    assert_each_run_once(collector, producer)
-    assert "by an exporter process" in worker.output
+    with traced_worker(*POOLS[pool]) as worker:
+        worker.run("shop.noop", 200)
+    assert worker.process.popen.returncode == 0
+    assert "by an exporter process" in worker.process.output
 
 
 def wait_until_ended(broker: str, count: int) -> None:
@@ -284,14 +280,10 @@ def test_a_process_out_of_descriptors_hands_its_spans_over(
 
 
 def test_a_path_object_in_the_import_path_does_no_harm(
-    launcher: Launcher, collector: Receiver, broker: str
+    traced_worker: StartWorker,
 ) -> None:
-    worker = launcher.worker(SHOP_PATHS="1")
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 10)
-    producer.wait_for_results()
-    worker.stop()
-    assert_each_run_once(collector, producer)
+    with traced_worker(SHOP_PATHS="1") as worker:
+        worker.run("shop.noop", 10)
 
 
 def test_forks_of_a_task_keep_their_spans(
@@ -404,19 +396,15 @@ def test_worker_drops_privileges_before_the_exporter_starts(
 
 
 def test_where_no_exporter_can_be_started_each_process_exports(
-    launcher: Launcher, collector: Receiver, broker: str
+    traced_worker: StartWorker,
 ) -> None:
     """One line, and inline export from the start."""
-    worker = launcher.worker(SHOP_NO_EXECUTABLE="1")
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 50)
-    producer.wait_for_results()
-    worker.stop()
-    assert_each_run_once(collector, producer)
+    with traced_worker(SHOP_NO_EXECUTABLE="1") as worker:
+        worker.run("shop.noop", 50)
     assert (
         "no exporter process can be started (/no/such/python: No such file or"
         " directory): each process of the worker exports its own spans"
-    ) in worker.output
+    ) in worker.process.output
 
 
 IN_A_NAMESPACE = """#!/bin/sh
@@ -433,22 +421,16 @@ def script_in_namespace(folder: Path, prepare: str) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change mounts")
-def test_read_only_root(
-    launcher: Launcher, collector: Receiver, broker: str, tmp_path: Path
-) -> None:
+def test_read_only_root(traced_worker: StartWorker, tmp_path: Path) -> None:
     """The hand-off has no name and writes no file (billiard's heap needs a folder)."""
     prepare = "mount -o remount,ro,bind / && ! touch /tmp/x 2>/dev/null"
-    worker = launcher.worker(
+    with traced_worker(
         "--max-tasks-per-child",
         "20",
         program=script_in_namespace(tmp_path, prepare),
         TMPDIR="/dev/shm",
-    )
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 100)
-    producer.wait_for_results()
-    worker.stop()
-    assert_each_run_once(collector, producer)
+    ) as worker:
+        worker.run("shop.noop", 100)
 
 
 def test_an_idle_child_sends_what_it_had_to_keep(

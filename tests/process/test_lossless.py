@@ -12,7 +12,7 @@ from tests.support.harness import SPAWN, Producer, assert_each_run_once, runs
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
-    from tests.support.harness import Launcher
+    from tests.support.harness import Launcher, StartWorker
 
 
 @pytest.fixture(autouse=True, params=["process", "inline"])
@@ -42,40 +42,26 @@ if not SPAWN:  # Celery before 5.7 forks only
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_warm_stop_right_after_the_last_task_loses_nothing(
-    launcher: Launcher, collector: Receiver, broker: str, pool: str
+    traced_worker: StartWorker, pool: str
 ) -> None:
     """README: run spans received = tasks run, in every pool."""
-    worker = launcher.worker(*POOLS[pool])
-    producer = Producer(broker)
-    producer.send_many("shop.noop", COUNTS.get(pool, 200))
-    producer.wait_for_results()
-    worker.stop(signal.SIGTERM)
-    assert worker.popen.returncode == 0
-    assert_each_run_once(collector, producer)
+    with traced_worker(*POOLS[pool]) as worker:
+        worker.run("shop.noop", COUNTS.get(pool, 200))
+    assert worker.process.popen.returncode == 0
 
 
 def test_cold_stop_keeps_the_spans_of_tasks_that_ended(
-    launcher: Launcher, collector: Receiver, broker: str
+    traced_worker: StartWorker,
 ) -> None:
     """A cold stop (SIGQUIT) right after the last task loses nothing either."""
-    worker = launcher.worker()
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 50)
-    producer.wait_for_results()
-    worker.stop(signal.SIGQUIT)
-    assert_each_run_once(collector, producer)
+    with traced_worker(stop=signal.SIGQUIT) as worker:
+        worker.run("shop.noop", 50)
 
 
-def test_acks_late_loses_nothing(
-    launcher: Launcher, collector: Receiver, broker: str
-) -> None:
+def test_acks_late_loses_nothing(traced_worker: StartWorker) -> None:
     """Late acknowledgement with recycled children."""
-    worker = launcher.worker("--max-tasks-per-child", "5", SHOP_ACKS_LATE="1")
-    producer = Producer(broker)
-    producer.send_many("shop.noop", 30)
-    producer.wait_for_results()
-    worker.stop()
-    assert_each_run_once(collector, producer)
+    with traced_worker("--max-tasks-per-child", "5", SHOP_ACKS_LATE="1") as worker:
+        worker.run("shop.noop", 30)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])

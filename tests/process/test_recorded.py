@@ -1,12 +1,13 @@
-"""What is told of a task, by the settings: sampling, links, names, arguments, messages."""
+"""What is recorded about a task, by the settings: sampling, links, names, arguments, messages."""
 
 from __future__ import annotations
 
 import os
 import pkgutil
 import signal
+from collections import Counter
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import opentelemetry.semconv._incubating.attributes as conventions
 import pytest
@@ -18,6 +19,8 @@ from tests.support.servers import producer_on
 from tests.support.wire import wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.support.harness import Launcher
@@ -47,20 +50,22 @@ def test_sampling_by_task_where_a_trace_begins(
         arguments = '["1"]' if task == "shop.inner" else "[]"
         launcher.run("-A", "shop", "call", task, "--args", arguments, **rules)
     producer.wait_for_results()
+    collector.wait_for(lambda spans: len(runs(spans)) >= 5, 20)
     worker.stop()
-    names = sorted(span.name for span in runs(collector.spans))
-    assert names[-1] == "run/shop.noop"
-    assert 3 <= names.count("run/shop.inner") <= 4
-    assert len(names) == names.count("run/shop.inner") + 1
-    assert [s.name for s in collector.spans if s.kind == "PRODUCER"] == [
-        "apply_async/shop.inner"
-    ]
+    names = Counter(span.name for span in runs(collector.spans))
+    # The one of a request, three bare ones and the one that `call` has published.
+    assert names == {"run/shop.noop": 1, "run/shop.inner": 4}
+    published = [span.name for span in collector.spans if span.kind == "PRODUCER"]
+    assert published == ["apply_async/shop.inner"]
 
 
 @BOTH_MODES
 @pytest.mark.parametrize(
-    "environ",
-    [{"OTEL_CELERY_TRACE": "link"}, {"OTEL_CELERY_NEW_TRACE_TASKS": "x.*,shop.flak?"}],
+    ("environ", "links_every_task"),
+    [
+        ({"OTEL_CELERY_TRACE": "link"}, True),
+        ({"OTEL_CELERY_NEW_TRACE_TASKS": "x.*,shop.flak?"}, False),
+    ],
     ids=["all", "by task"],
 )
 def test_linked_runs_begin_a_trace_and_keep_the_baggage(
@@ -69,6 +74,7 @@ def test_linked_runs_begin_a_trace_and_keep_the_baggage(
     broker: str,
     mode: str,
     environ: dict[str, str],
+    links_every_task: bool,
 ) -> None:
     worker = launcher.worker("-c1", OTEL_CELERY_EXPORT=mode, **environ)
     producer = Producer(broker)
@@ -87,7 +93,8 @@ def test_linked_runs_begin_a_trace_and_keep_the_baggage(
     assert second.links == (retry.span_id,)
     assert len({first.trace_id, second.trace_id, *producer.parents}) == 4
     (other,) = [s for s in runs(collector.spans) if s.name == "run/shop.baggage_of"]
-    assert bool(other.links) == (not other.parent_id) == ("x" not in str(environ))
+    assert bool(other.links) == links_every_task
+    assert (not other.parent_id) == links_every_task
 
 
 @BOTH_MODES
@@ -113,12 +120,11 @@ def test_a_killed_linked_run_keeps_its_link_and_its_waits(
 
 def current_names() -> set[str]:
     """Return the attribute names of the conventions that are not deprecated."""
-    found = set()
+    names: set[str] = set()
     for module in pkgutil.iter_modules(conventions.__path__):
-        names = vars(import_module(f"{conventions.__name__}.{module.name}"))
-        found |= {value for value in names.values() if isinstance(value, str)}
-    deprecated = {"messaging.destination", "messaging.destination_kind"}
-    return found - deprecated - {"messaging.conversation_id", "messaging.operation"}
+        values = vars(import_module(f"{conventions.__name__}.{module.name}")).values()
+        names |= {value for value in values if isinstance(value, str)}
+    return names - OLDER - {"messaging.operation"}
 
 
 OLDER = {
@@ -127,67 +133,109 @@ OLDER = {
     "messaging.conversation_id",
 }
 
+# By kind of span, in today's conventions.
+OPERATIONS = {"PRODUCER": ("publish", "send"), "CONSUMER": ("process", "process")}
 
-@pytest.mark.parametrize("transport", ["redis", "rabbitmq"])
-@pytest.mark.parametrize("opt_in", ["messaging", "http,messaging/dup"])
-def test_todays_messaging_conventions(
+
+class Messaging(NamedTuple):
+    """Spans with today's messaging conventions: of a publish, its run, a killed run."""
+
+    transport: str
+    port: int
+    publish: ReceivedSpan
+    run: ReceivedSpan
+    killed: ReceivedSpan
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def messaging_spans(
     launcher: Launcher,
     collector: Receiver,
     broker: str,
     child_environ: dict[str, str],
     request: pytest.FixtureRequest,
-    transport: str,
-    opt_in: str,
+) -> Callable[[str], Messaging]:
+    transport = request.param
+
+    def spans_with(opt_in: str) -> Messaging:
+        producer = producer_on(transport, request, child_environ, broker)
+        worker = launcher.worker(app="traces", OTEL_SEMCONV_STABILITY_OPT_IN=opt_in)
+        producer.send("shop.publish_noop")
+        wait_until(lambda: len(runs(collector.spans)) == 2, 20, "both have run")
+        producer.send("traces.hangs")
+        os.kill(hanging_process(redis.Redis.from_url(broker)), signal.SIGKILL)
+        wait_until(
+            lambda: len(runs(collector.spans)) == 3, 20, "the killed run is there"
+        )
+        worker.stop()
+        (publish,) = [span for span in collector.spans if span.kind == "PRODUCER"]
+        by_task = {
+            span.attributes["celery.task_name"]: span for span in runs(collector.spans)
+        }
+        port = int(producer.app.connection_for_write().port)
+        return Messaging(
+            transport, port, publish, by_task["shop.noop"], by_task["traces.hangs"]
+        )
+
+    return spans_with
+
+
+def messaging_names(span: ReceivedSpan) -> set[str]:
+    return {name for name in span.attributes if name.startswith("messaging.")}
+
+
+def test_messaging_conventions_replace_the_old_names(
+    messaging_spans: Callable[[str], Messaging],
 ) -> None:
-    """Names, attributes, scope and link, at publish and run; of a killed run, too."""
-    producer = producer_on(transport, request, child_environ, broker)
-    worker = launcher.worker(app="traces", OTEL_SEMCONV_STABILITY_OPT_IN=opt_in)
-    producer.send("shop.publish_noop")
-    wait_until(lambda: len(runs(collector.spans)) == 2, 20, "both have run")
-    producer.send("traces.hangs")
-    os.kill(hanging_process(redis.Redis.from_url(broker)), signal.SIGKILL)
-    wait_until(lambda: len(runs(collector.spans)) == 3, 20, "the killed run is there")
-    worker.stop()
-    names = {"process celery": 3, "publish celery": 1}
-    assert {
-        name: [span.name for span in collector.spans].count(name) for name in names
-    } == names
-    (publish,) = [span for span in collector.spans if span.kind == "PRODUCER"]
-    found = {
-        span.attributes["celery.task_name"]: span for span in runs(collector.spans)
-    }
-    run = found["shop.noop"]
-    assert run.parent_id == publish.span_id
-    assert all(each.links == (each.parent_id,) for each in found.values())
-    for span, operation, kind in (
-        (publish, "publish", "send"),
-        (run, "process", "process"),
-    ):
+    """At publish and run: span names, attributes, scope."""
+    found = messaging_spans("messaging")
+    assert (found.publish.name, found.run.name) == ("publish celery", "process celery")
+    for span in (found.publish, found.run):
+        name, kind = OPERATIONS[span.kind]
         expected: dict[str, Any] = {
-            "messaging.system": transport,
-            "messaging.operation.name": operation,
+            "messaging.system": found.transport,
+            "messaging.operation.name": name,
             "messaging.operation.type": kind,
             "messaging.destination.name": "celery",
             "server.address": "127.0.0.1",
-            "server.port": int(producer.app.connection_for_write().port),
-            "messaging.message.id": run.attributes["messaging.message.id"],
+            "server.port": found.port,
+            "messaging.message.id": found.run.attributes["messaging.message.id"],
         }
         assert expected.items() <= span.attributes.items()
         assert span.attributes["messaging.client.id"]
         assert span.attributes["messaging.message.conversation_id"]
-        known = current_names() | (OLDER if "dup" in opt_in else set())
-        told = {name for name in span.attributes if name.startswith("messaging.")}
-        assert told <= known
-        assert bool(told & OLDER) == ("dup" in opt_in)
-        assert ("messaging.rabbitmq.destination.routing_key" in told) == (
-            transport == "rabbitmq"
-        )
-    assert {span.scope for span in collector.spans if span.name in names} == {
-        "otel_celery_launcher"
-    }
+        assert messaging_names(span) <= current_names()
+        has_key = "messaging.rabbitmq.destination.routing_key" in span.attributes
+        assert has_key == (found.transport == "rabbitmq")
+        assert span.scope == "otel_celery_launcher"
 
 
-def test_baggage_and_arguments_are_told_where_asked_for(
+def test_messaging_dup_keeps_both(
+    messaging_spans: Callable[[str], Messaging],
+) -> None:
+    """Names of today's conventions, and the attributes under their old names as well."""
+    found = messaging_spans("http,messaging/dup")
+    assert (found.publish.name, found.run.name) == ("publish celery", "process celery")
+    for span in (found.publish, found.run):
+        names = messaging_names(span)
+        assert names & OLDER
+        assert names & current_names()
+        assert names <= current_names() | OLDER
+
+
+def test_messaging_conventions_hold_for_a_killed_run(
+    messaging_spans: Callable[[str], Messaging],
+) -> None:
+    """Name, and a link beside the parent, as every run of these conventions has."""
+    found = messaging_spans("messaging")
+    assert found.killed.name == "process celery"
+    assert found.killed.is_error
+    assert found.run.parent_id == found.publish.span_id
+    for span in (found.run, found.killed):
+        assert span.links == (span.parent_id,)
+
+
+def test_baggage_and_arguments_are_recorded_where_asked_for(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:
     """By name and by task; as Celery shows them, so that an application can hide them."""
@@ -205,11 +253,11 @@ def test_baggage_and_arguments_are_told_where_asked_for(
     producer.wait_for_results()
     wait_until(lambda: len(runs(collector.spans)) == 6, 20, "all have run")
     worker.stop()
-    told = sorted(
+    recorded = sorted(
         (span.name, str(span.attributes.get("celery.args")))
         for span in runs(collector.spans)
     )
-    assert told == [
+    assert recorded == [
         ("run/shop.baggage_of", "('tenant_id',)"),
         ("run/shop.noop", "None"),
         ("run/shop.noop", "None"),
@@ -235,12 +283,12 @@ def read_all(requests: list[bytes]) -> list[ReceivedSpan]:
 
 @BOTH_MODES
 @pytest.mark.parametrize(
-    ("messages", "is_told"), [("false", False), ("ture", False), ("true", True)]
+    ("messages", "leaves"), [("false", False), ("ture", False), ("true", True)]
 )
 def test_a_secret_is_not_in_the_bytes_on_the_wire(
-    launcher: Launcher, broker: str, mode: str, messages: str, is_told: bool
+    launcher: Launcher, broker: str, mode: str, messages: str, leaves: bool
 ) -> None:
-    """In arguments and results never; in messages of exceptions where they are told."""
+    """In arguments and results never; in messages of exceptions where these are recorded."""
     with wire() as (endpoint, requests):
         worker = launcher.worker(
             "-c1",
@@ -262,5 +310,5 @@ def test_a_secret_is_not_in_the_bytes_on_the_wire(
     ((_, event),) = again.events
     assert event["exception.type"] == "RuntimeError"
     assert ", in secret" in event["exception.stacktrace"]
-    assert (CANARY.encode() in b"".join(requests)) == is_told
-    assert (CANARY in event["exception.stacktrace"]) == is_told
+    assert (CANARY.encode() in b"".join(requests)) == leaves
+    assert (CANARY in event["exception.stacktrace"]) == leaves

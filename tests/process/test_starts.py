@@ -157,7 +157,7 @@ def test_detached_worker_says_in_its_log_what_it_says(
     texts = [line.partition("otel-celery: ")[2] for line in daemon.own_lines]
     assert ", worker, service 'shop-worker'" in texts[0]
     assert "OTEL_CELERY_SHUTDOWN_SECONDS is 'long'" in texts[1]
-    assert texts[2] == "set but not handled: OTEL_METRICS_EXPORTER"
+    assert texts[2] == "set, but not supported yet: OTEL_METRICS_EXPORTER"
     assert len(texts) == 3
     assert_nothing_left(launcher, daemon.pidfile)
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from celery.bin.worker import worker as celery_worker
 from otel_celery_launcher.ipc.counters import Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
@@ -266,6 +267,22 @@ def run_tasks(
     worker.stop()
     assert worker.popen.returncode == 0
     return worker, producer
+
+
+@dataclass
+class TracedWorker:
+    """A worker, and a producer for it: ``traced_worker`` of tests/conftest.py."""
+
+    process: Process
+    producer: Producer
+
+    def run(self, task: str, count: int = 1, *arguments: Any) -> None:
+        """Publish a task a number of times, and wait for all results."""
+        self.producer.send_many(task, count, *arguments)
+        self.producer.wait_for_results()
+
+
+StartWorker = Callable[..., AbstractContextManager[TracedWorker]]
 
 
 def exporter_of(worker: Process) -> psutil.Process:
