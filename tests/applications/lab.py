@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
 
 WAIT_SECONDS = 180
+
+# Waits between two looks.
+PAUSE = threading.Event()
 
 
 @dataclass
@@ -122,7 +126,7 @@ class Program:
         while not (what in self.output if isinstance(what, str) else what()):
             assert self.process.poll() is None, f"it has ended:\n{self.output[-4000:]}"
             assert time.monotonic() < end, f"no {what!r}:\n{self.output[-4000:]}"
-            time.sleep(0.1)
+            PAUSE.wait(0.1)
 
     def stop(self, seconds: float = 60) -> int:
         """Stop it as an operator does; return its status."""
