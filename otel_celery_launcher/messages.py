@@ -100,25 +100,24 @@ def log(line: str, level: int = logging.WARNING) -> None:
     )
 
 
-class _Debug:
-    """Whether each inject and extract is a line (OTEL_LOG_LEVEL=debug)."""
-
-    is_on = False
+# Whether each inject and extract is a line (OTEL_LOG_LEVEL=debug).
+_shows_contexts = False
 
 
 def show_contexts() -> None:
     """Show each trace context from here on (launcher, spawned child)."""
-    _Debug.is_on = True
+    global _shows_contexts
+    _shows_contexts = True
 
 
 def shows_contexts() -> bool:
     """Return whether each trace context is shown."""
-    return _Debug.is_on
+    return _shows_contexts
 
 
 def show_context(what: str, carrier: Mapping[str, object]) -> None:
     """Write one line about what was injected or extracted, if that is wanted."""
-    if not _Debug.is_on:
+    if not _shows_contexts:
         return
     pairs = " ".join(f"{key}={value}" for key, value in carrier.items())
     line = f"[celery] {what} {pairs or '(none)'}"

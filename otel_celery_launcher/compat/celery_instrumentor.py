@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
+
+Instrumentor = TypeVar("Instrumentor", bound="CeleryInstrumentor")
 
 
 def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
@@ -19,3 +21,9 @@ def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
     CeleryInstrumentor._instance = instance
+
+
+def make_instance(class_: type[Instrumentor]) -> Instrumentor:
+    """Return a new instance of a subclass, though there is one of the class already."""
+    class_._instance = None
+    return class_()

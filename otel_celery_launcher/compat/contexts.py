@@ -18,15 +18,21 @@ if TYPE_CHECKING:
     from opentelemetry.propagators.textmap import TextMapPropagator
 
 
+# The propagator that was asked about last, and the answer.
+_last_propagator: tuple[TextMapPropagator | None, bool] = (None, False)
+
+
 def is_default(propagator: TextMapPropagator) -> bool:
     """Return whether a propagator is that of ``tracecontext,baggage``."""
-    if propagator is not _Default.seen:
+    global _last_propagator
+    last, is_it = _last_propagator
+    if propagator is not last:
         inner = getattr(propagator, "_propagators", ())
-        _Default.is_seen_default = type(propagator) is CompositePropagator and {
+        is_it = type(propagator) is CompositePropagator and {
             type(each) for each in inner
         } == {TraceContextTextMapPropagator, W3CBaggagePropagator}
-        _Default.seen = propagator
-    return _Default.is_seen_default
+        _last_propagator = (propagator, is_it)
+    return is_it
 
 
 def single_propagators(
@@ -34,13 +40,6 @@ def single_propagators(
 ) -> tuple[TextMapPropagator, ...]:
     """Return the parts of a composite propagator; of any other, itself."""
     return tuple(getattr(propagator, "_propagators", (propagator,)))
-
-
-class _Default:
-    """The propagator that was asked about last."""
-
-    seen: TextMapPropagator | None = None
-    is_seen_default = False
 
 
 # What ``suppressing`` puts beside the key of the instrumentations.

@@ -69,15 +69,13 @@ def freeze_gc() -> None:
     gc.freeze()
 
 
-class _Present:
-    """What was set up in this interpreter, and in what it was forked from."""
-
-    telemetry: Telemetry | None = None
+# What was set up in this interpreter, and in what it was forked from.
+_present: Telemetry | None = None
 
 
 def is_set_up() -> bool:
     """Return whether telemetry was set up in this interpreter."""
-    return _Present.telemetry is not None
+    return _present is not None
 
 
 def set_up(settings: Settings) -> Telemetry:
@@ -90,12 +88,13 @@ def set_up(settings: Settings) -> Telemetry:
     # gRPC's core writes to descriptor 2 past all logging, a line for each failed
     # handshake. Its failures come back as errors of the call, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    telemetry = _Present.telemetry = start(settings)
+    telemetry = start(settings)
+    note_set_up(telemetry)
     if settings.role in CELERY_ROLES:
         celery_private.keep_descriptors_open(telemetry.descriptors)
     Lifecycle(telemetry, partial(_prepare_spawned_children, telemetry)).connect()
     if settings.role == "worker" and settings.health_file:
-        HealthFile(settings.health_file).connect()
+        HealthFile(settings.health_file, telemetry.main).connect()
     return telemetry
 
 
@@ -107,7 +106,8 @@ def shut_down(telemetry: Telemetry) -> None:
 
 def note_set_up(telemetry: Telemetry) -> None:
     """Note what was set up in this interpreter (``spawned_child.py``)."""
-    _Present.telemetry = telemetry
+    global _present
+    _present = telemetry
 
 
 def _prepare_spawned_children(telemetry: Telemetry) -> None:

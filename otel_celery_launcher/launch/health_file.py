@@ -25,6 +25,8 @@ from otel_celery_launcher.settings.checks import safe_repr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_celery_launcher.ipc.main_process import MainProcess
+
 # Celery's own interval of heartbeats (celery/worker/heartbeat.py).
 TOUCH_SECONDS = 2.0
 
@@ -37,15 +39,21 @@ class HealthFile:
 
     Args:
         path: As set by the user, in the notation of Celery's ``--pidfile``.
+        main: Which process is the main one: it alone touches and removes.
         log: Says that the file cannot be written, once.
     """
 
-    def __init__(self, path: str, log: Callable[[str], None] = messages.log) -> None:
+    def __init__(
+        self,
+        path: str,
+        main: MainProcess,
+        log: Callable[[str], None] = messages.log,
+    ) -> None:
         self._template = path
         self._path = ""
         self._log = log
         self._is_ready = False
-        self._owner = 0
+        self._main = main
 
     def connect(self) -> None:
         """Connect to the worker's signals (launcher)."""
@@ -55,7 +63,7 @@ class HealthFile:
 
     def touch(self) -> None:
         """Set the file's time of change to now."""
-        if not self._is_ready or self._owner != os.getpid():
+        if not self._is_ready or not self._main.is_this():
             return
         try:
             descriptor = os.open(self._path, _FLAGS, 0o644)
@@ -73,7 +81,7 @@ class HealthFile:
 
     def remove(self, **_: Any) -> None:
         """Remove the file, if it is the empty one that ``touch`` made."""
-        if not self._is_ready or self._owner != os.getpid():
+        if not self._is_ready or not self._main.is_this():
             return
         self._is_ready = False
         try:
@@ -83,7 +91,6 @@ class HealthFile:
             pass  # somebody else has removed it
 
     def _worker_init(self, sender: Any = None, **_: Any) -> None:
-        self._owner = os.getpid()
         self._path = node_format(self._template, sender.hostname)
         celery_private.add_timer(sender.app, "health", TOUCH_SECONDS, self.touch)
 

@@ -21,21 +21,20 @@ if TYPE_CHECKING:
 NAME = "otel_status"
 
 
-class _Answer:
-    """Who answers; nobody in a process that only asks."""
-
-    give: Callable[[], dict[str, Any]] | None = None
+# Who answers; nobody in a process that only asks.
+_give: Callable[[], dict[str, Any]] | None = None
 
 
 @inspect_command(name=NAME)  # type: ignore[untyped-decorator]
 def otel_status(state: Any) -> dict[str, Any]:
     """Show what the worker's tracing does: received, exported and dropped spans."""
-    return {} if _Answer.give is None else _Answer.give()
+    return {} if _give is None else _give()
 
 
 def answer_with(give: Callable[[], dict[str, Any]]) -> None:
     """Answer with what ``give`` returns (launcher of a worker)."""
-    _Answer.give = give
+    global _give
+    _give = give
 
 
 celery_private.add_inspect_method(NAME)

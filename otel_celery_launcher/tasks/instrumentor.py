@@ -198,8 +198,7 @@ def instrument_celery(
         return
     if present.is_instrumented_by_opentelemetry:
         present.uninstrument()
-    LauncherCeleryInstrumentor._instance = None  # noqa: SLF001 - of our own class
-    instrumentor = LauncherCeleryInstrumentor()
+    instrumentor = celery_instrumentor.make_instance(LauncherCeleryInstrumentor)
     instrumentor.settings = settings
     instrumentor.adopt = adopt
     instrumentor.front = front

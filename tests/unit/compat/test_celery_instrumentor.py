@@ -20,3 +20,14 @@ def test_celery_instrumentor_is_one_instance_that_can_be_ours() -> None:
     celery_instrumentor.take_over_celery_instrumentor(ours)
     assert CeleryInstrumentor() is ours
     CeleryInstrumentor._instance = before
+
+
+def test_a_subclass_has_an_instance_of_its_own_beside_that_of_the_class() -> None:
+    class Subclass(CeleryInstrumentor):  # type: ignore[misc]
+        pass
+
+    present = CeleryInstrumentor()
+    made = celery_instrumentor.make_instance(Subclass)
+    assert type(made) is Subclass
+    assert made is not present
+    assert made is Subclass()
