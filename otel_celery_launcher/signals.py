@@ -44,3 +44,5 @@ TRACES = Signal(
     path="/v1/traces",
     decoder="otel_celery_launcher.ipc.span_decoder:read_span",
 )
+
+SIGNALS = (TRACES,)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private names of other libraries, and nowhere else: one module a subject.
 
+celery_instrumentor  the contrib instrumentor of Celery
 celery_private       Celery's and billiard's pools, timers, senders, log formats
 result_backends      the calls of Celery's result backends
 providers            OpenTelemetry's tracer providers and span processors
@@ -13,8 +14,7 @@ otlp_exporters       the OTLP exporters
 contrib_bootstrap    the list of instrumentations in opentelemetry-bootstrap
 monkey_patching      gevent and eventlet
 
-Each function has a test in ``tests/unit/compat`` that fails when upstream changes what it
-leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3, OpenTelemetry 1.30 to 1.45.
+Each private name has a test in ``tests/unit/compat`` that fails when upstream changes it. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3, OpenTelemetry 1.30 to 1.45.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private names of Celery, kombu and billiard, here and nowhere else.
 
-Each function has a test in ``tests/unit/test_compat.py`` that fails when upstream
+Each function has a test in ``tests/unit/compat/test_celery_private.py`` that fails when upstream
 changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3.
 """
 

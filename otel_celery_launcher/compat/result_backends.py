@@ -3,7 +3,7 @@
 """Private names of Celery's result backends.
 
 What ``compat/celery_private.py`` says of itself holds here; the tests are in
-``tests/unit/test_compat_quiet.py``.
+``tests/unit/compat/test_result_backends.py``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 A worker's spans are alike: the same names, scopes and resources, and most attributes come
 again. What is the same is encoded once and kept; what runs of a task share is one of these.
-Spans that are not plain (``span_decoder.py``), and those with attributes of other
+Spans that are not plain (``ipc/span_decoder.py``), and those with attributes of other
 kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so
 do all where ``is_faithful`` finds a difference.
 

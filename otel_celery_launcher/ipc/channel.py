@@ -38,7 +38,7 @@ _SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL
 # The kernel is short of memory for a moment; the message may fit later.
 _NO_ROOM = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EINTR})
 
-# A message is at most this long (frames.py keeps well below it).
+# A message is at most this long (``datagrams.py`` and ``span_frames.py`` keep well below it).
 RECEIVE_BYTES = 256 * 1024
 
 

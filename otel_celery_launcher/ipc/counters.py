@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counters of delivery in memory that all processes of a worker share.
 
-Made by the main process before its first fork; each process writes one row (by its slot
-in the pool, so a recycled child goes on where the one before it ended) and the main
-process reads all of them. No lock: a row has one writing process at a time, and a
-reader of a half-written row reports a slightly old figure, nothing worse.
+Made by the main process before its first fork. A pool child writes the row of its slot, so
+a recycled child goes on where the one before it ended; the main process reads all rows.
+There is no lock: a row has one writing process at a time, and a reader of a half-written
+row reports a slightly old figure. Two kinds of processes share a row, and may lose a count
+when they write at the same moment: those that a program under ``exec`` forks, and pool
+children above slot 124.
 
 A row holds what is the process's (times, last error) and a block of figures for each
 signal (``signals.py``).
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.signals import Signal
 
-# Main process, pool slots, exporter process, embedded beat. Slots beyond start anew at
-# the first pool row.
+# Main process, pool slots, exporter process, embedded beat. Higher slots wrap
+# around to the first pool row.
 ROWS = 128
 MAIN_ROW = 0
 POOL_ROWS = range(1, ROWS - 2)
@@ -117,7 +119,7 @@ class Figures:
     def add_failed(self, count: int) -> None:
         """Count items whose export failed for good."""
         self.failed += count
-        self._row.note_refusal()
+        self._row.note_failure()
 
     def drop_queued(self) -> None:
         """Count as dropped what this process keeps, or one that was killed has kept."""
@@ -152,7 +154,7 @@ class Row:
         return Figures(self, self._counts[start : start + len(_FIGURES)])
 
     def add_left_out(self, name: object) -> None:
-        """Count a span that is not begun, and keep its name (``suppression.py``)."""
+        """Count a span that is not begun, and keep its name (``telemetry/suppression.py``)."""
         self._counts[_LEFT_OUT] += 1
         text = name if isinstance(name, str) else ""  # the SDK takes anything, too
         self._write(text, _NAME_START, NAME_BYTES, _NAME_LENGTH)
@@ -160,13 +162,13 @@ class Row:
     def note_error(self, text: str) -> None:
         """Keep the last failed attempt; items may still be delivered by a retry."""
         self._write(text, _ERROR_START, ERROR_BYTES, _ERROR_LENGTH)
-        self.note_refusal()
+        self.note_failure()
 
     def note_success(self) -> None:
         """Note that the collector has taken something now."""
         self._times[_REACHED] = time.monotonic()
 
-    def note_refusal(self) -> None:
+    def note_failure(self) -> None:
         """Note that an attempt has failed now."""
         self._times[_REFUSED] = time.monotonic()
         if not self._times[_SINCE]:
@@ -256,7 +258,7 @@ class Totals:
 
     @property
     def queued(self) -> int:
-        """Items that wait for room or in the exporter process, or are being sent."""
+        """Items in a backlog, in the exporter process's queue, or being sent."""
         in_queue = self._of_exporter(_QUEUED)
         unaccounted = self.received - sum(
             map(self._of_exporter, (_EXPORTED, _FAILED, _DROPPED))
@@ -306,7 +308,7 @@ class Counters:
             position = states.find(RUNNING, position + 1)
 
     def claim_supervision(self) -> bool:
-        """Claim what one process at a time may do; it is free again when that ends."""
+        """Try to become the process that supervises; its end releases the lock."""
         try:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -314,7 +316,7 @@ class Counters:
         return True
 
     def descriptors(self) -> list[int]:
-        """Return the number that ``close_open_fds`` must leave open."""
+        """Return the descriptor, as a list; empty if it is no longer ours."""
         try:
             is_ours = os.fstat(self.descriptor).st_ino == self._inode
         except OSError:

@@ -1,13 +1,14 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private variables that one process of ours leaves another, all of them.
+"""Private variables that one process of ours leaves another.
 
 variable      who writes it                 who reads it                    dropped
 LOADED        launcher, after .env files    itself, re-executed by SIGHUP;  when read
                                             workers of multi and --detach
 EXEC_ROLE     exec                          the program below               in programs that
 EXEC_APP      exec                          the program below               are not ours
-PROGRAM       the program below exec        what it starts, re-executes     likewise
+PROGRAM       the program below exec,       what it starts, re-executes     likewise
+              startup/sitecustomize
 DOCTOR        exec --doctor                 the program below               likewise
 EXAMINED      the program below             what it starts                  never
 SPAWN         main process of a worker      spawned pool children           never
@@ -15,7 +16,10 @@ RESOURCE      main process of a worker      spawned pool children           neve
 MODE          main process of a worker      spawned pool children           never
 EXPORTER      supervisor                    the exporter process            with it
 
-None of them is the user's: a variable of the user's is read, and never changed for this.
+``startup/sitecustomize.py`` spells two of them itself: any Python may run it, with or
+without this package. Of the user's variables, a launch changes PYTHONPATH (``exec``),
+OTEL_CELERY_ENV_FILE (absolute paths) and the values that ``settings/corrections.py``
+corrects.
 """
 
 from __future__ import annotations

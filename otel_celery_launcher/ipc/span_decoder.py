@@ -100,7 +100,7 @@ def _run(
 
 
 def _has_fast_encoding(record: SpanRecord) -> bool:
-    """Return whether ``span_encoder.py`` encodes it without the SDK."""
+    """Return whether ``exporter_process/span_encoder.py`` encodes it without the SDK."""
     context = record.context
     return (
         type(record.name) is str

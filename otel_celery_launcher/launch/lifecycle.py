@@ -8,7 +8,8 @@ that our receivers run before the application's own.
 worker_init             main process: the pool is known, nothing has forked; its timer
 celeryd_after_setup     main process: its own calls to the broker are not traced
 worker_ready            main process: pool children and embedded beat have been forked
-worker_process_init     pool child, after its fork or spawn (and solo, in main)
+worker_process_init     pool child, after its fork or spawn (and solo, in main);
+                        tasks/discarded.py has a receiver of its own
 worker_process_shutdown pool child, before os._exit; prefork only
 beat_init               beat, after a detach
 beat_embedded_init      the process of `worker -B`, after it closed all descriptors
@@ -113,7 +114,7 @@ class Lifecycle:
             self._telemetry.route.main_started(forks=forks)
 
     def _child_init(self, **_: Any) -> None:
-        """Pool child: an exporter of its own."""
+        """Pool child: its own context, resource, row and record of runs."""
         if not self._is_child():
             return  # solo
         attach(Context())  # not the main process's

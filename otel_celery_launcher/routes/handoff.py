@@ -7,7 +7,8 @@ goes to a bounded backlog of this process, which is emptied at the end of the ta
 the next items, by the main process's timer, by a pool child that has no task, and at the
 end of the process.
 
-Runs in the thread that ends a span, in every process of the worker. Nothing here catches
+Runs in the thread that ends a span, in every process of a worker, or of a program that
+forks. Nothing here catches
 ``Exception``: soft time limits are raised at any bytecode.
 """
 
@@ -44,15 +45,16 @@ TASK_END_SECONDS = 0.1
 # A reader that gave no sign for so long is not waited for.
 READER_SECONDS = 2.0
 
-# Trying costs as much as what is tried: a full message of the backlog.
+# A failed attempt costs as much as one that succeeds, a full message. So the next one waits
+# this long.
 TRY_AGAIN_SECONDS = 0.02
 
 # How long a flush waits before it asks again.
 ASK_AGAIN_SECONDS = 1.0
 
-# Where other threads run, a send gives the interpreter away, and a busy thread keeps it
+# Where other threads run, a send releases the interpreter, and a busy thread keeps it
 # for 5 ms (sys.getswitchinterval). There the spans inside a task go together: with the
-# task's own span, or when so much time has passed.
+# task's own span, or after this time.
 GROUP_SECONDS = 0.05
 
 # A timer that has called so recently will call again; it does twice a second.
@@ -104,7 +106,10 @@ class Lane:
         return envelope
 
     def send(self, message: bytes, count: int) -> bool:
-        """Send a message; one that cannot be sent ever again counts as dropped."""
+        """Return whether a message is done with; if not, it has to be tried again.
+
+        Where the channel is gone it is: its items are counted as dropped.
+        """
         try:
             return self._channel.send(message)
         except ChannelLostError:
@@ -117,19 +122,19 @@ class Lane:
         if dropped:
             self.figures.dropped += dropped
 
-    def send_backlog(self, *, is_task: bool) -> None:
+    def send_backlog(self, *, ends_task: bool) -> None:
         """Send what was kept; wait for room only where somebody is about to make some.
 
         An item that stays in the backlog is lost if this process is killed. But no task
         waits for an exporter process that does not read, and none waits twice for one
         that does not read fast enough.
         """
-        waits = is_task and not self._has_waited_in_vain and self._is_read()
-        if waits or time.monotonic() >= self._tried + TRY_AGAIN_SECONDS:
-            is_empty = self.drain(TASK_END_SECONDS if waits else 0)
+        may_block = ends_task and not self._has_waited_in_vain and self._is_read()
+        if may_block or time.monotonic() >= self._tried + TRY_AGAIN_SECONDS:
+            is_empty = self.drain(TASK_END_SECONDS if may_block else 0)
             self._tried = 0.0 if is_empty else time.monotonic()
             self._has_waited_in_vain = not is_empty and (
-                waits or self._has_waited_in_vain
+                may_block or self._has_waited_in_vain
             )
         self.figures.queued = len(self.backlog)
 
@@ -159,7 +164,7 @@ class Lane:
 
 
 class HandoffRoute:
-    """Hands items to the exporter process, in any process of the worker.
+    """Hands items to the exporter process, in any process of a worker, or of a program that forks.
 
     Args:
         outgoing: The signals.
@@ -167,9 +172,10 @@ class HandoffRoute:
         counters: The shared page of the worker.
         delivery_log: Writes the log lines, in the main process.
         supervisor: Starts and watches the exporter process; None in a spawned child.
-        is_started: Whether this process may start the exporter process at its first
+        may_start: Whether this process may start the exporter process at its first
             item; where not, ``main_started`` does (privileges, detaching).
-        has_timer: Whether ``poll`` will be called; where not, items watch.
+        has_timer: Whether ``poll`` will be called. If not, handing an item over also checks the
+            exporter process.
     """
 
     child_share = 0.4  # of the time a stop may take
@@ -182,14 +188,14 @@ class HandoffRoute:
         delivery_log: DeliveryLog,
         supervisor: Supervisor | None,
         *,
-        is_started: bool = False,
+        may_start: bool = False,
         has_timer: bool = True,
     ) -> None:
         self._delivery_log = delivery_log
         self._counters = counters
         self._supervisor = supervisor
         self._has_timer = has_timer
-        self._is_started = is_started
+        self._may_start = may_start
         self._polled = 0.0
         self._timer_called = 0.0  # in this process
         self._row = counters.rows[MAIN_ROW]
@@ -248,12 +254,12 @@ class HandoffRoute:
         ends_work: bool,
         ends_task: bool,
     ) -> None:
-        waits = not ends_task and contexts.has_other_threads()
-        waits = waits and not (ends_work and not self._is_polled())
-        if waits or lane.backlog or not lane.send(envelope.message([data]), 1):
+        is_deferred = not ends_task and contexts.has_other_threads()
+        is_deferred = is_deferred and not (ends_work and not self._is_polled())
+        if is_deferred or lane.backlog or not lane.send(envelope.message([data]), 1):
             lane.enqueue(envelope, data)
-            if (ends_work and not waits) or lane.is_group_due():
-                lane.send_backlog(is_task=ends_task)
+            if (ends_work and not is_deferred) or lane.is_group_due():
+                lane.send_backlog(ends_task=ends_task)
 
     def _is_polled(self) -> bool:
         """Return whether a timer sends what waits, twice a second (main process)."""
@@ -299,7 +305,7 @@ class HandoffRoute:
     def _supervise(self) -> None:
         """Watch the exporter process where there is no timer; once a second."""
         now = time.monotonic()
-        if self._is_started and now - self._polled >= 1.0:
+        if self._may_start and now - self._polled >= 1.0:
             self._polled = now
             if self._supervisor is not None:
                 self._supervisor.start_once()
@@ -316,13 +322,13 @@ class HandoffRoute:
         """How many times the exporter process was replaced."""
         return 0 if self._supervisor is None else self._supervisor.restarts
 
-    # The life of a process, called by launch/lifecycle.py.
+    # The life of a process: launch/lifecycle.py and telemetry/setup.py.
 
     def main_started(self, *, forks: bool) -> None:
         """Start the exporter process; called before the first fork."""
         del forks
         self._pid = os.getpid()  # a detached beat is the one that stays
-        self._is_started = True
+        self._may_start = True
         if self._supervisor is not None:
             self._supervisor.claim()
             self._supervisor.start_once()
@@ -341,7 +347,7 @@ class HandoffRoute:
         is_left = False
         for lane in self._lanes.values():
             if lane.backlog:
-                lane.send_backlog(is_task=False)
+                lane.send_backlog(ends_task=False)
             is_left = is_left or bool(lane.backlog)
         return is_left
 
@@ -349,7 +355,7 @@ class HandoffRoute:
         """Empty the backlog and watch the exporter process; the main process's timer."""
         self._timer_called = time.monotonic() if self._has_timer else 0.0
         for lane in self._lanes.values():
-            lane.send_backlog(is_task=False)
+            lane.send_backlog(ends_task=False)
         if self._supervisor is not None:
             self._supervisor.watch()
         self._delivery_log.poll()

@@ -297,7 +297,7 @@ class InlineRoute:
             [queue.force_flush for queue in queues], seconds, self._is_hopeless
         )
 
-    # The life of a process, called by launch/lifecycle.py.
+    # The life of a process: launch/lifecycle.py and telemetry/setup.py.
 
     def main_started(self, *, forks: bool) -> None:
         """Export from here in a main process that never forks."""

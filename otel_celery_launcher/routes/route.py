@@ -4,12 +4,14 @@
 
 Three of them, one type:
 
-``handoff.HandoffRoute``        to the exporter process, at the end of each item
+``handoff.HandoffRoute``        to the exporter process, as items are complete
 ``inline.InlineRoute``          through the SDK's queue and exporter, in this process
 ``until_fork.UntilForkRoute``   inline until the first fork, handed off from then on
 
 The front of a signal (``telemetry/traces.py``) is what the SDK calls; it hands items to
-the route. A route knows nothing of a signal but its row and an ``Outgoing``.
+the route. Apart
+from runs and suppressed spans, a route knows a signal only by its ``Signal`` and
+``Outgoing``.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.signals import Signal
 
-# Hands over the span of a run that ends as it began: resource, start frame, nanoseconds
-# since the epoch, attributes that it ends with.
+# Hands over the span of a run that nobody has looked at: resource, start frame, end in
+# nanoseconds since the epoch, attributes that it ends with.
 HandOverRun = Callable[["Resource", bytes, int, dict[str, str]], None]
 
 
@@ -43,7 +45,7 @@ class Outgoing:
     """A signal as a process of the worker sends it.
 
     Attributes:
-        signal: Its row.
+        signal: Its ``Signal``.
         encode: Makes a frame of an item, for the exporter process.
         make_queue: Makes the SDK's queue and thread before an exporter, for inline export.
         put: Puts an item into such a queue.
@@ -64,7 +66,7 @@ class Route(Protocol):
 
     @property
     def hand_over_run(self) -> HandOverRun | None:
-        """Takes runs as they are encoded; None where the route wants spans."""
+        """Hands over a run that is encoded already; None if the route takes only SDK spans."""
 
     @property
     def restarts(self) -> int:
@@ -72,7 +74,7 @@ class Route(Protocol):
 
     @property
     def child_share(self) -> float:
-        """The share of the time a stop may take that is a pool child's; 0 to 1."""
+        """Fraction (0 to 1) of the shutdown time that is reserved for pool children."""
 
     def hand_over(
         self,
@@ -89,7 +91,7 @@ class Route(Protocol):
             signal: Whose it is.
             item: The SDK's object.
             resource: Its resource.
-            ends_work: Whether nothing of this process is above it: a request ends with it.
+            ends_work: Whether the item is this process's local root, such as a request.
             ends_task: Whether a task ends with it.
         """
 
@@ -103,7 +105,7 @@ class Route(Protocol):
         """Begin in a main process, before its first fork.
 
         Args:
-            forks: Whether it forks; where not, it is the process that stays.
+            forks: Whether it will fork. If not, it may export from now on.
         """
 
     def child_started(self, row: int) -> None:
@@ -117,7 +119,10 @@ class Route(Protocol):
         """Send what was kept, as no task's end will; return whether something is left."""
 
     def poll(self) -> None:
-        """Send what waits and write due lines; called twice a second in main processes."""
+        """Send what waits, and write lines of the delivery log that are due.
+
+        Called twice a second in main processes.
+        """
 
     def close(self, seconds: float) -> bool:
         """Send what is left, as the last act of a process.

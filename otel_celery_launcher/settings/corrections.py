@@ -30,16 +30,19 @@ from otel_celery_launcher.settings.standard_variables import (
     VARIABLES,
 )
 from otel_celery_launcher.settings.variable import BadValue
-from otel_celery_launcher.signals import TRACES
+from otel_celery_launcher.signals import SIGNALS, TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
     from otel_celery_launcher.settings.variable import Variable
 
-# The traces' own variables and those of all signals: the exporter takes a certificate
+# The variables of all signals and each signal's own: the exporter takes a certificate
 # and its key from one and the same group.
-OTLP_PREFIXES = ("OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_")
+OTLP_PREFIXES = (
+    "OTEL_EXPORTER_OTLP_",
+    *(f"OTEL_EXPORTER_OTLP_{each.name.upper()}_" for each in SIGNALS),
+)
 
 HIDDEN = "set (value not shown)"
 

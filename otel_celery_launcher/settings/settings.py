@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings, read once by the launcher into a frozen object.
 
-``correct_environment`` (``corrections.py``) checks every variable of the tables and puts a
-value that works instead of a bad one, before anything of OpenTelemetry is imported.
-``Settings.from_environ`` then reads what is left. Beside it the SDK reads its own
-variables, ``messages.py`` the form of its lines, and ``ipc/inherited.py`` lists what our
-own processes leave each other.
+``correct_environment`` (``corrections.py``) checks every variable of the tables and replaces
+each bad value with one that works, before anything of OpenTelemetry is imported.
+``Settings.from_environ`` then reads what is left. The SDK also reads its own variables,
+``messages.py`` reads OTEL_CELERY_LOG_FORMAT and ``dotenv_files.py`` OTEL_CELERY_ENV_FILE.
+``ipc/inherited.py`` lists what our own processes leave each other.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 # Pools that run tasks in the main process and neither fork nor patch threads.
 INLINE_POOLS = frozenset({"solo", "threads"})
+
+# By signal.
+EXPORTERS = {TRACES: standard.TRACES_EXPORTER}
 
 OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
@@ -113,7 +116,7 @@ class Settings:
     service_name: str
     node: str
     mode: Mode
-    traces: SignalSettings
+    signals: Mapping[Signal, SignalSettings]
     sampler: str
     sampler_argument: str | None
     id_generator: str
@@ -131,6 +134,11 @@ class Settings:
     notes: tuple[Note, ...]  # one line each, for the start
     unhandled: tuple[str, ...]
     misspelt: tuple[str, ...]  # a line for each name
+
+    @property
+    def traces(self) -> SignalSettings:
+        """Where spans go."""
+        return self.signals[TRACES]
 
     @property
     def has_ratio(self) -> bool:
@@ -151,7 +159,7 @@ class Settings:
         command_line: CommandLine,
         mode: str | None = None,
     ) -> Settings:
-        """Build the settings from an environment that ``correct_environment`` left.
+        """Build the settings from an environment that ``correct_environment`` has corrected.
 
         In a spawned child ``mode`` is what the main process had to fall back to.
         """
@@ -166,7 +174,7 @@ class Settings:
             service_name=service_name,
             node=as_text(command_line.node or role),
             mode=chosen,
-            traces=traces,
+            signals={TRACES: traces},
             sampler=standard.TRACES_SAMPLER.read(environ),
             sampler_argument=standard.TRACES_SAMPLER_ARG.read(environ) or None,
             id_generator=standard.ID_GENERATOR.read(environ),
@@ -246,7 +254,7 @@ def _exporters(
     """Return entry point names of the exporters, and notes on those left out."""
     exporters: list[str] = []
     notes: list[Note] = []
-    for name in standard.TRACES_EXPORTER.read(environ):
+    for name in EXPORTERS[signal].read(environ):
         if name == "none":
             return (), []
         is_otlp = name == "otlp"
@@ -277,16 +285,18 @@ def _signal_settings(
         pending_limit=standard.QUEUE_SIZE.read(environ)
         + standard.BATCH_SIZE.read(environ),
     )
-    return signal_settings, [*notes, *_endpoint_notes(environ, signal_settings)]
+    return signal_settings, [*notes, *_endpoint_notes(environ, signal, signal_settings)]
 
 
-def _endpoint_notes(environ: Mapping[str, str], traces: SignalSettings) -> list[Note]:
-    if not traces.sends_otlp:
+def _endpoint_notes(
+    environ: Mapping[str, str], signal: Signal, signal_settings: SignalSettings
+) -> list[Note]:
+    if not signal_settings.sends_otlp:
         return []
     texts = advice.endpoint_notes(
-        protocol_of(environ, TRACES),
-        traces.endpoint,
-        is_insecure=signal_value(environ, TRACES, "INSECURE") == "true",
+        protocol_of(environ, signal),
+        signal_settings.endpoint,
+        is_insecure=signal_value(environ, signal, "INSECURE") == "true",
     )
     return [Note("endpoint", text) for text in texts]
 
@@ -303,7 +313,7 @@ def _pool_notes(
 def _mode(
     environ: Mapping[str, str], command_line: CommandLine, exporters: Sequence[str]
 ) -> Mode:
-    """Return how spans leave; the console exporter writes to this process's output."""
+    """Return how spans leave; inline with no exporter, or one that writes to the console."""
     export = own.EXPORT.read(environ)
     if not exporters or "console" in exporters:
         return Mode.INLINE

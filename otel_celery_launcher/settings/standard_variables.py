@@ -17,7 +17,7 @@ from otel_celery_launcher.settings import checks, otlp_checks, tasks
 from otel_celery_launcher.settings.checks import split_names
 from otel_celery_launcher.settings.launcher_variables import OWN, is_true
 from otel_celery_launcher.settings.variable import Variable
-from otel_celery_launcher.signals import TRACES
+from otel_celery_launcher.signals import SIGNALS, TRACES
 
 SDK_DISABLED = Variable(
     name="OTEL_SDK_DISABLED",
@@ -306,7 +306,7 @@ STANDARD: tuple[Variable[Any], ...] = (
     *(
         replace(row, name=f"OTEL_EXPORTER_OTLP_{signal}{row.name}")
         for row in OTLP
-        for signal in ("", "TRACES_")
+        for signal in ("", *(f"{each.name.upper()}_" for each in SIGNALS))
     ),
     *_BATCHING,
     *(

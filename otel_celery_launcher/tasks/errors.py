@@ -3,7 +3,7 @@
 """Errors on spans, in one form: status, ``error.type``, the exception as an event.
 
 And the text of other people's objects, whose ``__str__`` may raise: an exception of ours
-in the place of the application's would hide what went wrong.
+instead of the application's would hide what went wrong.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 """Runs that ended with their process: killed, over the hard limit, terminated, lost.
 
 The worker's main process looks at the records of its pool children (``ipc/in_flight.py``).
-A run whose process is dead gets its span here, as an error, with the identity it had from
-its start. What Celery says of the task at about the same time is the reason; there are
+A run whose process is dead gets its span (``killed_span``) when this says so: as an error,
+with the identity it had from its start. What Celery says of the task at about the same time is the reason; there are
 ends of which it says nothing (``reject_on_worker_lost``), so the dead process is the
 judge, and Celery's signals are only its witnesses.
 

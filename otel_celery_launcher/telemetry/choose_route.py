@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which route telemetry takes out of this process, by the settings; makes it.
+"""Makes the route that the mode of the settings asks for (``Settings.mode``).
 
 Runs once in each interpreter, before the application is imported.
 """
@@ -18,7 +18,6 @@ from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
 from otel_celery_launcher.routes.supervisor import ExportedSignal, Supervisor
 from otel_celery_launcher.routes.until_fork import UntilForkRoute
 from otel_celery_launcher.settings.settings import Mode
-from otel_celery_launcher.signals import TRACES
 from otel_celery_launcher.telemetry import traces
 
 if TYPE_CHECKING:
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.settings.settings import Settings
+
+
+# The signals that leave.
+OUTGOING = (traces.OUTGOING,)
 
 
 class RouteMaker:
@@ -83,21 +86,24 @@ class RouteMaker:
             is_main: Whether this process supervises it.
         """
         settings = self._settings
-        exported = ExportedSignal(
-            signal=TRACES,
-            exporters=settings.traces.exporters,
-            redacts_exceptions=settings.redacts_exceptions,
-        )
+        exported = [
+            ExportedSignal(
+                signal=each.signal,
+                exporters=settings.signals[each.signal].exporters,
+                redacts_exceptions=settings.redacts_exceptions,
+            )
+            for each in OUTGOING
+        ]
         supervisor = Supervisor(
-            channel, self._counters, self._main, [exported], settings.service_name
+            channel, self._counters, self._main, exported, settings.service_name
         )
         return HandoffRoute(
-            [traces.OUTGOING],
+            OUTGOING,
             channel,
             self._counters,
             self._delivery_log,
             supervisor if is_main else None,
-            is_started=settings.role not in CELERY_ROLES,
+            may_start=settings.role not in CELERY_ROLES,
             has_timer=settings.role == "worker",
         )
 
@@ -108,18 +114,25 @@ class RouteMaker:
         # or a fork, after which an exporter process does it.
         is_late = settings.mode is Mode.UNTIL_FORK and may_be_patched()
         load = load_exporters_late if is_late else load_exporters
-        exporters, problems = load(
-            TRACES,
-            settings.traces.exporters,
-            redacts_exceptions=settings.redacts_exceptions,
-        )
-        signal = InlineSignal(
-            outgoing=traces.OUTGOING,
-            exporters=exporters,
-            pending_limit=settings.traces.pending_limit,
-        )
+        signals: list[InlineSignal] = []
+        problems: list[str] = []
+        for each in OUTGOING:
+            of_signal = settings.signals[each.signal]
+            exporters, failed = load(
+                each.signal,
+                of_signal.exporters,
+                redacts_exceptions=settings.redacts_exceptions,
+            )
+            problems += failed
+            signals.append(
+                InlineSignal(
+                    outgoing=each,
+                    exporters=exporters,
+                    pending_limit=of_signal.pending_limit,
+                )
+            )
         route = InlineRoute(
-            [signal],
+            signals,
             self._counters,
             self._delivery_log,
             holds=settings.role in CELERY_ROLES,

@@ -3,8 +3,8 @@
 """Everything that makes a process traced, and how it is shut down.
 
 ``start`` runs once in each interpreter, before the application is imported: in the
-launcher, and in a spawned pool child. Forked children inherit what it made; only their
-resource changes (``set_slot``).
+launcher, in a traced program, and in a spawned pool child. Forked children inherit what
+it made; ``launch/lifecycle.py`` gives them a resource and a row of their own.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromMain:
-    """What a spawned pool child has of its main process.
+    """What a spawned pool child inherits from its main process.
 
     Attributes:
         counters: Descriptor of the counters.
@@ -101,7 +101,7 @@ class Telemetry:
         return self.front.route
 
     def set_slot(self, slot: str) -> None:
-        """Give this process its ``service.instance.id``: the same for a successor."""
+        """Give this process its ``service.instance.id``; a recycled child gets its predecessor's."""
         if self.provider is not None:
             resource = slot_resource(
                 self.provider.resource,
@@ -198,7 +198,7 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
 
     Args:
         settings: What to set up.
-        from_main: What a spawned child has of its main process; None elsewhere.
+        from_main: What a spawned child inherits; None elsewhere.
     """
     contexts.let_exceptions_through_detach()
     advise_on_imports()

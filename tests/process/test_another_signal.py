@@ -92,7 +92,7 @@ def handoff():
     ]
     supervisor = Supervisor(channel, counters, main, exported, "shop")
     everything = [traces.OUTGOING, outgoing]
-    return HandoffRoute(everything, channel, counters, log, supervisor, is_started=True)
+    return HandoffRoute(everything, channel, counters, log, supervisor, may_start=True)
 
 routes = {
     "inline": inline, "handoff": handoff,

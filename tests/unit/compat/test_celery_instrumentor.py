@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
 from otel_celery_launcher.compat import (
     celery_instrumentor,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_celery_instrumentor_is_one_instance_that_can_be_ours() -> None:
@@ -23,7 +18,7 @@ def test_celery_instrumentor_is_one_instance_that_can_be_ours() -> None:
 
 
 def test_a_subclass_has_an_instance_of_its_own_beside_that_of_the_class() -> None:
-    class Subclass(CeleryInstrumentor):  # type: ignore[misc]
+    class Subclass(CeleryInstrumentor):
         pass
 
     present = CeleryInstrumentor()
