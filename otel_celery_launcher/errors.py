@@ -108,13 +108,24 @@ def describe_failure(exc: BaseException) -> str:
     return f"{_description(exc)}{_place(exc.__traceback__)}"
 
 
+def describe_failure_briefly(exc: BaseException) -> str:
+    """Return the same with the place first, for where the end may be cut off."""
+    place = _place(exc.__traceback__).strip(" ()")
+    parts = place.rpartition(":")
+    path = "/".join(parts[0].split("/")[-3:])
+    return f"{type(exc).__name__} at {path}:{parts[2]}: {_message(exc)}"
+
+
 def _description(exc: BaseException) -> str:
     """Return an exception's type and message, on one line of bounded length."""
+    return f"{type(exc).__name__}: {_message(exc)}"
+
+
+def _message(exc: BaseException) -> str:
     try:
-        message = " ".join(str(exc).split())[:MESSAGE_CHARACTERS]
+        return " ".join(str(exc).split())[:MESSAGE_CHARACTERS]
     except Exception:  # noqa: BLE001 - the boundary: an exception of any library
-        message = "(its message cannot be read)"
-    return f"{type(exc).__name__}: {message}"
+        return "(its message cannot be read)"
 
 
 def _place(trace: TracebackType | None) -> str:

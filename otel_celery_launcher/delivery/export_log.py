@@ -12,7 +12,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.errors import describe_failure
+from otel_celery_launcher.errors import describe_failure_briefly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,4 +95,4 @@ def _one_line(text: str) -> str:
 
 def last_words(exc: BaseException) -> str:
     """Return how the exporter process ends by an exception, for its row of the counters."""
-    return f"the exporter process ends: {_one_line(describe_failure(exc))}"
+    return f"the exporter process ends: {_one_line(describe_failure_briefly(exc))}"

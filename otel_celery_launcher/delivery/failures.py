@@ -48,6 +48,12 @@ class _Row(NamedTuple):
 # The first row that fits decides, so what is special comes first.
 _ROWS = (
     _Row(
+        r"^the exporter process ends",
+        "{}",
+        "set OTEL_CELERY_EXPORT=inline until you know why it ends: docs/troubleshooting.md",
+        "OC322",
+    ),
+    _Row(
         r"Failed parsing HTTP/2|Expected SETTINGS frame|Missing selected ALPN",
         "the server there does not speak gRPC, it may speak HTTP",
         "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use the collector's gRPC port"
@@ -148,12 +154,6 @@ _ROWS = (
         "{}",
         "install the package that provides this exporter, in otel-celery's environment",
         "OC211",
-    ),
-    _Row(
-        r"the exporter process ends",
-        "{}",
-        "set OTEL_CELERY_EXPORT=inline until you know why it ends: docs/troubleshooting.md",
-        "OC322",
     ),
     _Row(
         r"Service Unavailable|Bad Gateway|Gateway Time-?out|code: 50[0-9]\b",

@@ -49,9 +49,9 @@ class Answers:
         """Export by one of the exporters, and note what it answers."""
         try:
             self._results.append(exporter.export(items))
-        except Exception as exc:  # older exporters raise where nobody answers
+        except Exception as exc:  # noqa: BLE001 - older ones raise where nobody answers
             self.note_error(error_text(exc))
-            raise
+            self._results.append(False)
 
     def note_error(self, text: str) -> None:
         """Keep a failure; the last one counts."""

@@ -158,9 +158,10 @@ def _endpoint_source(environ: Mapping[str, str], sources: Mapping[str, str]) -> 
 
 
 def _propagators(environ: MutableMapping[str, str], sources: dict[str, str]) -> Finding:
-    value = ",".join(PROPAGATORS.read(environ))
+    names = PROPAGATORS.read(environ)
+    value = ",".join(names)
     source = sources.get(PROPAGATORS.name, "default")
-    missing = [name for name in ("tracecontext", "baggage") if name not in value]
+    missing = [name for name in ("tracecontext", "baggage") if name not in names]
     if not missing:
         seen = f"propagators {value}"
         return Finding(level=OK, check="export", seen=seen, source=source)

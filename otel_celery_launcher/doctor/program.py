@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``exec --doctor``: a program is run up to the start of Celery, and examined there.
 
-Runs in the program, at its very start (``startup/sitecustomize.py``).
+Runs in the program, at its very start (``startup/sitecustomize.py``). The checks are
+imported when the program has loaded its application, and patched what it patches.
 """
 
 from __future__ import annotations
@@ -14,13 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from otel_celery_launcher.command_line import program_command_line
 from otel_celery_launcher.compat import celery_private
-from otel_celery_launcher.doctor.examination import (
-    WAIT_SECONDS,
-    Examination,
-    print_findings,
-)
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
-from otel_celery_launcher.doctor.report import print_report
 from otel_celery_launcher.doctor.status_file import (
     is_of,
     remove,
@@ -74,6 +69,11 @@ def examine_program(
         application: The Celery application that the program has loaded; None for none.
         environ: As ``exec`` has left it: with its files, and corrected.
     """
+    from otel_celery_launcher.doctor.examination import (
+        WAIT_SECONDS,
+        Examination,
+        print_findings,
+    )
 
     def look() -> tuple[list[Finding], Any]:
         if application is None:
@@ -90,6 +90,8 @@ def examine_program(
 
 def report_no_application() -> int:
     """Print that the program below ``exec --doctor`` was none; return the status."""
+    from otel_celery_launcher.doctor.report import print_report
+
     finding = Finding(
         level=FAIL,
         id="OC405",

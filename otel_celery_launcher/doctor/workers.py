@@ -84,7 +84,8 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
         for node in nodes
         if node not in ours
     ]
-    return _findings_of_ours(ours) + findings
+    of_ours = _findings_of_ours(ours)  # a summary first
+    return [*of_ours[:1], *findings, *of_ours[1:]]
 
 
 def _unreadable(node: str) -> Finding:

@@ -139,7 +139,7 @@ class Pipeline:
     def put(self, resource: bytes, count: int, body: bytes) -> None:
         """Queue a message; called by the reader."""
         with self._wake:
-            self._figures.received += count
+            self._figures.add_received(count)
             resource = self._intern(resource)
             was_empty, was_full = not self._queue, self._is_full()
             self._queue.append(QueuedMessage(time.monotonic(), resource, count, body))
@@ -198,7 +198,7 @@ class Pipeline:
         try:
             self._send()
         except Exception as exc:
-            self._row.note_error(last_words(exc))
+            self._row.note_last_words(last_words(exc))
             raise
 
     def _send(self) -> None:
@@ -312,7 +312,7 @@ class Pipeline:
 
     def _count_dropped(self, count: int) -> None:
         with _COUNTING:
-            self._figures.dropped += count
+            self._figures.add_dropped(count)
 
     def _export(self, exporter: PreparedExporter, items: list[Any]) -> Answer:
         self._last_error = ""

@@ -174,21 +174,22 @@ class Server:
         return READ_AT_ONCE, True
 
     def _receive(self, data: memoryview) -> None:
+        count = 1
         try:
             number, count, resource, body = split_message(data)
             pipelines = self._pipelines[number]
             if not count:
                 self._put_flush(number, *read_flush(body))
                 return
-        except (FrameError, KeyError):  # KeyError: of no signal that is known here
+        except (FrameError, LookupError):  # of no signal, or no row, that is known here
             figures = self._row.of(TRACES)
-            figures.received += 1
-            figures.dropped += 1
+            figures.add_received(count)
+            figures.add_dropped(count)
             return
         if number == TRACES.number:
             self._resource = resource
         if not pipelines:  # none could be imported
-            self._figures[number].received += count
+            self._figures[number].add_received(count)
             self._figures[number].add_failed(count)
         for pipeline in pipelines:
             pipeline.put(resource, count, body)
@@ -218,7 +219,7 @@ class Server:
             nonlocal waiting
             waiting -= 1
             if waiting <= 0:
-                figures.flushed = max(token, figures.flushed)
+                figures.note_flushed(token)
 
         if not pipelines:
             done()
@@ -233,7 +234,7 @@ class Server:
 
     def _note_heartbeat(self) -> None:
         for number, pipelines in self._pipelines.items():
-            self._figures[number].queued = sum(each.queued for each in pipelines)
+            self._figures[number].note_queued(sum(each.queued for each in pipelines))
         self._row.note_heartbeat()
 
 
@@ -272,7 +273,7 @@ def main() -> None:
         Server(config).run()
         status = 0
     except Exception as exc:  # noqa: BLE001 - the boundary of the process
-        Counters(config["counters"]).rows[EXPORTER_ROW].note_error(last_words(exc))
+        Counters(config["counters"]).rows[EXPORTER_ROW].note_last_words(last_words(exc))
     finally:
         # The sender's thread may be in a call that no longer matters.
         os._exit(status)

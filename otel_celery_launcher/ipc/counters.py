@@ -49,7 +49,7 @@ SIGNALS = 4
 # Where no collector was ever reached, waiting longer would only delay the stop.
 NEVER_REACHED_SECONDS = 0.5
 
-ERROR_BYTES = 200  # a collector's answer fits
+ERROR_BYTES = 256  # a collector's answer fits, and where a bug of ours is
 NAME_BYTES = 64
 
 # Each figure is one aligned 8-byte word, so a reader sees it whole. First those of the
@@ -86,12 +86,12 @@ class _Figure:
     def __get__(self, figures: Figures, owner: object = None) -> int:
         return figures.words[self._index]
 
-    def __set__(self, figures: Figures, count: int) -> None:
-        figures.words[self._index] = count
-
 
 class Figures:
     """What one process has counted of one signal.
+
+    Threads of the process may count at once: each ``add_`` is one look and one write, with
+    nothing between them where the interpreter would change threads.
 
     Args:
         row: The process's row.
@@ -113,18 +113,34 @@ class Figures:
 
     def add_exported(self, count: int) -> None:
         """Count items that the collector took."""
-        self.exported += count
+        self.words[_EXPORTED] += count
         self._row.note_success()
 
     def add_failed(self, count: int) -> None:
         """Count items whose export failed for good."""
-        self.failed += count
+        self.words[_FAILED] += count
         self._row.note_failure()
+
+    def add_dropped(self, count: int) -> None:
+        """Count items that never reached an exporter."""
+        self.words[_DROPPED] += count
+
+    def add_received(self, count: int) -> None:
+        """Count items that the exporter process has read."""
+        self.words[_RECEIVED] += count
+
+    def note_queued(self, count: int) -> None:
+        """Say how many items wait in this process, or are being sent."""
+        self.words[_QUEUED] = count
+
+    def note_flushed(self, token: int) -> None:
+        """Say that a flush was carried out; an earlier one changes nothing."""
+        self.words[_FLUSHED] = max(token, self.words[_FLUSHED])
 
     def drop_queued(self) -> None:
         """Count as dropped what this process keeps, or one that was killed has kept."""
-        self.dropped += self.queued
-        self.queued = 0
+        self.words[_DROPPED] += self.words[_QUEUED]
+        self.words[_QUEUED] = 0
 
     @property
     def unaccounted(self) -> int:
@@ -163,6 +179,11 @@ class Row:
         """Keep the last failed attempt; items may still be delivered by a retry."""
         self._write(text, _ERROR_START, ERROR_BYTES, _ERROR_LENGTH)
         self.note_failure()
+
+    def note_last_words(self, text: str) -> None:
+        """Keep why the exporter process ends: no attempt has failed by it."""
+        self._write(text, _ERROR_START, ERROR_BYTES, _ERROR_LENGTH)
+        self._times[_REFUSED] = time.monotonic()
 
     def note_success(self) -> None:
         """Note that the collector has taken something now."""
@@ -368,7 +389,13 @@ class Counters:
 
 
 def _block(signal: Signal) -> int:
-    """Return the word at which the figures of a signal begin."""
+    """Return the word at which the figures of a signal begin.
+
+    Raises:
+        ValueError: There is no room for a signal of that number.
+    """
+    if not 1 <= signal.number <= SIGNALS:
+        raise ValueError(f"{signal.name} has the number {signal.number}")
     return _FIRST_BLOCK + (signal.number - 1) * len(_FIGURES)
 
 

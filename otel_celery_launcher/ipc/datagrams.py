@@ -127,7 +127,10 @@ def split_message(message: bytes | memoryview) -> Message:
     if zlib.crc32(whole[_CHECKSUM.size :]) != checksum:
         raise FrameError("damaged")
     end = _HEADER.size + resource_length
-    (count,) = _COUNT.unpack_from(message, end)
+    try:
+        (count,) = _COUNT.unpack_from(message, end)
+    except struct.error as exc:
+        raise FrameError(f"not a count: {exc!r}") from exc
     body = whole[end + _COUNT.size :]
     return Message(signal, count, bytes(whole[_HEADER.size : end]), bytes(body))
 

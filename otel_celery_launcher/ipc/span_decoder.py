@@ -83,20 +83,21 @@ def _read(data: bytes) -> tuple[SpanRecord, bytes]:
 
 
 def _run(
-    fields: tuple[Any, ...], ended: int | None, changes: dict[str, str]
+    fields: RunStart, ended: int | None, changes: dict[str, str]
 ) -> tuple[SpanRecord, bytes]:
     """Return the record of a run, and the attributes that it shares, still encoded."""
     (
         name, trace_id, state, span_id, parent_id, is_remote, flags, parent_flags,
         kind, start, shared, own, scope,
-    ) = RunStart._make(fields)  # fmt: skip
+    ) = fields  # fmt: skip
     context = (trace_id, span_id, False, flags, state)
     parent = (trace_id, parent_id, is_remote, parent_flags, state)
     attributes = {**own, **changes} if changes else own
-    return SpanRecord(
-        *(name, context, parent, kind, start, ended, 0, None, attributes, 0),
-        *([], 0, [], 0, scope),
-    ), shared
+    record = SpanRecord(
+        name, context, parent, kind, start, ended, 0, None, attributes, 0,
+        [], 0, [], 0, scope,
+    )  # fmt: skip
+    return record, shared
 
 
 def _has_fast_encoding(record: SpanRecord) -> bool:

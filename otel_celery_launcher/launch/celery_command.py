@@ -112,6 +112,7 @@ def note_set_up(telemetry: Telemetry) -> None:
 
 def _prepare_spawned_children(telemetry: Telemetry) -> None:
     """Let spawned pool children set up telemetry (main process of a worker)."""
+    os.environ.pop(inherited.MODE, None)  # of a worker above, or before a re-exec
     descriptors = [telemetry.counters.descriptor]
     numbers = list(descriptors)
     if telemetry.channel is not None:

@@ -25,7 +25,7 @@ from otel_celery_launcher.settings.checks import safe_repr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from otel_celery_launcher.ipc.main_process import MainProcess
+    from otel_celery_launcher.ipc.process_claim import ProcessClaim
 
 # Celery's own interval of heartbeats (celery/worker/heartbeat.py).
 TOUCH_SECONDS = 2.0
@@ -46,7 +46,7 @@ class HealthFile:
     def __init__(
         self,
         path: str,
-        main: MainProcess,
+        main: ProcessClaim,
         log: Callable[[str], None] = messages.log,
     ) -> None:
         self._template = path

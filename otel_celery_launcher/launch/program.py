@@ -69,10 +69,15 @@ def start_program(
         examine(role, environ.get(inherited.EXEC_APP) or name)
         return
     with guarded(UNTRACED):
-        from otel_celery_launcher.settings.corrections import is_disabled
+        from otel_celery_launcher.settings.corrections import (
+            correct_environment,
+            is_disabled,
+        )
 
         if not is_disabled(environ):
-            problems = patch_where_asked(environ)
+            # What was set below ``exec``: `exec -- env OTEL_… program`.
+            problems = list(map(str, correct_environment(environ)))
+            problems += patch_where_asked(environ)
             service = environ.get(inherited.EXEC_APP) or name
             _set_up(role, service, problems, announces=above is None)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_celery_launcher.ipc.counters import Counters
-    from otel_celery_launcher.ipc.main_process import MainProcess
+    from otel_celery_launcher.ipc.process_claim import ProcessClaim
     from otel_celery_launcher.signals import Signal
 
 # A collector that is down for a night leaves some hundred lines, not a full disk.
@@ -42,7 +42,7 @@ class DeliveryLog:
         self,
         signal: Signal,
         counters: Counters,
-        main: MainProcess,
+        main: ProcessClaim,
         destination: str,
         path: str = "",
         clock: Callable[[], float] = time.monotonic,

@@ -113,14 +113,14 @@ class Lane:
         try:
             return self._channel.send(message)
         except ChannelLostError:
-            self.figures.dropped += count
+            self.figures.add_dropped(count)
             return True
 
     def enqueue(self, envelope: Envelope, data: bytes) -> None:
         """Keep a frame; an older one may have to go for it."""
         dropped = self.backlog.add(envelope, data)
         if dropped:
-            self.figures.dropped += dropped
+            self.figures.add_dropped(dropped)
 
     def send_backlog(self, *, ends_task: bool) -> None:
         """Send what was kept; wait for room only where somebody is about to make some.
@@ -136,7 +136,7 @@ class Lane:
             self._has_waited_in_vain = not is_empty and (
                 may_block or self._has_waited_in_vain
             )
-        self.figures.queued = len(self.backlog)
+        self.figures.note_queued(len(self.backlog))
 
     def drain(self, seconds: float) -> bool:
         """Send the backlog, oldest first; return whether it is empty."""
@@ -223,7 +223,7 @@ class HandoffRoute:
         try:
             envelope, data = lane.envelope(resource), lane.encode(item)
         except MALFORMED_ERRORS:
-            lane.figures.dropped += 1
+            lane.figures.add_dropped(1)
             return
         self._hand_over(lane, envelope, data, ends_work=ends_work, ends_task=ends_task)
 
@@ -275,13 +275,18 @@ class HandoffRoute:
         if not self._drain(seconds):
             return False
         token = time.monotonic_ns()
-        asked = -ASK_AGAIN_SECONDS
-        while any(lane.figures.flushed < token for lane in self._lanes.values()):
+        asked = dict.fromkeys(self._lanes, -ASK_AGAIN_SECONDS)
+        while waiting := [
+            (number, lane)
+            for number, lane in self._lanes.items()
+            if lane.figures.flushed < token
+        ]:
             now = time.monotonic()
             if now >= end or self._counters.is_hopeless:
                 return False
-            if now - asked >= ASK_AGAIN_SECONDS and self._ask_to_flush(token):
-                asked = now
+            for number, lane in waiting:
+                if now - asked[number] >= ASK_AGAIN_SECONDS and self._ask(lane, token):
+                    asked[number] = now
             time.sleep(_LOOK_SECONDS)
         return True
 
@@ -292,15 +297,11 @@ class HandoffRoute:
             is_empty = lane.drain(end - time.monotonic()) and is_empty
         return is_empty
 
-    def _ask_to_flush(self, token: int) -> bool:
-        """Ask the exporter process; a killed one may have taken the question along."""
+    def _ask(self, lane: Lane, token: int) -> bool:
+        """Ask for a flush; a killed exporter process may have taken the question along."""
         if self._supervisor is not None:
             self._supervisor.watch()
-        is_asked = True
-        for number, lane in self._lanes.items():
-            message = flush_message(number, lane.row, token)
-            is_asked = lane.send(message, 0) and is_asked
-        return is_asked
+        return lane.send(flush_message(lane.signal.number, lane.row, token), 0)
 
     def _supervise(self) -> None:
         """Watch the exporter process where there is no timer; once a second."""
@@ -373,7 +374,7 @@ class HandoffRoute:
         else:
             is_done = True
         for lane in self._lanes.values():
-            lane.figures.queued = len(lane.backlog)
+            lane.figures.note_queued(len(lane.backlog))
             lane.figures.drop_queued()
             lane.backlog.clear()
         return is_done

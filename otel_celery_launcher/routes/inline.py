@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ class InlineLane:
     def hold(self, item: Any) -> None:
         """Keep an item; the oldest may have to go for it."""
         if len(self.held) == HELD_ITEMS:
-            self._figures.dropped += 1
+            self._figures.add_dropped(1)
         self.held.append(item)
 
     def export(self, item: Any) -> None:
@@ -175,21 +176,24 @@ class InlineLane:
             pending = self._received - self._overflowed - self._exporters[0].handled
             if pending > self._inline.pending_limit:  # the queue has dropped its oldest
                 self._overflowed += 1
-                self._figures.dropped += 1
+                self._figures.add_dropped(1)
 
     def drop(self, _: Any) -> None:
         """Count an item that comes when all is closed."""
-        self._figures.dropped += 1
+        self._figures.add_dropped(1)
 
     def start(self) -> None:
-        """Make the queues and exporters, and put in what was held."""
+        """Make the queues and exporters, unless they are there."""
         if not self.queues:
             self._exporters = self._make_exporters()
             make_queue = self._inline.outgoing.make_queue
             self.queues = [make_queue(each) for each in self._exporters]
-        held, self.held = self.held, deque(maxlen=HELD_ITEMS)
-        for item in held:
-            self.export(item)
+
+    def export_held(self) -> None:
+        """Put what was held into the queues; other threads may hold more meanwhile."""
+        with suppress(IndexError):
+            while True:
+                self.export(self.held.popleft())
 
     def send_held(self) -> None:
         """Send what is held at once (the forked sender)."""
@@ -206,7 +210,9 @@ class InlineLane:
         handled = sum(each.handled for each in self._exporters)
         missing = self._received * len(self._exporters) - handled - self._overflowed
         if missing > 0:
-            self._figures.dropped += missing
+            self._figures.add_dropped(missing)
+        self._received = self._overflowed = 0
+        self._exporters = []
 
     def _make_exporters(self) -> list[CountingExporter]:
         """Make the exporters; one that cannot be made is an error to report."""
@@ -259,6 +265,7 @@ class InlineRoute:
             each.outgoing.signal.number: InlineLane(each, counters, delivery_log)
             for each in signals
         }
+        self._starting = threading.Lock()
         self._sender: int | None = None
         self._pid = os.getpid()
         self._take: Callable[[InlineLane, Any], None] = (
@@ -317,10 +324,12 @@ class InlineRoute:
         if self._pid != os.getpid():
             self._forget_parent()
         self._row = self._counters.rows[row]
-        self._take = InlineLane.export
         for lane in self._lanes.values():
             lane.use_row(row)
             lane.start()
+        self._take = InlineLane.export
+        for lane in self._lanes.values():
+            lane.export_held()
 
     def close(self, seconds: float) -> bool:
         """Send what is there, with a time limit; the last act of a process."""
@@ -352,10 +361,16 @@ class InlineRoute:
         self._delivery_log.poll()
 
     def _start_and_export(self, lane: InlineLane, item: Any) -> None:
-        self.child_started(MAIN_ROW)
-        lane.export(item)
+        """Make the exporters in the first thread that comes; others leave it their items."""
+        lane.hold(item)
+        while lane.held and self._starting.acquire(blocking=False):
+            try:
+                self.child_started(MAIN_ROW)
+            finally:
+                self._starting.release()
 
     def _forget_parent(self) -> None:
+        self._starting = threading.Lock()  # another thread of the parent may have it
         for lane in self._lanes.values():
             lane.forget_parent()
         self._sender = None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.interpreter import python_executable
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.ipc.channel import Channel
     from otel_celery_launcher.ipc.counters import Counters
-    from otel_celery_launcher.ipc.main_process import MainProcess
     from otel_celery_launcher.signals import Signal
 
 # Without a sign of life for this long, with data waiting, it is killed and replaced.
@@ -80,7 +80,6 @@ class Supervisor:
     Args:
         channel: Its read end goes to the exporter process.
         counters: The shared page.
-        main: Which process is the main one.
         signals: What is exported, and how.
         service_name: For a span of a worker that has sent none.
         clock: Monotonic seconds.
@@ -90,7 +89,6 @@ class Supervisor:
         self,
         channel: Channel,
         counters: Counters,
-        main: MainProcess,
         signals: Sequence[ExportedSignal],
         service_name: str,
         *,
@@ -98,7 +96,7 @@ class Supervisor:
     ) -> None:
         self._channel = channel
         self._counters = counters
-        self._main = main
+        self._supervising = ProcessClaim()
         self._signals = tuple(signals)
         self._service_name = service_name
         self._clock = clock
@@ -115,11 +113,11 @@ class Supervisor:
 
     def claim(self) -> None:
         """Make this process the one that watches (after a detach)."""
-        self._main.claim()
+        self._supervising.claim()
 
     def is_owner(self) -> bool:
         """Return whether this process started, or may start, the exporter process."""
-        return self._main.is_this()
+        return self._supervising.is_this()
 
     def adopt(self) -> None:
         """Start an exporter process instead of one that nobody watches any more.
@@ -136,7 +134,7 @@ class Supervisor:
 
     def _is_owner_gone(self) -> bool:
         try:
-            os.kill(self._main.pid, 0)
+            os.kill(self._supervising.pid, 0)
         except OSError as exc:  # one that has kept its privileges forbids it, and lives
             return isinstance(exc, ProcessLookupError)
         return False
@@ -193,7 +191,7 @@ class Supervisor:
         """What a dead exporter process had read is lost; nobody else writes its row."""
         for exported in self._signals:
             figures = self._counters.rows[EXPORTER_ROW].of(exported.signal)
-            figures.dropped += max(0, figures.unaccounted)
+            figures.add_dropped(max(0, figures.unaccounted))
 
     def _is_silent(self) -> bool:
         row = self._counters.rows[EXPORTER_ROW]

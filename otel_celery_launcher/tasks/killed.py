@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.ipc.in_flight import InFlightRun, Reason
-    from otel_celery_launcher.ipc.main_process import MainProcess
+    from otel_celery_launcher.ipc.process_claim import ProcessClaim
 
 # How long a dead process's run waits for Celery's word on it.
 WITNESS_SECONDS = 1.0
@@ -55,7 +55,7 @@ class KilledRuns:
     def __init__(
         self,
         counters: Counters,
-        main: MainProcess,
+        main: ProcessClaim,
         end: Callable[[int, InFlightRun, int, Reason | None], None],
     ) -> None:
         self._counters = counters

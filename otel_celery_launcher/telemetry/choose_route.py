@@ -22,7 +22,6 @@ from otel_celery_launcher.telemetry import traces
 
 if TYPE_CHECKING:
     from otel_celery_launcher.ipc.counters import Counters
-    from otel_celery_launcher.ipc.main_process import MainProcess
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.settings.settings import Settings
@@ -38,7 +37,6 @@ class RouteMaker:
     Args:
         settings: Which, and for what.
         counters: The shared page.
-        main: Which process is the main one.
         delivery_log: Writes the log lines.
     """
 
@@ -46,12 +44,10 @@ class RouteMaker:
         self,
         settings: Settings,
         counters: Counters,
-        main: MainProcess,
         delivery_log: DeliveryLog,
     ) -> None:
         self._settings = settings
         self._counters = counters
-        self._main = main
         self._delivery_log = delivery_log
 
     def choose(
@@ -95,7 +91,7 @@ class RouteMaker:
             for each in OUTGOING
         ]
         supervisor = Supervisor(
-            channel, self._counters, self._main, exported, settings.service_name
+            channel, self._counters, exported, settings.service_name
         )
         return HandoffRoute(
             OUTGOING,

@@ -24,7 +24,7 @@ from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import FrameError
 from otel_celery_launcher.ipc.in_flight import Reason, killed_span
-from otel_celery_launcher.ipc.main_process import MainProcess
+from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.settings.advice import printable_endpoint
@@ -84,7 +84,7 @@ class Telemetry:
     channel: Channel | None
     delivery_log: DeliveryLog
     counters: Counters
-    main: MainProcess
+    main: ProcessClaim
     application_providers: ApplicationProviders
     provider: TracerProvider | None
     instrumented: Instrumented
@@ -204,7 +204,7 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
     advise_on_imports()
     counters, main = _shared(from_main)
     delivery_log = _delivery_log(settings, counters, main)
-    route_maker = RouteMaker(settings, counters, main, delivery_log)
+    route_maker = RouteMaker(settings, counters, delivery_log)
     route, channel, notes = route_maker.choose(from_main.channel if from_main else None)
     front = SpanFront(route)
     application_providers = ApplicationProviders(front, _collector_address(settings))
@@ -235,9 +235,9 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
     )
 
 
-def _shared(from_main: FromMain | None) -> tuple[Counters, MainProcess]:
+def _shared(from_main: FromMain | None) -> tuple[Counters, ProcessClaim]:
     """Return the counters, and which process is the main one."""
-    main = MainProcess()
+    main = ProcessClaim()
     if from_main is None:
         return Counters(), main
     main.release()
@@ -245,7 +245,7 @@ def _shared(from_main: FromMain | None) -> tuple[Counters, MainProcess]:
 
 
 def _delivery_log(
-    settings: Settings, counters: Counters, main: MainProcess
+    settings: Settings, counters: Counters, main: ProcessClaim
 ) -> DeliveryLog:
     traces = settings.traces
     address = printable_endpoint(traces.endpoint)

@@ -44,7 +44,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.ipc.channel import Channel
 from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
-from otel_celery_launcher.ipc.main_process import MainProcess
+from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
@@ -74,7 +74,7 @@ class Queue:
 
     shutdown = force_flush
 
-counters, main = Counters(), MainProcess()
+counters, main = Counters(), ProcessClaim()
 log = DeliveryLog(NOTES, counters, main, "a file")
 outgoing = Outgoing(signal=NOTES, encode=str.encode, make_queue=Queue, put=Queue.put)
 
@@ -90,7 +90,7 @@ def handoff():
         ExportedSignal(signal=TRACES, exporters=()),
         ExportedSignal(signal=NOTES, exporters=("file",)),
     ]
-    supervisor = Supervisor(channel, counters, main, exported, "shop")
+    supervisor = Supervisor(channel, counters, exported, "shop")
     everything = [traces.OUTGOING, outgoing]
     return HandoffRoute(everything, channel, counters, log, supervisor, may_start=True)
 

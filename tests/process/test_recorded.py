@@ -142,6 +142,7 @@ class Messaging(NamedTuple):
 
     transport: str
     port: int
+    spans: list[ReceivedSpan]
     publish: ReceivedSpan
     run: ReceivedSpan
     killed: ReceivedSpan
@@ -173,8 +174,14 @@ def messaging_spans(
             span.attributes["celery.task_name"]: span for span in runs(collector.spans)
         }
         port = int(producer.app.connection_for_write().port)
+        spans = [s for s in collector.spans if s.kind in OPERATIONS]
         return Messaging(
-            transport, port, publish, by_task["shop.noop"], by_task["traces.hangs"]
+            transport,
+            port,
+            spans,
+            publish,
+            by_task["shop.noop"],
+            by_task["traces.hangs"],
         )
 
     return spans_with
@@ -184,12 +191,14 @@ def messaging_names(span: ReceivedSpan) -> set[str]:
     return {name for name in span.attributes if name.startswith("messaging.")}
 
 
-def test_messaging_conventions_replace_the_old_names(
-    messaging_spans: Callable[[str], Messaging],
-) -> None:
-    """At publish and run: span names, attributes, scope."""
-    found = messaging_spans("messaging")
-    assert (found.publish.name, found.run.name) == ("publish celery", "process celery")
+def assert_todays_messaging(found: Messaging) -> None:
+    """Values of publish and run, names, scope and links of all."""
+    names = Counter(span.name for span in found.spans)
+    assert names == {"publish celery": 1, "process celery": 3}
+    assert {span.scope for span in found.spans} == {"otel_celery_launcher"}
+    assert found.run.parent_id == found.publish.span_id
+    for span in runs(found.spans):
+        assert span.links == (span.parent_id,)
     for span in (found.publish, found.run):
         name, kind = OPERATIONS[span.kind]
         expected: dict[str, Any] = {
@@ -204,35 +213,30 @@ def test_messaging_conventions_replace_the_old_names(
         assert expected.items() <= span.attributes.items()
         assert span.attributes["messaging.client.id"]
         assert span.attributes["messaging.message.conversation_id"]
-        assert messaging_names(span) <= current_names()
         has_key = "messaging.rabbitmq.destination.routing_key" in span.attributes
         assert has_key == (found.transport == "rabbitmq")
-        assert span.scope == "otel_celery_launcher"
+    assert found.killed.is_error
+
+
+def test_messaging_conventions_replace_the_old_names(
+    messaging_spans: Callable[[str], Messaging],
+) -> None:
+    """At publish, run, and for a killed run."""
+    found = messaging_spans("messaging")
+    assert_todays_messaging(found)
+    for span in found.spans:
+        assert messaging_names(span) <= current_names()
 
 
 def test_messaging_dup_keeps_both(
     messaging_spans: Callable[[str], Messaging],
 ) -> None:
-    """Names of today's conventions, and the attributes under their old names as well."""
+    """Today's conventions, and the attributes under their old names as well."""
     found = messaging_spans("http,messaging/dup")
-    assert (found.publish.name, found.run.name) == ("publish celery", "process celery")
+    assert_todays_messaging(found)
     for span in (found.publish, found.run):
-        names = messaging_names(span)
-        assert names & OLDER
-        assert names & current_names()
-        assert names <= current_names() | OLDER
-
-
-def test_messaging_conventions_hold_for_a_killed_run(
-    messaging_spans: Callable[[str], Messaging],
-) -> None:
-    """Name, and a link beside the parent, as every run of these conventions has."""
-    found = messaging_spans("messaging")
-    assert found.killed.name == "process celery"
-    assert found.killed.is_error
-    assert found.run.parent_id == found.publish.span_id
-    for span in (found.run, found.killed):
-        assert span.links == (span.parent_id,)
+        assert messaging_names(span) & OLDER
+        assert messaging_names(span) <= current_names() | OLDER
 
 
 def test_baggage_and_arguments_are_recorded_where_asked_for(

@@ -170,6 +170,8 @@ def test_the_exporters_use_the_encoder_that_they_are_given(
     otlp_exporters.replace_encoder(encode)
     assert [module.encode_spans for module in (grpc, http)] == [encode, encode]
     exporter = grpc.OTLPSpanExporter(endpoint="http://127.0.0.1:1", insecure=True)
+    assert otlp_exporters.is_sanitizing(exporter)
+    assert not otlp_exporters.is_sanitizing(object())
     assert exporter._translate_data([a_span()]) == encode_spans([a_span()])
     http_exporter = http.OTLPSpanExporter(endpoint="http://127.0.0.1:1", timeout=1)
     with suppress(OSError):  # nobody listens; older exporters raise

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from otel_celery_launcher.ipc.counters import Counters
-from otel_celery_launcher.ipc.main_process import MainProcess
+from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.signals import TRACES
 
@@ -25,7 +25,7 @@ def test_a_line_a_minute_and_one_at_recovery(
     """README: one line a minute at most, one at recovery."""
     counters, clock = Counters(), Clock()
     delivery_log = DeliveryLog(
-        TRACES, counters, MainProcess(), "http://c:4317", clock=clock
+        TRACES, counters, ProcessClaim(), "http://c:4317", clock=clock
     )
     with caplog.at_level(logging.WARNING):
         for _ in range(600):  # ten minutes of failures
@@ -50,8 +50,8 @@ def test_a_line_a_minute_and_one_at_recovery(
 
 def test_loss_without_failure_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     counters = Counters()
-    delivery_log = DeliveryLog(TRACES, counters, MainProcess(), "", clock=Clock())
-    counters.rows[0].of(TRACES).dropped += 7
+    delivery_log = DeliveryLog(TRACES, counters, ProcessClaim(), "", clock=Clock())
+    counters.rows[0].of(TRACES).add_dropped(7)
     delivery_log.poll()
     delivery_log.poll()
     (record,) = caplog.records
@@ -64,17 +64,17 @@ def test_lines_survive_a_dictconfig_that_disables_loggers(
     logger = logging.getLogger("otel_celery_launcher")
     logger.disabled = True
     counters = Counters()
-    counters.rows[0].of(TRACES).dropped += 1
-    DeliveryLog(TRACES, counters, MainProcess(), "", clock=Clock()).poll()
+    counters.rows[0].of(TRACES).add_dropped(1)
+    DeliveryLog(TRACES, counters, ProcessClaim(), "", clock=Clock()).poll()
     assert len(caplog.records) == 1
 
 
 def test_only_the_main_process_writes(caplog: pytest.LogCaptureFixture) -> None:
     counters = Counters()
-    main = MainProcess()
+    main = ProcessClaim()
     delivery_log = DeliveryLog(TRACES, counters, main, "", clock=Clock())
     main.release()
-    counters.rows[0].of(TRACES).dropped += 1
+    counters.rows[0].of(TRACES).add_dropped(1)
     delivery_log.poll()
     assert not caplog.records
     main.claim()

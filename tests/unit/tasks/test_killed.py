@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
 from otel_celery_launcher.ipc.in_flight import InFlightRun, Reason
-from otel_celery_launcher.ipc.main_process import MainProcess
+from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.ipc.span_frames import encode_span_start
 from otel_celery_launcher.tasks.killed import KilledRuns
 
@@ -45,7 +45,7 @@ def a_dead_process() -> int:
 def test_only_the_runs_of_dead_processes_are_ended() -> None:
     counters = Counters()
     ended: list[tuple[int, InFlightRun, int, Reason | None]] = []
-    killed = KilledRuns(counters, MainProcess(), lambda *run: ended.append(run))
+    killed = KilledRuns(counters, ProcessClaim(), lambda *run: ended.append(run))
     counters.in_flight[POOL_ROWS[0]].current.write(*a_run())
     dead = a_run(pid=a_dead_process(), task_id="dead")
     counters.in_flight[POOL_ROWS[3]].current.write(*dead)
