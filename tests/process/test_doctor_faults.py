@@ -371,7 +371,7 @@ FAULTS: dict[str, tuple[Callable[[Fault], Environ], str, str]] = {
     "broker silent": (broker_silent, "OC606", "says nothing"),
     "wrong password": (wrong_password, "OC603", "user and password"),
     "virtual host": (unknown_virtual_host, "OC604", "virtual host"),
-    "plain worker": (plain_worker, "OC701", "otel-celery in the place of celery"),
+    "plain worker": (plain_worker, "OC701", "otel-celery instead of celery"),
     "stranger on the broker": (stranger_on_the_broker, "OC707", "look at what runs as"),
     "worker delivers nothing": (worker_that_delivers_nothing, "OC702", "for celery@"),
     "publisher without context": (publisher({}), "OC704", "otel-celery"),
