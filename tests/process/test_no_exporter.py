@@ -45,6 +45,27 @@ def test_no_task_waits_for_an_exporter_process_that_dies_at_each_start(
     assert any("the exporter process ends with status 1" in x for x in worker.own_lines)
 
 
+@pytest.mark.parametrize("exporter", ["breaks_sending", "breaks_reading"])
+def test_a_bug_in_the_exporter_process_leaves_its_place_and_message(
+    launcher: Launcher, broker: str, exporter: str
+) -> None:
+    """On one line, in the log and in otel_status; the advice is about the process."""
+    worker = launcher.worker(
+        "-c1", OTEL_TRACES_EXPORTER=exporter, PYTHONPATH=with_site(launcher, "dying")
+    )
+    producer = Producer(broker)
+
+    def is_said() -> bool:
+        run_some(producer, 1)
+        return "the exporter process ends: RuntimeError at " in worker.output
+
+    wait_until(is_said, 30, "the line")
+    (line, *_) = [x for x in worker.own_lines if "the exporter process ends" in x]
+    assert "/dying_exporter.py:10 in fail: two lines and more" in line
+    assert "Set OTEL_CELERY_EXPORT=inline until you know why it ends" in line
+    worker.stop()
+
+
 def with_site(launcher: Launcher, name: str) -> str:
     return f"{SITES / name}:{launcher.environ['PYTHONPATH']}"
 
