@@ -24,18 +24,18 @@ REFUSED = "refused"  # by Celery itself; the test asserts its message
 HEAD = """\
 # Compatibility
 
-Every pool, started in every way, in both modes, on each minor release of Celery: 20 tasks
-are published, the worker is stopped right after the last result, and each run span has
-arrived once, under its producer's span; nothing runs on and no pidfile is left. This page
-is written by `make compatibility` from the tests in `tests/process/test_matrix.py`.
+Every pool, started in every way, in both export modes, on each minor release of Celery. Each cell
+publishes 20 tasks and stops the worker right after the last result. Then each run span must have
+arrived once, under its producer's span, with no process and no pidfile left. `make compatibility`
+writes this page from the tests in `tests/process/test_matrix.py`.
 
-`+` passed, `FAILED` failed, `refused` Celery does not start so, `-` Celery does not have it.
+`+` passed, `FAILED` failed, `refused` Celery does not start this way, `-` Celery does not have it.
 The two marks of a cell are process mode and inline mode.
 
 """
 
 NOTES = """
-Inline mode of gevent and eventlet is tested with `OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf`
+The tests of inline mode with gevent and eventlet set `OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf`
 (`pip install 'otel-celery-launcher[http]'`): gRPC blocks their event loops.
 `worker_pool_start_method=spawn` is new in Celery 5.7.
 """

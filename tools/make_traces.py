@@ -29,14 +29,14 @@ PAGE = Path(__file__).parent.parent / "docs" / "traces.md"
 HEAD = """\
 # What a trace tells
 
-A trace for each way in which a task can end, printed by `make traces` from real workers. The
-first span is the publish (`otel-celery call`, role producer); below each trace stand the
-attributes of the task's last span that tell its end. `wait` is the time in the broker and in
-the worker, without what a countdown asks for.
+One trace for each way a task can end. `make traces` prints them from real workers. The first span is
+the publish (`otel-celery call`, role producer). Below each trace are the attributes of the last span
+that show how the task ended. `wait` is the time in the broker and in the worker, without the delay that
+a countdown asks for.
 """
 
-# Attributes that tell how a task ended.
-TELLING = (
+# Attributes that show how a task ended.
+SHOWN_ATTRIBUTES = (
     "celery.action",
     "celery.state",
     "celery.retry.reason",
@@ -51,14 +51,14 @@ TELLING = (
 # Heading, what to say, arguments of call, spans to wait for.
 ENDINGS: tuple[tuple[str, str, tuple[str, ...], int], ...] = (
     ("Success", "", ("traces.add",), 2),
-    ("Retries", "Each run is a child of the publish that caused it; a retry is no error.",
+    ("Retries", "Each run is a child of the publish that caused it; a retry is not an error.",
      ("shop.flaky", "--args=[1]"), 4),
     ("Failure", "", ("traces.fail",), 2),
-    ("An expected exception", "Named in `throws`: the state is FAILURE, the span no error.",
+    ("An expected exception", "The task names it in `throws`: the state is FAILURE, but the span is not an error.",
      ("traces.expects",), 2),
     ("Reject", "", ("traces.rejects",), 2),
     ("Ignore", "", ("traces.ignores",), 2),
-    ("Countdown", "What it asked for is no wait.", ("traces.add", "--countdown=1"), 2),
+    ("Countdown", "The delay that it asked for does not count as a wait.", ("traces.add", "--countdown=1"), 2),
     ("Hard time limit", "The child was killed: the main process ended the run's span, with the"
      " identity that the inner span already knew.", ("traces.limited",), 3),
     ("Killed", "SIGKILL of the pool child, as the OOM killer does it.", ("traces.hangs",), 3),
@@ -119,7 +119,7 @@ def section(heading: str, text: str, spans: list[ReceivedSpan]) -> str:
         (span for span in spans if span.kind == "CONSUMER"), key=lambda span: span.start
     )
     lines = []
-    for name in TELLING:
+    for name in SHOWN_ATTRIBUTES:
         value = last.attributes.get(name)
         if value is not None:
             shown = f"{value:.3f}" if isinstance(value, float) else value
