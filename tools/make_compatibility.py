@@ -24,13 +24,14 @@ REFUSED = "refused"  # by Celery itself; the test asserts its message
 HEAD = """\
 # Compatibility
 
-Every pool, started in every way, in both export modes, on each minor release of Celery. Each cell
-publishes 20 tasks and stops the worker right after the last result. Then each run span must have
-arrived once, under its producer's span, with no process and no pidfile left. `make compatibility`
-writes this page from the tests in `tests/process/test_matrix.py`.
+This page shows every pool, started in every way, in both export modes, on each minor release of
+Celery. For each cell, a test publishes 20 tasks and stops the worker right after the last result.
+Then each run span must have arrived once, under its producer's span. No process and no pidfile may
+be left. `make compatibility` writes this page from the tests in `tests/process/test_matrix.py`.
 
-`+` passed, `FAILED` failed, `refused` Celery does not start this way, `-` Celery does not have it.
-The two marks of a cell are process mode and inline mode.
+`+` means passed, and `FAILED` means failed. `refused` means that Celery refuses this combination,
+and `-` that this release does not have it. In each cell, the first mark is for the exporter process
+and the second for inline export.
 
 """
 

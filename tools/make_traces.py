@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent.parent / "docs" / "traces.md"
 
 HEAD = """\
-# What a trace tells
+# What a trace shows
 
-One trace for each way a task can end. `make traces` prints them from real workers. The first span is
-the publish (`otel-celery call`, role producer). Below each trace are the attributes of the last span
-that show how the task ended. `wait` is the time in the broker and in the worker, without the delay that
-a countdown asks for.
+This page shows one trace for each way that a task can end. `make traces` prints them from real workers.
+The first span is the publish (`otel-celery call`, role producer). Below each trace you see the
+attributes of its last span that show how the task ended. `wait` is the time in the broker and in the
+worker, without the delay that a countdown asks for.
 """
 
 # Attributes that show how a task ended.
@@ -51,20 +51,20 @@ SHOWN_ATTRIBUTES = (
 # Heading, what to say, arguments of call, spans to wait for.
 ENDINGS: tuple[tuple[str, str, tuple[str, ...], int], ...] = (
     ("Success", "", ("traces.add",), 2),
-    ("Retries", "Each run is a child of the publish that caused it; a retry is not an error.",
+    ("Retries", "Each run is a child of the publish that caused it. A retry is not an error.",
      ("shop.flaky", "--args=[1]"), 4),
     ("Failure", "", ("traces.fail",), 2),
-    ("An expected exception", "The task names it in `throws`: the state is FAILURE, but the span is not an error.",
+    ("An expected exception", "The task names the exception in `throws`. The state is FAILURE, but the span is not an error.",
      ("traces.expects",), 2),
     ("Reject", "", ("traces.rejects",), 2),
     ("Ignore", "", ("traces.ignores",), 2),
-    ("Countdown", "The delay that it asked for does not count as a wait.", ("traces.add", "--countdown=1"), 2),
-    ("Hard time limit", "The child was killed: the main process ended the run's span, with the"
-     " identity that the inner span already knew.", ("traces.limited",), 3),
-    ("Killed", "SIGKILL of the pool child, as the OOM killer does it.", ("traces.hangs",), 3),
-    ("Terminated", "`revoke(terminate=True)`.", ("traces.hangs",), 3),
+    ("Countdown", "The delay that the countdown asked for does not count as a wait.", ("traces.add", "--countdown=1"), 2),
+    ("Hard time limit", "The child was killed. The main process ended the run's span, with the span"
+     " id that the inner span has as\nits parent.", ("traces.limited",), 3),
+    ("Killed", "The pool child got SIGKILL, as from the OOM killer.", ("traces.hangs",), 3),
+    ("Terminated", "The task was ended with `revoke(terminate=True)`.", ("traces.hangs",), 3),
     ("A task that exits", "", ("traces.exits",), 3),
-    ("Lost and delivered again", "`acks_late` and `reject_on_worker_lost`.",
+    ("Lost and delivered again", "The task has `acks_late` and `reject_on_worker_lost`, so the broker delivered it again.",
      ("traces.again",), 5),
     ("Revoked before it ran", "", ("traces.add", "--countdown=6"), 2),
     ("Expired", "", ("traces.add", "--expires=2000-01-01T00:00:00Z"), 2),
