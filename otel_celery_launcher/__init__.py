@@ -19,7 +19,7 @@ def setup(role: str = "producer") -> None:
     environment; a problem is a line on standard error, never an exception.
 
     Args:
-        role: What this process is: the service's name and ``celery.role`` tell it.
+        role: The role of this process, for the service's name and ``celery.role``.
             ``worker`` and ``beat`` are for programs that run Celery themselves.
 
     Raises:

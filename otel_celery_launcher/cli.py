@@ -92,7 +92,7 @@ def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
 
 def _celery_arguments(command_line: CommandLine) -> list[str]:
-    """Return Celery's arguments; workers that it starts are started through us."""
+    """Return Celery's arguments, changed so that it starts workers by otel-celery."""
     arguments = list(command_line.celery_arguments)
     if not command_line.starts_workers:
         return arguments
@@ -162,7 +162,7 @@ def _run_traced_celery(
 def _set_up(
     command_line: CommandLine, environ: MutableMapping[str, str], problems: list[str]
 ) -> Telemetry | None:
-    """Return what was set up, None where tracing is off; imports what that takes."""
+    """Import and set up telemetry; return it, or None if tracing is off."""
     from otel_celery_launcher.settings.corrections import (
         is_disabled,
         prepare_environment,

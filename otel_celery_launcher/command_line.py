@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a Celery command line asks for: its command, role, application and pool.
+"""Reads a Celery command line: its command, role, application and pool.
 
-Runs in the launcher before Celery is imported. It only reads: every argument but our
-own ``--env-file``, and the ``-m celery`` of a detached start, reaches Celery as it was
-given.
+Runs in the launcher before Celery is imported. Celery receives every argument as it was
+given, except our own ``--env-file`` and the ``-m celery`` of a detached start.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ WORKER_VALUE_OPTIONS = {
 ROLES = {"worker": "worker", "beat": "beat", "flower": "flower"}
 DEFAULT_ROLE = "producer"
 
-# Roles of processes that Celery runs: they fork or detach before they are the process that
-# stays, and handle no requests.
+# Roles of processes that Celery runs. They may fork or detach before the lasting
+# process runs, and they handle no requests.
 CELERY_ROLES = frozenset({"worker", "beat"})
 
 # Commands that do neither: they go straight to Celery with nothing imported.
@@ -134,7 +133,7 @@ def read_command_line(
 
 
 def program_command_line(role: str, app_name: str) -> CommandLine:
-    """Return what there is to know of a program that is not Celery's command line."""
+    """Return a ``CommandLine`` for a program that is not Celery's command line."""
     return CommandLine(role=role, app_name=app_name, is_program=True)
 
 
@@ -157,7 +156,7 @@ def starts_workers(command: str | None, words: Sequence[str]) -> bool:
 
 
 def app_name(app: str) -> str:
-    """Return what ``-A`` tells about the service: ``proj.celery:app`` is ``proj``."""
+    """Return the service name that ``-A`` implies: ``proj`` of ``proj.celery:app``."""
     parts = [part for part in app.partition(":")[0].split(".") if part]
     while len(parts) > 1 and parts[-1] in GENERIC_MODULE_NAMES:
         parts.pop()

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher's own exit statuses, the one error it prints itself, and failures of its own.
+"""Exit statuses, the error that is shown to the user, and reports of our own failures.
 
 LauncherError           a request that cannot be carried out; printed by ``cli.main``
 
-Everything else keeps Celery's exit status: what fails in our own code is one line by
-``report_failure``, and Celery goes on without it. Imports next to nothing, since it is
-needed where an import has failed.
+Everything else keeps Celery's exit status: ``report_failure`` prints one line about a
+failure in our own code, and Celery continues without that part. This module imports
+next to nothing, because it is needed when an import has failed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ EXIT_CANNOT_EXECUTE = 126  # as a shell has it
 EXIT_NOT_FOUND = 127
 EXIT_INTERRUPTED = 130
 
-# Of an exception's message in a line: some hold whole documents.
+# Limit for an exception's message in a line: some messages contain whole documents.
 MESSAGE_CHARACTERS = 300
 
 
-# What data of somebody else's can raise while it is read or encoded: a message, an
-# attribute. Never a soft time limit, which is raised at any bytecode.
+# What third-party data (a message, an attribute) can raise while it is read or encoded.
+# Never a soft time limit, which can be raised at any bytecode.
 MALFORMED_ERRORS = (
     AttributeError,
     LookupError,
@@ -65,7 +65,7 @@ class LauncherError(Exception):
 
 @contextmanager
 def guarded(consequence: str) -> Iterator[None]:
-    """Let nothing of ours through but a ``LauncherError``: where that is the boundary.
+    """Report exceptions of our own code; only a ``LauncherError`` propagates.
 
     Args:
         consequence: What happens after a failure: ``Celery runs untraced``.
@@ -79,7 +79,7 @@ def guarded(consequence: str) -> Iterator[None]:
 
 
 def report_failure(consequence: str) -> None:
-    """Say in one line where our code has failed; called while its exception is handled.
+    """Print one line about a failure of our code; call this in the ``except`` block.
 
     The whole traceback follows with OTEL_LOG_LEVEL=debug.
 
@@ -109,7 +109,7 @@ def describe_failure(exc: BaseException) -> str:
 
 
 def describe_failure_briefly(exc: BaseException) -> str:
-    """Return the same with the place first, for where the end may be cut off."""
+    """Return type, place, then message, for texts whose end may be cut off."""
     place = _place(exc.__traceback__).strip(" ()")
     parts = place.rpartition(":")
     path = "/".join(parts[0].split("/")[-3:])
@@ -129,7 +129,7 @@ def _message(exc: BaseException) -> str:
 
 
 def _place(trace: TracebackType | None) -> str:
-    """Return the line that raised; opens no file, of which there may be too many."""
+    """Return the line that raised. Opens no file: too many may be open already."""
     frames = list(traceback.walk_tb(trace))
     if not frames:
         return ""

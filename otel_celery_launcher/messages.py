@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher says: on standard error, or in Celery's log where nobody reads that.
+"""Output of the launcher: on standard error, or in Celery's log if nobody reads that.
 
 A detached process has /dev/null for standard error. Runs in any process; never raises.
 """
@@ -31,8 +31,8 @@ def say(
 
     Args:
         line: The text.
-        level: How bad it is, as in ``logging``.
-        fields: What the line says, for a program; only in JSON.
+        level: The severity, as in ``logging``.
+        fields: The line's content in a machine-readable form; only written in JSON.
     """
     if os.environ.get(FORMAT_VARIABLE, "").strip().lower() == "json":
         write(_as_json(line, level, fields or {}))
@@ -116,7 +116,7 @@ def shows_contexts() -> bool:
 
 
 def show_context(what: str, carrier: Mapping[str, object]) -> None:
-    """Write one line about what was injected or extracted, if that is wanted."""
+    """Log an injected or extracted context, if ``show_contexts`` was called."""
     if not _shows_contexts:
         return
     pairs = " ".join(f"{key}={value}" for key, value in carrier.items())

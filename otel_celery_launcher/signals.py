@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The signals of OpenTelemetry: what differs by signal is a row of data here.
+"""The signals of OpenTelemetry: one row of data for each.
 
-Imports nothing. A signal has a module on each side of the channel beside its row: in the
-worker its front, which the SDK calls (``telemetry/traces.py``), and in the exporter
-process the function that reads its frames (``Signal.decoder``).
+Imports nothing. Besides its row, a signal has code on both sides of the channel: in the
+worker a front, which the SDK calls (``telemetry/traces.py``), and in the exporter
+process a function that decodes its frames (``Signal.decoder``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Signal:
     Attributes:
         number: In each datagram, and of its figures in a row of the counters; from 1.
         name: As in OTEL_<NAME>_EXPORTER and OTEL_EXPORTER_OTLP_<NAME>_*, in small letters.
-        items: What there is many of, for log lines: ``spans``.
-        path: Where it goes by OTLP/HTTP.
-        decoder: ``module:function`` that makes an item of a resource and a frame; imported
-            by the exporter process alone.
+        items: Its items in the plural, for log lines: ``spans``.
+        path: The URL path for OTLP/HTTP.
+        decoder: ``module:function`` that makes an item from a resource and a frame.
+            Only the exporter process imports it.
     """
 
     number: int

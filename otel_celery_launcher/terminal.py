@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text for people: what a terminal may obey made visible, cut to columns, in colour or not.
+"""Text for a terminal: escaped, measured and cut in columns, in colour or not.
 
-A task's name is only a message on the broker: whoever can publish can put an escape
-sequence there, which a terminal would obey. Nothing that was received is written
-without ``escape_controls``.
+A task's name comes from a message: anyone who can publish can put an escape sequence
+into it, which a terminal would execute. So received text is always passed through
+``escape_controls`` before it is written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ LINES = "\n\t"  # harmless where a text has lines: statements, stack traces
 
 
 def escape_controls(text: str, keep: str = "") -> str:
-    r"""Return a text with what a terminal may obey written as ``repr`` does: ``\x1b``.
+    r"""Return a text with its control characters escaped as by ``repr``: ``\x1b``.
 
-    Those are C0 and C1 controls, line separators, marks that change the direction of
-    writing, and anything else without a picture (``str.isprintable``).
+    These are C0 and C1 controls, line separators, marks that change the writing
+    direction, and all other characters that are not ``str.isprintable``.
 
     Args:
-        text: As it was received.
-        keep: Characters that stay, where lines are harmless.
+        text: The text as received.
+        keep: Characters that are not escaped, such as ``LINES``.
     """
     if text.isprintable():
         return text
@@ -49,7 +49,7 @@ def _columns(char: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return a text that may be shown, cut to a number of columns, with a mark if it was cut."""
+    """Cut an escaped text to a number of columns; add a mark if it was cut."""
     if columns < 1:
         return ""
     # Enough where half of the characters only mark others, and bounded.
@@ -72,7 +72,7 @@ def pad(text: str, columns: int) -> str:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Return whether a person may look at what is written there."""
+    """Return whether a stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
@@ -80,14 +80,17 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def columns_of(stream: TextIO | None) -> int:
-    """Return a terminal's width now, the least that is readable at least; 0 for none."""
+    """Return a terminal's width, at least ``MIN_COLUMNS``; 0 for other streams."""
     if not is_terminal(stream):
         return 0
     return max(MIN_COLUMNS, shutil.get_terminal_size().columns)
 
 
 def has_colour(stream: TextIO | None) -> bool:
-    """Return whether a terminal takes colours, and its user wants them (no-color.org)."""
+    """Return whether a terminal has colours and its user has not disabled them.
+
+    See https://no-color.org.
+    """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return is_terminal(stream)

@@ -28,8 +28,8 @@ class Mismatch:
     """A requirement that does not hold.
 
     Attributes:
-        by: Who has it: name and release.
-        wants: What it wants.
+        by: The package that requires it: name and release.
+        wants: The requirement.
         found: The release that is installed; empty for none.
     """
 
@@ -88,8 +88,8 @@ class Packages:
     def mismatches(self) -> list[Mismatch]:
         """Return requirements that do not hold, of ours and of what we have brought.
 
-        And those of others on what we have brought: an application's pin that our
-        installation has moved.
+        It also returns those of other packages on what we have brought, such as an
+        application's pin that our installation has broken.
         """
         brought = self._brought()
         return [
@@ -123,7 +123,7 @@ class Packages:
         return {name for name, _ in seen}
 
 
-# What users install; those for development are nobody's.
+# Extras for users; those for development do not count.
 OWN_EXTRAS = frozenset({"http", "redis", "gevent", "eventlet", "demo", "auto"})
 
 

@@ -3,7 +3,7 @@
 """Private names of Celery, kombu and billiard, here and nowhere else.
 
 Each function has a test in ``tests/unit/compat/test_celery_private.py`` that fails when upstream
-changes what it leans on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3.
+changes what it depends on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a function of ours that replaces Celery's.
 
-    Whoever wraps it by ``functools.wraps`` takes the mark along, and calls it.
+    A wrapper made with ``functools.wraps`` has the mark, too, and still calls it.
     """
     function._is_of_otel_celery = True  # type: ignore[attr-defined]
     return function
@@ -53,7 +53,8 @@ def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
 
     Every way of publishing ends in the function that ``AMQP._create_task_sender`` makes,
     once for each application (celery ``app/amqp.py``). Applications that have published
-    already get another one. Celery's module is not imported for it. Returns the undoing.
+    already get a new one. Does not import Celery's module. Returns a function that
+    undoes the change.
     """
     import wrapt  # not for `otel-celery inspect`
 
@@ -83,7 +84,7 @@ def wrap_task_sender(around: Callable[..., Any]) -> Callable[[], None]:
 
 
 def _forget_task_senders(around: Callable[..., Any]) -> None:
-    """Let each application make its sender anew; one of its own making stays."""
+    """Make each application recreate its sender; a custom sender stays."""
     for app in list(_get_active_apps()):
         kept = getattr(app.__dict__.get("amqp"), "__dict__", {})
         sender = kept.get("send_task_message")
@@ -104,9 +105,9 @@ def keep_out_of_headers(*names: str) -> None:
 
 
 def call_at_start(examine: Callable[[Any], object]) -> None:
-    """Call ``examine(app)`` where a worker or a beat would be made, with its application.
+    """Call ``examine(app)`` instead of making a worker or a beat of an application.
 
-    Both have it as an argument or an attribute of their class (celery
+    The application is an argument, or an attribute of the class (celery
     ``worker/worker.py``, ``beat.py``).
     """
     import wrapt  # not for `otel-celery inspect`
@@ -133,8 +134,9 @@ def watch_decode_errors(
 ) -> None:
     """Call ``on_error(consumer, message, exc)`` for messages a worker cannot decode.
 
-    Celery has no signal for them (``worker/consumer/consumer.py``). A step of the consumer
-    changes that one object: an application may still replace what Celery's module has.
+    Celery has no signal for them (``worker/consumer/consumer.py``). A step changes only
+    the consumer object, so an application may still replace the names in Celery's
+    module.
     """
     from celery.bootsteps import StartStopStep
 
@@ -157,8 +159,8 @@ def watch_decode_errors(
 def fail_requests_inside(context_of: Callable[[object], TraceContext | None]) -> None:
     """Handle the failure of a killed run inside its context: errbacks, retries, signals.
 
-    The worker's main process does (celery ``worker/request.py``); for a run that could
-    end by itself it has nothing more to do, and ``context_of`` returns None.
+    The worker's main process handles it (celery ``worker/request.py``). A run that
+    ended normally needs no handling there, and ``context_of`` returns None.
     """
     from celery.worker.request import Request
     from opentelemetry.context import attach, detach
@@ -186,9 +188,9 @@ def fail_requests_inside(context_of: Callable[[object], TraceContext | None]) ->
 def watch_skipped_runs(app: Any, on_skipped: Callable[[Any, object], None]) -> None:
     """Call ``on_skipped(task, headers)`` for deliveries that Celery does not run again.
 
-    With ``worker_deduplicate_successful_tasks`` the tracer of a task returns neither
-    result nor run time for one that had succeeded (celery ``app/trace.py``); there is no
-    signal. For the tracers that have been made by now.
+    With ``worker_deduplicate_successful_tasks``, a task's tracer returns neither result
+    nor run time if the task had succeeded before (celery ``app/trace.py``); there is no
+    signal. Affects only tracers that exist at the time of the call.
     """
 
     def watched(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -298,9 +300,10 @@ def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
 def import_instrumentor_alone() -> None:
     """Import the contrib instrumentor without the worker's modules of Celery.
 
-    It wants ``celery.worker.request`` for an annotation (0.51b0 to 0.66b2). That module
-    copies names of ``celery.app.trace``, which a program may replace before it starts a
-    worker of its own. Under Celery's own command line it has been imported by now.
+    It imports ``celery.worker.request`` for an annotation (0.51b0 to 0.66b2). That
+    module copies names of ``celery.app.trace``, which a program may replace before it
+    starts a worker of its own. Under Celery's own command line, Celery has imported it
+    already.
     """
     name = "celery.worker.request"
     if name in sys.modules:
@@ -314,7 +317,7 @@ def import_instrumentor_alone() -> None:
         del sys.modules[name]
 
 
-# Where Celery closes what it does not know: ``--detach``, ``-B``, SIGHUP.
+# Modules in which Celery closes unknown descriptors: ``--detach``, ``-B``, SIGHUP.
 _CLOSERS = frozenset({"celery.platforms", "celery.beat", "celery.apps.worker"})
 
 
@@ -364,8 +367,8 @@ def call_while_idle(seconds: float, call: Callable[[], bool]) -> None:
 
     Args:
         seconds: Between two calls.
-        call: What is called; the child waits as before once it returns False, and while
-            it does so at once nothing is in the way of the next task.
+        call: The function. Once it returns False, the child waits as before; if it does
+            so at once, the next task is not delayed.
     """
     from billiard.process import current_process
 

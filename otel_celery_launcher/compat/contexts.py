@@ -42,7 +42,7 @@ def single_propagators(
     return tuple(getattr(propagator, "_propagators", (propagator,)))
 
 
-# What ``suppressing`` puts beside the key of the instrumentations.
+# Our own key, which ``suppressing`` sets in addition to that of the instrumentations.
 _QUIET_KEY = context_api.create_key("otel-celery-quiet")
 
 
@@ -56,11 +56,11 @@ class _OutsideSpans:
 def suppressing(*, outside_spans_only: bool) -> Context:
     """Return the current context, in which instrumentations of clients make no spans.
 
-    They ask for the truth of what is kept under the key (opentelemetry-instrumentation,
+    They test whether the value under the key is true (opentelemetry-instrumentation,
     ``utils.py``).
 
     Args:
-        outside_spans_only: Whether they go on as ever while a span is current.
+        outside_spans_only: Whether they still make spans while a span is current.
     """
     value = _OutsideSpans() if outside_spans_only else True
     context = context_api.set_value(_QUIET_KEY, value)
@@ -78,22 +78,22 @@ def unsuppressed() -> Context:
 
 
 def is_suppressed(context: Context | None, *, is_below_a_span: bool) -> bool:
-    """Return whether we have asked clients to make no spans in a context.
+    """Return whether ``suppressing`` suppresses client spans in a context.
 
-    Not whether the application has: its own spans stay when it suppresses others.
+    An application's own suppression does not count: its spans stay in that case.
 
     Args:
         context: The context; None for the current one.
-        is_below_a_span: Whether that has a span.
+        is_below_a_span: Whether the context contains a span.
     """
     value = context_api.get_value(_QUIET_KEY, context)
     return not is_below_a_span if isinstance(value, _OutsideSpans) else bool(value)
 
 
 def suppress_instrumentations_outside_spans() -> None:
-    """Tell instrumentations of clients to begin no traces in this context from here on.
+    """Suppress client spans in this context from now on, so that they start no traces.
 
-    Inside a span of the application they go on as ever.
+    Inside a span of the application, clients still make spans.
     """
     context_api.attach(suppressing(outside_spans_only=True))
 

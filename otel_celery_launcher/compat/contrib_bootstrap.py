@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upstream's table of instrumentations, which is written by a script of its own.
 
-What ``compat/providers.py`` says of itself holds here; the tests are in the same file.
+See ``compat/__init__.py``; the tests are in
+``tests/unit/compat/test_contrib_bootstrap.py``.
 """
 
 from __future__ import annotations

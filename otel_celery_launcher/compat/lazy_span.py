@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of OpenTelemetry's spans: one that is made when somebody looks at it.
+"""Private names of OpenTelemetry's spans: a lazy span, which is made on first access.
 
-What ``compat/providers.py`` says of itself holds here; the tests are in the same file.
+See ``compat/__init__.py``; the tests are in ``tests/unit/compat/test_lazy_span.py``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-# What a child's flags take over from its parent's; older SDKs know one flag.
+# Flags that a child inherits from its parent; older SDKs know only one flag.
 _KEPT_FLAGS = trace_api.TraceFlags.SAMPLED | getattr(
     trace_api.TraceFlags, "RANDOM_TRACE_ID", 0
 )
 
 
 class SpanStart(NamedTuple):
-    """What a span is made of, unless somebody changes it."""
+    """The start values of a span, which are all it has unless code changes it."""
 
     template: SpanTemplate
     name: str
@@ -42,9 +42,9 @@ class SpanStart(NamedTuple):
 
 
 class LazySpan(Lazy, _Span):
-    """A span that is no more than its context until somebody asks for anything else.
+    """A span that has only its context until code accesses any other attribute.
 
-    Nobody looks at most runs of tasks.
+    The spans of most runs are never accessed.
     """
 
     origin: SpanStart
@@ -56,14 +56,14 @@ class LazySpan(Lazy, _Span):
         return self.origin.template.materialize(self.origin, fields.get("changes", {}))
 
     def end_unobserved(self, changes: dict[str, Any]) -> int:
-        """End a span that nobody has looked at, without telling any processor.
+        """End a span that was never accessed, without calling a processor.
 
         Args:
-            changes: Attributes that it ends with, too.
+            changes: Attributes to add at its end.
 
         Returns:
-            When; nanoseconds since the epoch. 0 where somebody has looked at it: nothing
-            was done.
+            The time of its end in nanoseconds since the epoch. 0 if the span has been
+            accessed; it is then not ended.
         """
         fields = vars(self)
         if "_end_time" in fields:
@@ -112,13 +112,13 @@ class SpanTemplate:
         """Return a span that has started.
 
         Args:
-            parent: Valid, sampled.
-            name: Of the span.
-            shared: Attributes that other spans have, too; never changed.
-            own: Attributes after these; never changed.
+            parent: A valid, sampled parent.
+            name: Name of the span.
+            shared: Attributes that other spans share; never changed.
+            own: Further attributes; never changed.
 
         Returns:
-            None where some of the attributes would have to be left out.
+            The span, or None if it would have too many attributes.
         """
         if len(shared) + len(own) >= self._most_attributes:  # one comes at the end
             return None

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """gevent and eventlet, which replace parts of the standard library in place.
 
-What imports ``ssl``, ``urllib3`` or gRPC before they do so keeps the originals: each
-HTTPS call of urllib3 then ends in RecursionError, and gRPC stops the event loop of the
-whole process. So nothing of ours imports such a module before the program does. Runs in
-programs that are not Celery's; imports neither library unless it is asked to patch.
+If ``ssl``, ``urllib3`` or gRPC is imported before they patch, it keeps the originals:
+each HTTPS call of urllib3 then ends in RecursionError, and gRPC stops the event loop of
+the whole process. So our code imports no such module before the program does. Runs in
+programs that are not Celery's; imports neither library unless a variable asks it to
+patch.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def may_be_patched() -> bool:
 
 
 def is_patched() -> bool:
-    """Return whether the threads of this process are greenlets by now.
+    """Return whether the threads of this process are greenlets now.
 
-    Called for each span, so it looks for the libraries where they are if imported.
+    Called for each span, so it only looks for the libraries in ``sys.modules``.
     """
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):

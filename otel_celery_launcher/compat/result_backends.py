@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private names of Celery's result backends.
 
-What ``compat/celery_private.py`` says of itself holds here; the tests are in
+See ``compat/celery_private.py`` for what is verified; the tests are in
 ``tests/unit/compat/test_result_backends.py``.
 """
 
@@ -48,11 +48,11 @@ BACKEND_CALLS = (
 
 
 def wrap_backend_calls(quiet: Callable[..., Any], names: Sequence[str]) -> None:
-    """Put ``quiet(call)`` instead of each of these methods of backends' classes.
+    """Replace each of these methods of backend classes with ``quiet(call)``.
 
-    Each class once, when ``Celery._get_backend`` (celery ``app/base.py``) has made the
-    first backend of it: what an application or a test has put there by then stays, and
-    what it puts there later wins.
+    A class is changed once, when ``Celery._get_backend`` (celery ``app/base.py``) has
+    made its first backend. A method that an application or a test replaced before is
+    wrapped, and one that it replaces later stays unwrapped.
     """
     import wrapt  # not for `otel-celery inspect`
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private names of OpenTelemetry's spans: what they are made of.
 
-What ``compat/providers.py`` says of itself holds here; the tests are in the same file.
+See ``compat/__init__.py``; the tests are in ``tests/unit/compat/test_span_fields.py``.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def context_with_only(span: trace_api.Span) -> Context:
 
 
 class Lazy:
-    """A span whose fields are made when somebody asks for one of them; a mixin.
+    """A mixin for a span whose fields are made on first access.
 
-    By no lock that a fork could hold: of two threads that ask at once, the fields of one
-    are kept.
+    There is no lock, since a fork could copy it locked: if two threads make the fields
+    at once, those of one are kept.
     """
 
     def materialize(self) -> ReadableSpan:

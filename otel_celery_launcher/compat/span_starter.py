@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private names of OpenTelemetry's tracers: cheaper starts of spans.
 
-What ``compat/providers.py`` says of itself holds here; the tests are in the same file.
+See ``compat/__init__.py``; the tests are in ``tests/unit/compat/test_span_starter.py``.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _SAMPLED = trace_api.TraceFlags.SAMPLED
 class SpanStarter:
     """Starts spans with attributes of ours: text and numbers that need no cleaning.
 
-    The SDK cleans each value, which takes longer than all else at the start of a span.
-    Where nobody looks at attributes until the span has started, they are put in place
-    whole; an unsampled span needs none at all. And where the sampler does what the
-    parent's did, it need not be asked.
+    The SDK cleans each value, which takes longer than the rest of a span's start. If no
+    sampler or processor reads attributes during the start, they are set all at once
+    afterwards; an unsampled span needs none. If the sampler follows the parent's
+    decision, it is not called.
 
     Args:
         tracer: Of any provider.
@@ -75,10 +75,10 @@ class SpanStarter:
         return span
 
     def template_below(self, parent: trace_api.SpanContext) -> SpanTemplate | None:
-        """Return what makes CONSUMER spans below a sampled one.
+        """Return the template for CONSUMER spans below a sampled one.
 
         Returns:
-            None where somebody would have to be asked, or the parent is not sampled:
+            None if the parent is not sampled, or a sampler or processor must be called:
             use ``unrecorded_below`` or ``start``.
         """
         return self._look().template if parent.trace_flags & _SAMPLED else None
@@ -89,7 +89,7 @@ class SpanStarter:
         """Return a span below one that is not sampled.
 
         Returns:
-            None where somebody would have to be asked, or the parent is sampled.
+            None if the parent is sampled, or the sampler must be called.
         """
         if parent.trace_flags & _SAMPLED or not self._look().follows_parent:
             return None
@@ -97,7 +97,7 @@ class SpanStarter:
 
     @property
     def only_processor(self) -> object | None:
-        """The span processor, where there is one."""
+        """The span processor, if there is exactly one."""
         return self._look().only_processor
 
     def _look(self) -> _TracerSnapshot:
@@ -113,7 +113,7 @@ class SpanStarter:
         kind: trace_api.SpanKind,
         links: Sequence[trace_api.Link],
     ) -> trace_api.Span | None:
-        """Start a span below another: what is left of ``Tracer.start_span`` for it."""
+        """Start a span below a valid parent as ``Tracer.start_span`` would."""
         parent = trace_api.get_current_span(context).get_span_context()
         if not parent.is_valid:
             return None
@@ -155,7 +155,7 @@ class _TracerSnapshot:
         return getattr(processor, "_span_processors", ())
 
     def is_up_to_date(self) -> bool:
-        """Return whether it still is: each is replaced, never changed."""
+        """Return whether the tracer still has these parts; none changes in place."""
         tracer = self._tracer
         return (
             getattr(tracer, "sampler", None) is self._sampler
@@ -194,7 +194,7 @@ def _ignores_attributes(sampler: object) -> bool:
 
 
 def _is_parent_based(sampler: object) -> bool:
-    """Return whether a sampler asks one of five others; most of its subclasses do."""
+    """Return whether a sampler is ``ParentBased`` or inherits its decision."""
     return (
         isinstance(sampler, ParentBased)
         and type(sampler).should_sample is ParentBased.should_sample

@@ -1,5 +1,5 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""An exporter of the SDK and what a batch passes before it, in any process that exports."""
+"""The SDK's exporters, and how batches are prepared for them, in any process."""
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls that may block, run so that they cannot block us.
+"""Runs calls that may block with a time limit.
 
 The SDK's ``force_flush`` ignores its timeout and ``shutdown`` waits 30 s
-(opentelemetry-sdk 1.45, ``_shared_internal``). A thread that goes on after its time is
-a daemon: it ends with the process.
+(opentelemetry-sdk 1.45, ``_shared_internal``). The calls run in daemon threads: one
+that exceeds its time ends with the process.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def run_with_deadline(
     """Run the calls side by side, with a time limit.
 
     Args:
-        calls: What to run; what they raise is lost.
-        seconds: When to stop waiting.
-        is_hopeless: Asked with the seconds waited; True ends the wait early.
+        calls: The calls to run; their exceptions are discarded.
+        seconds: The time limit.
+        is_hopeless: Called with the seconds waited; True ends the wait early.
 
     Returns:
         Whether all of them ended.
@@ -61,10 +61,10 @@ def run_with_deadline(
 
 
 def _starts(thread: threading.Thread) -> bool:
-    """Start a thread; return False where Python starts none any more.
+    """Start a thread; return False if Python cannot start any.
 
-    Python 3.12.0 and 3.12.1 start none in ``atexit``, nor do others while they wind up
-    (https://github.com/python/cpython/issues/113964).
+    Python 3.12.0 and 3.12.1 start no thread in ``atexit``; no release starts one while
+    the interpreter shuts down (https://github.com/python/cpython/issues/113964).
     """
     try:
         thread.start()

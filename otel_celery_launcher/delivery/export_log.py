@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the SDK's exporters log of each failed attempt, caught and kept as an error.
+"""Turns the SDK's log records on failed exports into the last error of the process.
 
-Runs in every process that exports. Their records are kept as the last error in the shared
-counters and go no further; ``routes/delivery_log.py`` writes the lines about them.
+Runs in every process that exports. The last record is kept in the shared counters and
+is not logged; ``routes/delivery_log.py`` writes the lines about it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 EXPORT_LOGGER = "opentelemetry.exporter"
 
 # Loggers of the BatchSpanProcessor, which logs in the task's thread, for each span
-# that a full queue drops. `logging` swallows a soft time limit raised inside a record's
-# making (CPython, LogRecord.__init__), so these make no record; the loss is counted.
+# that a full queue drops. `logging` swallows a soft time limit that is raised while it
+# makes a record (CPython, LogRecord.__init__), so these loggers are silenced; the loss
+# is counted.
 HOT_PATH_LOGGERS = (
     "opentelemetry.sdk._shared_internal",
     "opentelemetry.sdk.trace.export",
@@ -40,12 +41,12 @@ _URL_REST = re.compile(r"(https?://|url: )\S+")
 
 
 class ExportLogHandler(logging.Handler):
-    """Takes the exporters' own log records: they are kept as errors, none is written.
+    """Handles the exporters' log records: each becomes an error, none is written.
 
     Args:
         on_error: Called with one line of text, in the thread that exports.
-        is_ours: Asked in that thread; the records of an application's own exporters go
-            where its logging sends them.
+        is_ours: Called in that thread. If False, an application's own exporter has
+            logged, and the record is logged normally.
     """
 
     def __init__(
@@ -94,5 +95,5 @@ def _one_line(text: str) -> str:
 
 
 def last_words(exc: BaseException) -> str:
-    """Return how the exporter process ends by an exception, for its row of the counters."""
+    """Return a text on the exception that ends the exporter process."""
     return f"the exporter process ends: {_one_line(describe_failure_briefly(exc))}"

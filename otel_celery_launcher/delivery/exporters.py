@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The SDK's exporters: found, imported, made, and what each batch passes before them.
+"""The SDK's exporters: finds, imports and makes them, and prepares each batch for them.
 
 A gRPC exporter opens its channel when it is made, and a channel must not live in a
 process that forks afterwards (https://github.com/grpc/grpc/issues/31885). So the
@@ -28,11 +28,11 @@ Preparation = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class Preparations(NamedTuple):
-    """What a signal's batches pass.
+    """The functions that prepare a signal's batches.
 
     Attributes:
-        redact: Takes out messages of exceptions, where that is asked for.
-        sanitize: Takes out what no encoder takes, unless the exporter's encoder does so.
+        redact: Removes messages of exceptions, if the settings ask for it.
+        sanitize: Removes values that no encoder accepts, unless its encoder does.
     """
 
     redact: Preparation
@@ -58,10 +58,10 @@ class PreparedExporter:
         self._preparations = preparations
 
     def export(self, items: Sequence[Any]) -> bool:
-        """Send a batch; return whether it was taken.
+        """Send a batch; return whether it was accepted.
 
         Raises:
-            Exception: What the exporter raises.
+            Exception: Any exception of the exporter.
         """
         for prepare in self._preparations:
             items = prepare(items)
@@ -82,9 +82,9 @@ def load_exporters(
     """Import the classes of exporters by their entry point names.
 
     Args:
-        signal: Whose.
-        names: Of the entry points.
-        redacts_exceptions: Whether messages of exceptions stay here.
+        signal: The signal.
+        names: Names of the entry points.
+        redacts_exceptions: Whether messages of exceptions are removed.
 
     Returns:
         Makers of the exporters, and a line for each that cannot be imported.
@@ -109,7 +109,7 @@ def load_exporters(
 def load_exporters_late(
     signal: Signal, names: Sequence[str], *, redacts_exceptions: bool
 ) -> tuple[list[Callable[[], PreparedExporter]], list[str]]:
-    """Return the same, with each class imported when it makes its first exporter."""
+    """Like ``load_exporters``, but import a class when it makes its first exporter."""
 
     def make(name: str) -> PreparedExporter:
         exporter_class = load_component(signal.exporter_group, name)

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a failed export means and what to do about it, in plain words.
+"""Explains failed exports: what each means and what to do about it.
 
-The exporters say what gRPC, requests or the collector said (opentelemetry-exporter-otlp
-1.30 to 1.45). The worker's log and ``doctor`` show the texts of this table instead,
-so that both give the same advice.
+The exporters repeat the errors of gRPC, requests or the collector
+(opentelemetry-exporter-otlp 1.30 to 1.45). The worker's log and ``doctor`` show the
+texts of this table instead, so that both give the same advice.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Failure(NamedTuple):
     """A failed export.
 
     Attributes:
-        reason: Why it failed; secrets never.
+        reason: Why it failed, without secrets.
         advice: What to do about it: a sentence without its full stop.
-        id: Of the kind of failure: a heading of docs/doctor.md.
+        id: The id of this kind of failure, a heading of docs/doctor.md.
     """
 
     reason: str

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spans without messages of exceptions (OTEL_CELERY_EXCEPTION_MESSAGES=false).
+"""Redaction: spans without exception messages (OTEL_CELERY_EXCEPTION_MESSAGES=false).
 
-Before each exporter, so that every span passes it, whoever made it: Celery's, the
-application's, another instrumentation's. Runs where spans are exported.
+It precedes each exporter, so it applies to every span: Celery's, the application's, and
+those of other instrumentations. Runs where spans are exported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MESSAGES = frozenset({"exception.message", "celery.retry.reason"})
 STACKTRACE = "exception.stacktrace"
 SENSITIVE = MESSAGES | {STACKTRACE}
 
-# What is kept of a stack trace: every other line may be a message's.
+# First line of a stack trace; its frames are kept, any other line may be a message.
 _HEADER = "Traceback (most recent call last):\n"
 _FRAME = re.compile(r'^ +File "[^"\n]+", line \d+, in [\w.<>]+$', re.MULTILINE)
 
@@ -56,9 +56,9 @@ def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
 def _frames(stacktrace: str) -> str:
     """Return files, lines and functions of a traceback.
 
-    A message, or a note, may hold lines that look like frames, or like a whole traceback. So
-    only lines are believed that no message comes before: those of the first traceback, which
-    is that of the cause where there is one.
+    A message or a note may contain lines that look like frames or like a whole
+    traceback. So only lines before any message are kept: those of the first traceback,
+    which belongs to the exception's cause if it has one.
     """
     traceback = stacktrace.partition(_HEADER)[2]
     lines = traceback.split("\n")

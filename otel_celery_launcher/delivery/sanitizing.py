@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Values that no encoder takes: lone surrogates, and integers over 64 bits.
+"""Replaces values that no encoder accepts: lone surrogates, and integers over 64 bits.
 
-In an attribute they cost the attribute and a log line of the exporter's; in a name or a
-status they make protobuf refuse the whole batch. Replaced where spans are exported: in the
-exporter process, or in the thread of the BatchSpanProcessor.
+In an attribute, such a value costs the attribute and a log line of the exporter; in a
+name or a status, it makes protobuf refuse the whole batch. Runs where spans are
+exported: in the exporter process, or in the thread of the BatchSpanProcessor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def sanitize(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
-    """Return the spans, those with such a value replaced by copies without."""
+    """Return the spans; a span with such a value is replaced by a sanitized copy."""
     return [
         span
         if _is_clean_span(span)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``otel-celery doctor``: does tracing work here, before anything is rolled out.
 
-Each module looks at one thing and returns findings; ``command.py`` collects all of them
-first and prints after. Runs in a process of its own, never in a worker.
+Each module checks one thing and returns findings; ``examination.py`` runs the checks in
+order. Text is printed as soon as each finding is known, JSON at the end. Runs in a
+process of its own, never in a worker.
 """

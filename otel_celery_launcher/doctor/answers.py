@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a collector answers to an export: the exporters only log it."""
+"""Collects a collector's answers to exports, which the exporters only log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Keeps results and the last failure while it is entered."""
+    """A context manager that records export results and the last failure."""
 
     def __init__(self) -> None:
         self.last = ""
@@ -34,7 +34,7 @@ class Answers:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        # What is logged by a call that nobody waits for any more goes nowhere.
+        # Discard what an abandoned call logs later.
         logging.getLogger(EXPORT_LOGGER).handlers[:] = [
             *self._handlers,
             logging.NullHandler(),

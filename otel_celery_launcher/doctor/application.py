@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-# What is met in code, and what becomes of it: docs/migrate.md.
+# OpenTelemetry code in applications, and how otel-celery treats it: docs/migrate.md.
 MET = (
     (
         r"\bJaegerExporter\b|opentelemetry\.exporter\.jaeger",
@@ -88,7 +88,7 @@ MET = (
     ),
 )
 
-# Of ``--wait``: real applications import for ten seconds and more.
+# An import may take this many times ``--wait``: real applications need 10 s and more.
 IMPORT_STEPS = 6
 
 # How long after the alarm an import that has not ended is given up.
@@ -106,12 +106,12 @@ SOURCE_BYTES = 1_000_000
 def check_application(
     app: str, seconds: float, give_up: Callable[[Finding], object]
 ) -> tuple[list[Finding], Any]:
-    """Import the application as Celery does; return findings, and it if it imports.
+    """Import the application as Celery does; return findings and the application.
 
     Args:
         app: The value of ``-A``; empty for none.
-        seconds: Of ``--wait``; an import may take ``IMPORT_STEPS`` times as long.
-        give_up: Ends the process with a finding: code in C may hear no alarm.
+        seconds: Value of ``--wait``; an import may take ``IMPORT_STEPS`` times as long.
+        give_up: Ends the process with a finding, since C code may ignore the alarm.
     """
     if not app:
         seen = "not checked: no -A"
@@ -163,9 +163,9 @@ def _finding(level: str, number: str, seen: str, next_: str) -> Finding:
 
 
 def _misnamed(app: str) -> Finding | None:
-    """Return what is wrong where the module is there, and the application is not in it.
+    """Return a finding if the module exists but does not contain the application.
 
-    Celery says that there is no module of the whole name.
+    Celery then reports that no module has the whole name.
     """
     from celery import Celery
 
@@ -208,9 +208,9 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _watchdog(seconds: float, bark: Callable[[str], object]) -> Iterator[None]:
-    """Call ``bark`` with the line that runs, where the alarm was not heard.
+    """Call ``bark`` with the running line if the alarm had no effect.
 
-    A loop with a bare ``except`` swallows it, and a call in C is not interrupted.
+    A loop with a bare ``except`` swallows the exception; C code is not interrupted.
     """
     is_done = threading.Event()
     main = threading.main_thread().ident

@@ -20,14 +20,14 @@ STEPS = 2
 
 SILENT = "look at the broker: something listens there and says nothing"
 
-# What goes there and must come back.
+# Headers that are sent and must come back.
 HEADERS = {
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "baggage": "tenant_id=acme",
 }
 
 
-# What transports and brokers say, the special first; number of the finding, next step.
+# Errors of transports and brokers, the most specific first: pattern, id, next step.
 _ERRORS = (
     (
         r"without any password configured",
@@ -130,9 +130,9 @@ def _failure(number: str, seen: str, next_: str) -> Finding:
 
 
 def _next(why: str) -> tuple[str, str]:
-    """Return what an error of a transport is, and what to do about it.
+    """Return the finding's id and the next step for an error of a transport.
 
-    kombu 5.3 to 5.7 and its clients.
+    Verified with kombu 5.3 to 5.7 and its clients.
     """
     for pattern, number, next_ in _ERRORS:
         if re.search(pattern, why):

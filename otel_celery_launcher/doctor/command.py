@@ -101,7 +101,7 @@ def doctor(
         os._exit(exit_status([*findings, finding]))
 
     examination.give_up = give_up
-    # What an application prints at its import, or a console exporter, is no finding.
+    # Keep output of the import, or of a console exporter, out of the JSON.
     with redirect_stdout(sys.stderr):
         findings.extend(examination.findings())
     print(as_json(findings))  # noqa: T201
@@ -123,12 +123,12 @@ def main(
     env_files: Sequence[str],
     environ: MutableMapping[str, str],
 ) -> NoReturn:
-    """Examine and leave with 0, 1 or 78.
+    """Run the checks and exit with 0, 1 or 78.
 
     Args:
-        arguments: What follows ``doctor``.
-        env_files: Of ``--env-file`` before it.
-        environ: Completed and corrected as a worker's start does.
+        arguments: The arguments after ``doctor``.
+        env_files: Values of ``--env-file`` before ``doctor``.
+        environ: The environment; completed and corrected as by a worker's start.
     """
     doctor.main(
         list(arguments), prog_name="otel-celery doctor", obj=(environ, env_files)

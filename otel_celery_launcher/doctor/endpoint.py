@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 # gRPC takes these for the collector, too (grpc, core/lib: http_proxy_mapper).
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 
-# Failures behind which a collector that wants TLS may stand: gRPC, or nobody, answers.
+# Failures of an endpoint without TLS that a collector which requires TLS may cause.
 MAY_WANT_TLS = ("OC311", "OC312", "OC321", UNREACHED)
 
-# Failures in which nobody has answered: a proxy may stand before the collector.
+# Failures without an answer: a proxy may be in front of the collector.
 UNANSWERED = ("OC304", "OC305", "OC321", UNREACHED)
 
 # Failures that a handshake of our own says more of.
@@ -77,7 +77,7 @@ def check_endpoint(
     findings = [proxy] if proxy is not None else []
     findings += _form(settings, source, address, has_warning=bool(findings))
     variable = endpoint_variable(environ)
-    # Name and port of gRPC's own targets are for gRPC to find: the test span tells.
+    # gRPC itself resolves name and port of its own targets; the test span checks them.
     if not is_resolved_by_grpc(settings.traces.endpoint):
         findings.append(_reach(settings, address, seconds))
     if findings[-1].level != FAIL:
@@ -284,7 +284,7 @@ def _send(
 def _looked_at_closely(
     failure: Failure, settings: Settings, environ: Mapping[str, str], seconds: float
 ) -> Failure:
-    """Return what a handshake of our own tells more: the exporters say little of TLS."""
+    """Return a more precise failure, from a TLS handshake of our own."""
     if is_resolved_by_grpc(settings.traces.endpoint):
         return failure
     scheme, host, port = _address(settings)
@@ -302,7 +302,7 @@ def _looked_at_closely(
 def _look_at_tls(
     failure: Failure, environ: Mapping[str, str], host: str, port: int, seconds: float
 ) -> Failure | None:
-    """Return what is wrong with the certificates; None where nothing is seen."""
+    """Return a failure of the certificates, or None if none is detected."""
     file = environ.get("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE") or environ.get(
         "OTEL_EXPORTER_OTLP_CERTIFICATE"
     )

@@ -55,15 +55,15 @@ class Examination:
     """All checks, in the order of a start.
 
     Args:
-        environ: Completed and corrected here, as a start does.
-        command_line: Of the process whose settings are looked at.
-        look: Returns findings on the application, and it if it is there.
-        env_files: Of ``--env-file``.
+        environ: The environment; completed and corrected in place, as by a start.
+        command_line: Command line of the process whose settings are checked.
+        look: Returns findings on the application, and the application or None.
+        env_files: Values of ``--env-file``.
         seconds: The longest time each step may take.
 
     Attributes:
-        looking_at: Returns what is entered while a step that may take long is made.
-        give_up: Ends the process with a finding on what nothing else can end.
+        looking_at: Returns a context manager to enter during a step that may take long.
+        give_up: Ends the process with a finding on a step that cannot be interrupted.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Examination:
 
 
 def _go_on(_: Finding) -> None:
-    """Wait on, where nobody can end the process."""
+    """Do nothing, so that the wait goes on (default of ``give_up``)."""
 
 
 def _in_silence(_: str) -> AbstractContextManager[None]:

@@ -26,12 +26,12 @@ class Finding:
 
     Attributes:
         level: OK, WARN or FAIL.
-        id: Of the kind of finding, for ever: a heading of docs/doctor.md. Empty for OK.
+        id: Permanent id of its kind, a heading of docs/doctor.md. Empty for OK.
         check: What was looked at, in a word or two.
-        seen: What is there; secrets never.
-        source: Variable, file, or default it came from; empty where that says nothing.
+        seen: What was observed, without secrets.
+        source: Variable, file, or default it came from; empty if that is irrelevant.
         next: What to type next; empty where nothing is to be done.
-        is_setting: A value that is wrong, as opposed to a world that does not answer.
+        is_setting: Whether a setting is wrong, not a service that does not answer.
         table: Rows of equal length, the head first; empty for none.
     """
 
@@ -46,9 +46,9 @@ class Finding:
 
 
 def without_secrets(text: str) -> str:
-    """Return what third-party code says, without what its URLs hold before the host.
+    """Return a third-party text without the user info in its URLs.
 
-    ``urllib.parse`` names a part of a password that has a slash ("Port could not be cast").
+    ``urllib.parse`` shows part of a password with a slash ("Port could not be cast").
     """
     return _QUOTED_PORT.sub(r"\1…", _USER_INFO.sub(r"\1…@", text))
 
@@ -62,7 +62,7 @@ def exit_status(findings: Sequence[Finding]) -> int:
 
 
 def first_to_do(findings: Sequence[Finding]) -> Finding | None:
-    """Return the finding to begin with: what fails first may cause what follows."""
+    """Return the finding to fix first: the first failure may cause the later ones."""
     for level in (FAIL, WARN):
         for each in findings:
             if each.level == level and each.next:

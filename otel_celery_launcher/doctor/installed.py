@@ -65,10 +65,10 @@ def check_installed() -> list[Finding]:
 
 
 def check_instrumentations(modules: set[str]) -> list[Finding]:
-    """Name what an application imports and what nothing here records.
+    """Name the libraries of an application that no installed instrumentation records.
 
     Args:
-        modules: Names of what its import has imported.
+        modules: Names of the modules that the application imports.
     """
     roots = {name.partition(".")[0] for name in modules}
     missing = [

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 def examine_at_the_start_of_celery(role: str, service: str) -> None:
-    """Let the program load its application, then look at it in the worker's place.
+    """Let the program load its application, then examine it instead of starting Celery.
 
     Args:
-        role: Of ``exec --role``.
-        service: What the service may be called.
+        role: Value of ``exec --role``.
+        service: Default name of the service.
     """
     program = os.getpid()
     path = status_file(program)
@@ -65,9 +65,9 @@ def examine_program(
 
     Args:
         role: Of ``exec --role``.
-        name: What the service may be called.
+        name: Default name of the service.
         application: The Celery application that the program has loaded; None for none.
-        environ: As ``exec`` has left it: with its files, and corrected.
+        environ: The environment that ``exec`` has completed from files and corrected.
     """
     from otel_celery_launcher.doctor.examination import (
         WAIT_SECONDS,
@@ -89,7 +89,7 @@ def examine_program(
 
 
 def report_no_application() -> int:
-    """Print that the program below ``exec --doctor`` was none; return the status."""
+    """Print that the program started neither worker nor beat; return the status."""
     from otel_celery_launcher.doctor.report import print_report
 
     finding = Finding(

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The doctor's findings as text: each as soon as it is found, then what to do first.
 
-On a terminal in colour, as wide as it is, with what is being looked at where that takes
-longer than a second.
+On a terminal, the report has colour and the terminal's width, and it names the current
+check if that takes longer than a second.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ PAGE = "docs/doctor.md"
 LEVEL_COLUMNS, CHECK_COLUMNS = 6, 14
 INDENT = " " * (LEVEL_COLUMNS + CHECK_COLUMNS)
 
-# What begins a next step that is a command or a setting.
+# Start of a next step that is a command or a setting.
 _COMMAND = re.compile(r"(?:next:|^) +(?:pip|otel-celery|python|mv|export|[A-Z_]+=)")
 
 # Lines in a file or a pipe.
 PLAIN_COLUMNS = 100
 
-# Of a text, and of a cell: what is said by others may be long.
+# Limits of a text and of a table cell in characters: third-party texts may be long.
 TEXT_COLUMNS, CELL_COLUMNS = 2000, 40
 
-# What takes longer is said while it lasts.
+# A check that takes longer is named while it runs.
 PATIENCE_SECONDS = 1.0
 TICK_SECONDS = 0.5
 
@@ -57,8 +57,8 @@ class Report:
     """Writes findings to one output.
 
     Args:
-        out: Where to.
-        progress: Where what is being looked at is shown, if it is a terminal.
+        out: The output stream.
+        progress: The stream that shows the current check, if it is a terminal.
     """
 
     def __init__(self, out: TextIO | None, progress: TextIO | None = None) -> None:
@@ -92,7 +92,7 @@ class Report:
 
     @contextmanager
     def looking_at(self, what: str) -> Iterator[None]:
-        """Say what is being looked at, from a second on, until it is done."""
+        """Name the current check while it runs, once it has taken a second."""
         progress = self._progress
         if progress is None or not has_colour(progress):
             yield
@@ -140,13 +140,13 @@ class Report:
         return lines + [INDENT + line for line in _table(finding.table)]
 
     def _parts(self, text: str, indent: str) -> list[str]:
-        """Return what is to be done in lines, but a command as it is to be copied."""
+        """Return a next step in lines; a command stays in one piece, for copying."""
         if _COMMAND.search(text):
             return [text]
         return self._wrapped(text, 2 * len(indent) + 1)
 
     def _wrapped(self, text: str, indent: int = len(INDENT)) -> list[str]:
-        """Return a text in lines that fit beside a number of columns."""
+        """Return a text wrapped to the columns that an indent leaves."""
         return textwrap.wrap(
             text,
             self.columns - indent,

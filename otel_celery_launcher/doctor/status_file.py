@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a program below ``exec --doctor`` learns what was examined below itself.
+"""How a program below ``exec --doctor`` learns that a child process was examined.
 
-The process that examines, this one or one that it starts, leaves its exit status in one
+The process that runs the checks, this one or a child, writes its exit status to one
 file, whose name is in the environment. Runs in each Python below ``exec --doctor``.
 """
 

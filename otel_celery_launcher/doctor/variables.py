@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.settings.variable import BadValue
 
-# Whose settings can be looked at without a file of their own.
+# Roles whose settings can be checked without a ``.env.<role>`` file.
 KNOWN_ROLES = (*ROLES, DEFAULT_ROLE, "web")
 
 # How near the role of a file must be to a known one to be a misspelling of it.
@@ -40,10 +40,10 @@ UNREAD = {
 def check_variables(
     environ: MutableMapping[str, str], sources: Mapping[str, str]
 ) -> list[Finding]:
-    """Look at all that is set; corrects the environment as a worker's start does.
+    """Check all variables that are set; corrects them as a worker's start does.
 
     Args:
-        environ: With what ``.env`` files gave.
+        environ: The environment, including values of ``.env`` files.
         sources: Where each name came from.
     """
     names = sorted(name for name in environ if name.startswith("OTEL_"))
@@ -69,8 +69,8 @@ def check_file_names(role: str, folder: Path = Path()) -> list[Finding]:
     """Look for ``.env.<role>`` files whose role is misspelt: nothing reads them.
 
     Args:
-        role: Which is looked at; its own file is read.
-        folder: Where they lie.
+        role: The role that is examined; its own file is read.
+        folder: The folder of the files.
     """
     names = {path.name for path in folder.glob(".env.*") if path.is_file()}
     missing = [each for each in KNOWN_ROLES if f".env.{each}" not in names]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The workers that run now: launched by us or not, delivering or not, and for whom."""
+"""The running workers: which of them otel-celery launched, and which deliver spans."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from otel_celery_launcher.settings.checks import is_printable, safe_repr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Workers answer within milliseconds: without another answer for so long nobody else is
-# waited for. Where none has answered at all, once more; `celery inspect` waits a second.
+# Workers answer within milliseconds, so the wait ends after this silence. If none has
+# answered, they are asked once more, with a longer wait; `celery inspect` waits a
+# second.
 SILENCE_SECONDS = 0.6
 FIRST_ANSWER_SECONDS = 1.5
 
@@ -99,7 +100,7 @@ def _unreadable(node: str) -> Finding:
 
 
 def _status(answer: Any) -> dict[str, Any]:
-    """Return the answer of a worker of ours; empty for another's."""
+    """Return the status of a worker that otel-celery launched; empty for any other."""
     return answer if isinstance(answer, dict) and "service_name" in answer else {}
 
 
@@ -115,7 +116,7 @@ def _row(node: str, status: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _cell(value: object) -> str:
-    """Return a value of another process's as it may be shown: no pasted key."""
+    """Return another process's value, made safe to print; a pasted key is not shown."""
     text = str(value)
     return text if is_printable(text) else safe_repr(text)
 
@@ -133,13 +134,13 @@ def _ask(
         app: The application.
         command: The remote control command.
         seconds: How long to wait for the next answer.
-        nodes: Who is asked; empty for all. Nobody is waited for once these have answered.
+        nodes: The workers to ask; empty for all. The wait ends when all have answered.
     """
     whom = {"destination": list(nodes), "limit": len(nodes)} if nodes else {}
     answers: dict[str, Any] = {}
-    # Of its own, and left open until the process ends: on Redis one that has waited in
-    # vain waits for the rest of a second before it asks again or closes (kombu
-    # ``transport/redis.py``, ``_brpop_start`` and ``close``).
+    # A connection of its own, left open until the process ends: on Redis, after a wait
+    # without an answer, another request or a close would take the rest of a second
+    # (kombu ``transport/redis.py``, ``_brpop_start`` and ``close``).
     for answer in app.control.broadcast(
         command,
         reply=True,

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter process's queue, and the thread that sends it.
 
-Messages wait raw, as they came: a decoded span takes four times its frame. The queue is
-bounded by bytes; at the bound the oldest goes, counted. Items are decoded a batch at a
-time, sent through the SDK's exporter, and kept until the collector has taken them.
+Queued messages stay encoded: a decoded span takes four times the memory of its frame.
+The queue is bounded by bytes; when it is full, the oldest message is dropped and
+counted. Items are decoded batch by batch, sent through the SDK's exporter, and kept
+until the collector has accepted them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MESSAGE_OVERHEAD_BYTES = 140
 # Pauses between attempts that failed; the SDK's exporter retries within each, too.
 RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
-# After so long without success the exporter is built anew: certificates, DNS.
+# After this time without success the exporter is rebuilt: certificates, DNS.
 REBUILD_SECONDS = 60.0
 
 # Answers that refuse a batch for its size: half of it may be taken.
@@ -55,7 +56,7 @@ _TOO_LARGE = re.compile(r"larger than max|message length too large|code: 413\b")
 _REFUSED_DATA = re.compile(r"INVALID_ARGUMENT|code: (400|422)\b")
 
 
-# Several exporters have a thread each, and one row.
+# Each of several exporters has its own thread, but they share one row.
 _COUNTING = threading.Lock()
 
 
@@ -151,7 +152,7 @@ class Pipeline:
                 self._wake.notify()
 
     def put_flush(self, flush: Flush) -> None:
-        """Ask for a sign when all that is queued now is sent; it is sent at once."""
+        """Queue a flush: send all that is queued at once, then call its ``done``."""
         with self._wake:
             self._queue.append(flush)
             self._wake.notify()
@@ -161,7 +162,7 @@ class Pipeline:
         return self._thread.is_alive()
 
     def _intern(self, resource: bytes) -> bytes:
-        """Return the copy that the last message had, if it is the same."""
+        """Return the last message's copy of a resource if it is equal."""
         if resource != self._last_resource:
             self._last_resource = resource
         return self._last_resource

@@ -3,8 +3,9 @@
 """The exporter process: reads the channel, queues, sends.
 
 A fresh interpreter, never forked from the application; imports neither Celery nor the
-application. Started and watched by ``routes/supervisor.py``. Ends when all writers are
-gone or the worker's main process is, and all is sent or some seconds have passed.
+application. Started and watched by ``routes/supervisor.py``. Ends when no process
+writes any more, or the worker's main process has ended, and then all is sent or a time
+limit has passed.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.delivery.exporters import PreparedExporter
 
-# Reading in naps costs half of what waking for each span costs. The kernel's buffer holds a
-# hundred messages or so: who finds it full at the end of a task waits.
+# To sleep between reads costs half of what waking for each span costs. The kernel's
+# buffer holds about a hundred messages: a task whose end finds it full has to wait.
 NAP_SECONDS = 0.05
 NAP_MESSAGES = 32
 READ_AT_ONCE = 1000
@@ -63,10 +64,10 @@ END_SECONDS = 5.0
 
 
 class Server:
-    """The reader: from the channel into the pipelines, one thread.
+    """The reader: moves messages from the channel into the pipelines, in one thread.
 
     Args:
-        config: Of ``routes/supervisor.py``.
+        config: The configuration that ``routes/supervisor.py`` makes.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -113,10 +114,10 @@ class Server:
     def _load_exporters(
         self, config: dict[str, Any], import_path: list[str]
     ) -> list[Callable[[], PreparedExporter]]:
-        """Import the exporters; where one is not found, with all that .pth files add.
+        """Import the exporters; if one is not found, process .pth files and try again.
 
         An editable install is found by an import hook that only its .pth file installs.
-        These files are the environment's start-up code, so they run for nothing less.
+        These files run the environment's start-up code, so they run only if needed.
         """
         known, names = self._signals[config["signal"]["number"]], config["exporters"]
         redacts = config["redacts_exceptions"]
@@ -245,10 +246,10 @@ def _import_function(name: str) -> Callable[[Resource, bytes], Any]:
 
 
 def _use_own_encoder() -> None:
-    """Let the OTLP exporters encode by ``span_encoder.py``.
+    """Make the OTLP exporters encode with ``span_encoder.py``.
 
-    Imports protobuf; after ``load_exporters``, which has imported the exporters. Where
-    anything of it is not as expected, the SDK's encoder stays.
+    Imports protobuf; called after ``load_exporters`` has imported the exporters. If
+    anything in them is not as expected, the SDK's encoder stays.
     """
     try:
         from otel_celery_launcher.exporter_process import span_encoder
@@ -263,8 +264,8 @@ def _use_own_encoder() -> None:
 def main() -> None:
     """Run the exporter process; never returns.
 
-    What ends it is left in its row of the counters, for the worker to say: its standard
-    streams are closed.
+    If an exception ends it, its text is left in the counters for the worker to log,
+    since the standard streams of this process lead to /dev/null.
     """
     config = json.loads(os.environ[inherited.EXPORTER])
     _name_process()

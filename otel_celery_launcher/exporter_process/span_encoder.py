@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""OTLP of most spans, at a fifth of the cost; the SDK's encoder does all others.
+"""Encodes most spans as OTLP at a fifth of the SDK's cost; the SDK encodes all others.
 
-A worker's spans are alike: the same names, scopes and resources, and most attributes come
-again. What is the same is encoded once and kept; what runs of a task share is one of these.
-Spans that are not plain (``ipc/span_decoder.py``), and those with attributes of other
-kinds than text, numbers, booleans and lists of these, go through the SDK's encoder, and so
-do all where ``is_faithful`` finds a difference.
+A worker's spans are alike: names, scopes, resources and most attributes recur. These
+are encoded once and cached, as are the attributes that all runs of a task share. The
+SDK encodes spans that are not plain (``ipc/span_decoder.py``), and spans with
+attributes other than text, numbers, booleans and lists of these. It encodes all spans
+if ``is_faithful`` finds a difference.
 
 The wire format is that of https://protobuf.dev/programming-guides/encoding/ and the field
 numbers those of opentelemetry/proto/trace/v1/trace.proto, which never change. Runs in the
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-# Attributes that are kept, and how long a text may be: those of most spans. A text that
-# is as long as a UUID usually is one, and comes only once.
+# How many encoded attributes are cached, and how long a text may be to be cached. A
+# text as long as a UUID usually is one, and does not recur.
 KEPT = 4096
 _KEPT_LENGTH = 36
 _LONG = 128  # characters of a name, or of a key, that is not kept
 _KEPT_NUMBERS = frozenset({bool, int})
 
-# Pairs of a resource and a scope by which spans are grouped; sets of attributes in common.
+# How many pairs of resource and scope, and sets of shared attributes, are cached.
 GROUPS_KEPT = 512
 
 _IDS = struct.Struct(">2sQQ2sQ")  # trace_id = 1, span_id = 2
@@ -204,11 +204,11 @@ _known: dict[tuple[int, bytes], tuple[Resource, bytes, bytes]] = {}
 
 
 def _headers(key: tuple[int, bytes], span: FramedSpan) -> tuple[bytes, bytes]:
-    """Return what the SDK makes of a span's resource and scope, without any span.
+    """Return a resource and a scope as the SDK encodes them, without any span.
 
     Args:
-        key: Identity of the resource, and the scope as it is in a frame.
-        span: One of them.
+        key: Identity of the resource, and the scope as encoded in a frame.
+        span: Any span with this resource and scope.
     """
     resource = span.frame[0]
     headers = _known.get(key)

@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counters of delivery in memory that all processes of a worker share.
 
-Made by the main process before its first fork. A pool child writes the row of its slot, so
-a recycled child goes on where the one before it ended; the main process reads all rows.
-There is no lock: a row has one writing process at a time, and a reader of a half-written
-row reports a slightly old figure. Two kinds of processes share a row, and may lose a count
-when they write at the same moment: those that a program under ``exec`` forks, and pool
-children above slot 124.
+Made by the main process before its first fork. A pool child writes the row of its slot,
+so a recycled child continues its predecessor's counts; the main process reads all rows.
+There is no lock: a row has one writing process at a time, and a reader of a
+half-written row reports a slightly old figure. Two kinds of processes share a row, and
+may lose a count if they write at the same moment: those that a program under ``exec``
+forks, and pool children above slot 124.
 
-A row holds what is the process's (times, last error) and a block of figures for each
+A row contains data of the process (times, last error) and a block of figures for each
 signal (``signals.py``).
 """
 
@@ -46,10 +46,10 @@ BEAT_ROW = ROWS - 1
 # How many signals there may be; their numbers begin with 1.
 SIGNALS = 4
 
-# Where no collector was ever reached, waiting longer would only delay the stop.
+# If no collector was ever reached, a longer wait would only delay the stop.
 NEVER_REACHED_SECONDS = 0.5
 
-ERROR_BYTES = 256  # a collector's answer fits, and where a bug of ours is
+ERROR_BYTES = 256  # enough for a collector's answer, or a bug's place and message
 NAME_BYTES = 64
 
 # Each figure is one aligned 8-byte word, so a reader sees it whole. First those of the
@@ -90,8 +90,8 @@ class _Figure:
 class Figures:
     """What one process has counted of one signal.
 
-    Threads of the process may count at once: each ``add_`` is one look and one write, with
-    nothing between them where the interpreter would change threads.
+    Several threads may count at once: each ``add_`` is one read and one write, and the
+    interpreter does not switch threads between them.
 
     Args:
         row: The process's row.
@@ -134,17 +134,17 @@ class Figures:
         self.words[_QUEUED] = count
 
     def note_flushed(self, token: int) -> None:
-        """Say that a flush was carried out; an earlier one changes nothing."""
+        """Record that a flush was carried out; ignore an earlier token."""
         self.words[_FLUSHED] = max(token, self.words[_FLUSHED])
 
     def drop_queued(self) -> None:
-        """Count as dropped what this process keeps, or one that was killed has kept."""
+        """Count the queued items of this process, or its predecessor, as dropped."""
         self.words[_DROPPED] += self.words[_QUEUED]
         self.words[_QUEUED] = 0
 
     @property
     def unaccounted(self) -> int:
-        """Items read, and neither exported nor lost: they die with the process."""
+        """Items received but not yet exported or lost: lost if the process dies."""
         return self.received - self.exported - self.failed - self.dropped
 
 
@@ -170,7 +170,7 @@ class Row:
         return Figures(self, self._counts[start : start + len(_FIGURES)])
 
     def add_left_out(self, name: object) -> None:
-        """Count a span that is not begun, and keep its name (``telemetry/suppression.py``)."""
+        """Count a suppressed span and keep its name (``telemetry/suppression.py``)."""
         self._counts[_LEFT_OUT] += 1
         text = name if isinstance(name, str) else ""  # the SDK takes anything, too
         self._write(text, _NAME_START, NAME_BYTES, _NAME_LENGTH)
@@ -351,7 +351,7 @@ class Counters:
 
     @property
     def left_out_name(self) -> str:
-        """The name of the last one in the process that left out most."""
+        """The name of the last suppressed span in the process that suppressed most."""
         return max(self.rows, key=lambda row: row.left_out).left_out_name
 
     @property
@@ -410,7 +410,7 @@ def _new_page() -> int:
     descriptor = above_standard(descriptor)
     try:
         os.ftruncate(descriptor, _PAGE_BYTES)
-        # Whoever makes a mapped file shorter kills all that map it, by SIGBUS.
+        # Without seals, shrinking the mapped file would kill all processes by SIGBUS.
         if hasattr(fcntl, "F_ADD_SEALS"):
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     except OSError:  # over RLIMIT_FSIZE

@@ -4,16 +4,16 @@
 
     checksum | magic  signal  resource length | resource | count | (length, frame) …
 
-A message without items is a flush: it asks the exporter process to say when it has sent
-all of that signal that came before.
+A message without items is a flush: it asks the exporter process to report when it has
+sent all earlier items of that signal.
 
-Every message carries its whole resource. Numbers for resources that were sent before
-would be smaller, and wrong after the exporter process was killed: the next one finds
-unread messages in the kernel and knows no numbers. The exporter process keeps one copy of
-each.
+Every message carries its whole resource. Numbers for known resources would be smaller,
+but wrong after the exporter process was killed: its successor reads the kernel's unread
+messages and does not know the numbers. The exporter process keeps one copy of each
+resource.
 
-The pair has no name, only our own processes write to it; the checksum is for what
-something else may have written under its number.
+The socket pair has no name, so only our own processes write to it. The checksum detects
+data that other code writes to the descriptor by mistake.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def flush_message(signal: int, row: int, token: int) -> bytes:
     Args:
         signal: Number of the signal.
         row: Row of the counters in which it says so.
-        token: Monotonic nanoseconds: what a later token covers, an earlier one does.
+        token: Monotonic nanoseconds; a later flush also completes all earlier ones.
     """
     head = _CHECKED.pack(MAGIC, signal, 0)
     data = head + _COUNT.pack(0) + _FLUSH.pack(row, token)

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The run that a pool child is in, in the memory that all processes of a worker share.
+"""The in-flight run of a pool child, in memory that all processes of a worker share.
 
-A child that is killed ends no span. So it records the span of its run when the run begins:
-whoever outlives it ends the span in its stead (``killed_span``), with the id under which
-the inner spans were sent, and with all that was known at its start. Written by the child,
-read by the main process (``tasks/killed.py``) and, when that is killed, by the exporter
-process. A successor in the same slot keeps the record of its predecessor.
+A killed child cannot end its span. So it records the span when the run starts, and a
+surviving process ends it (``killed_span``): with the id that the inner spans have as
+their parent, and with all that was known at the start. The child writes the record. The
+main process reads it (``tasks/killed.py``), or the exporter process if the main process
+is killed. A successor in the same slot keeps the record of its predecessor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ID_BYTES = 64  # Celery's own are 36 characters long; what is longer is cut
 RECORD_BYTES = 2048
 assert _HEAD.size + _ID_BYTES + START_BYTES <= RECORD_BYTES  # noqa: S101 - of constants
 
-# Of a record; those of all records lie side by side, so that one look finds who runs.
+# States of a record. Those of all records are adjacent, so one read finds all runs.
 NONE, RUNNING = 0, 1
 
 # ``text``, ``error.type`` and other attributes: what is known of the end of a run.

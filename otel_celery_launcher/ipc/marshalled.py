@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values as bytes, between processes of one interpreter: ``marshal``, and resources.
 
-``marshal`` writes a span in about 3 µs and reads only what the same interpreter wrote:
-both ends are the same ``sys.executable``. It is not safe against made-up input, so the
-checksum of a message is looked at before it (``datagrams.py``).
+``marshal`` writes a span in about 3 µs. It reads only data of the same interpreter,
+which both ends are (``sys.executable``). It is not safe against forged input, so a
+message's checksum is verified first (``datagrams.py``).
 """
 
 from __future__ import annotations

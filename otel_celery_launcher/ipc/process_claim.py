@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What one process of a worker, or of a program, does and no other.
+"""Claims to duties that exactly one process of a worker or of a program has.
 
-The main process writes lines about delivery, ends the spans of killed runs and touches the
-health file. Another claim is that of the process which supervises the exporter process:
-where a program forks, that may be any of its processes. Made by the launcher; forked
-children inherit the object and do not hold the claim.
+One claim is that of the main process, which writes lines about delivery, ends the spans
+of killed runs and touches the health file. Another is that of the process that
+supervises the exporter process; in a program that forks, this may be any of its
+processes. The launcher makes a claim; forked children inherit the object but do not
+hold the claim.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 
 
 class ProcessClaim:
-    """Which process it is: the one that made this object, until another one claims it."""
+    """Held by the process that made this object, until another process claims it."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()

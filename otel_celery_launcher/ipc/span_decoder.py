@@ -49,10 +49,10 @@ class EndedSpan(ReadableSpan):
 
 
 class FramedSpan(Lazy, ReadableSpan):
-    """A span like most: no event, no link, no status, no state, nothing dropped.
+    """A lazy span without events, links, status, state and dropped items, as most are.
 
-    Its fields are read when somebody asks for them; ``exporter_process/span_encoder.py``
-    takes the frame.
+    Its fields are decoded on first access; ``exporter_process/span_encoder.py`` uses
+    the frame instead.
 
     Args:
         resource: Its resource.

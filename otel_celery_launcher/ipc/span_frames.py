@@ -35,7 +35,7 @@ SPAN, RUN_START, RUN_END = b"s", b"r", b"e"
 # stock Linux kernel, net.core.wmem_default).
 SPAN_BYTES = 128 * 1024
 
-# The span of a run that has begun, as it is noted: ``in_flight.py``.
+# Limit of the frame with the start of an in-flight run: ``in_flight.py``.
 START_BYTES = 1900
 
 # A longer text is left out of a note that is too large.
@@ -84,7 +84,7 @@ class RunStart(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What is left of a span that is too large."""
+    """Limits to which a span that is too large is cut."""
 
     attributes: int
     characters: int  # of each text
@@ -117,9 +117,9 @@ def encode_span(span: ReadableSpan) -> bytes:
 
 
 def encode_span_start(span: ReadableSpan) -> bytes:
-    """Return a span that has begun as a frame of ``START_BYTES`` at most.
+    """Return a started span as a frame of at most ``START_BYTES``.
 
-    What is too large goes without its links, its state and its long attributes.
+    A span that is too large loses its links, its state and its long attributes.
     """
     record = _record(span)
     data = SPAN + dump(record)
@@ -153,7 +153,7 @@ def encode_run_start(origin: SpanStart, shared: bytes) -> bytes:
 
 
 def encode_run_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
-    """Return a run that ends as it began as a frame.
+    """Return an ended run, unchanged since its start, as a frame.
 
     Args:
         start: Of ``encode_run_start``.
@@ -277,7 +277,7 @@ def _cut_value(value: Any, cut: Cut) -> Any:
     if isinstance(value, (str, bytes)):
         return value[: cut.characters]
     if isinstance(value, (list, tuple)):
-        # Lists lie in lists only where somebody has put them past the SDK.
+        # Nested lists occur only if an application bypasses the SDK.
         return [
             _cut_value(each, cut)
             for each in value[: cut.items]

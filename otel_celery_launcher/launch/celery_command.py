@@ -60,7 +60,7 @@ def run_with_telemetry(
 
 
 def freeze_gc() -> None:
-    """Tell the garbage collector that what is here by now stays.
+    """Exclude all existing objects from garbage collection.
 
     Called before the application is imported: Celery's modules, OpenTelemetry's and ours.
     A collection in a pool child writes into each object that it walks, and so makes the
@@ -69,7 +69,7 @@ def freeze_gc() -> None:
     gc.freeze()
 
 
-# What was set up in this interpreter, and in what it was forked from.
+# The telemetry of this interpreter, also of the process that it was forked from.
 _present: Telemetry | None = None
 
 

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a process may still open, looked at before it is traced.
+"""Checks the limit of open files before a process is traced.
 
-gRPC's core ends the process by SIGABRT where it gets no descriptor for its event loop
-(grpcio 1.85, ``posix_engine.cc``). Nothing can catch that, so it must not come to it.
+gRPC's core ends the process by SIGABRT if it gets no descriptor for its event loop
+(grpcio 1.85, ``posix_engine.cc``). No code can catch that, so it must be prevented.
 """
 
 from __future__ import annotations

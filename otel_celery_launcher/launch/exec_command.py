@@ -64,12 +64,12 @@ _GENERIC_PROGRAMS = GENERIC_MODULE_NAMES | {
 
 
 class Given(NamedTuple):
-    """What the command is given beside its arguments.
+    """What the command receives besides its arguments.
 
     Attributes:
-        environ: Becomes the program's.
-        examine: The doctor: prints its findings on a role's settings, for a service of
-            that name, and returns the exit status.
+        environ: The environment, which the program gets.
+        examine: Runs the doctor for a role and a service name: prints its findings and
+            returns the exit status.
     """
 
     environ: MutableMapping[str, str]

@@ -44,7 +44,7 @@ MAX_AGE_SECONDS = 30.0
 def healthcheck(
     given: tuple[MutableMapping[str, str], Sequence[str]], file: str, max_age: float
 ) -> None:
-    """Check with the exit status whether a worker is healthy: 0 if it does, 1 if not.
+    """Check with the exit status whether a worker is healthy: 0 if it is, 1 if not.
 
     FILE is what OTEL_CELERY_HEALTH_FILE is in the worker, and that variable's value
     unless it is given.

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where modules come from, when this package lies in a folder on ``PYTHONPATH``.
+"""The import path, if this package is in a folder on ``PYTHONPATH``.
 
-Such a folder (``pip install --target``) has a Celery of its own, and comes before the
-image's packages. Where the image has a Celery, the application has been tested with it,
-so the image's packages win. A folder that holds the application's only Celery is the
-application's, and stays where it is. Runs in the launcher and below ``exec``, before
+Such a folder (``pip install --target``) has a Celery of its own, and precedes the
+image's packages. If the image has a Celery, the application has been tested with that
+one, so the image's packages must come first. A folder with the only Celery is the
+application's own and is not moved. Runs in the launcher and below ``exec``, before
 anything but this package is imported.
 """
 

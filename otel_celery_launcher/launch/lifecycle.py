@@ -91,8 +91,8 @@ class Lifecycle:
     def _set_up(self, **_: Any) -> None:
         """Main process, before it connects: its polling of the broker makes no spans.
 
-        What instrumentations of clients see from here on in this thread is Celery's.
-        Tasks start in a context of their own, publishes make their span all the same.
+        From now on all client calls in this thread are Celery's own. Tasks start in a
+        context of their own, and publishes still make their span.
         """
         contexts.suppress_instrumentations_outside_spans()
 
@@ -165,7 +165,7 @@ class Lifecycle:
 
 
 def _guarded(receive: Callable[..., None]) -> Callable[..., None]:
-    """Return a receiver that says where it fails: Celery's log is not set up by then."""
+    """Return a receiver that reports failures: Celery's log is not set up yet."""
 
     @functools.wraps(receive)
     def receiver(**arguments: Any) -> None:

@@ -44,9 +44,8 @@ def start_program(
     """Set up telemetry if this process is the program; leave any other alone.
 
     Args:
-        startup_folder: Leaves the ``PYTHONPATH`` of programs that are not ours.
-        examine: What ``exec --doctor`` does instead of the set-up, given the role and
-            what the service may be called.
+        startup_folder: Removed from ``PYTHONPATH`` for programs that are not ours.
+        examine: ``exec --doctor`` calls it instead, with role and default service name.
     """
     environ = os.environ
     is_examined = examine is not None
@@ -65,21 +64,26 @@ def start_program(
     if above is None or above.endswith(f":{os.getpid()}"):
         environ[inherited.PROGRAM] = f"{name}:{os.getpid()}"
     let_the_applications_packages_win()
+    service = environ.get(inherited.EXEC_APP) or name
     if examine is not None:
-        examine(role, environ.get(inherited.EXEC_APP) or name)
+        examine(role, service)
         return
     with guarded(UNTRACED):
-        from otel_celery_launcher.settings.corrections import (
-            correct_environment,
-            is_disabled,
-        )
+        _trace(role, service, announces=above is None)
 
-        if not is_disabled(environ):
-            # What was set below ``exec``: `exec -- env OTEL_… program`.
-            problems = list(map(str, correct_environment(environ)))
-            problems += patch_where_asked(environ)
-            service = environ.get(inherited.EXEC_APP) or name
-            _set_up(role, service, problems, announces=above is None)
+
+def _trace(role: str, service: str, *, announces: bool) -> None:
+    """Set up telemetry at the very start of the program."""
+    from otel_celery_launcher.settings.corrections import (
+        correct_environment,
+        is_disabled,
+    )
+
+    if not is_disabled(os.environ):
+        # What was set below ``exec``: `exec -- env OTEL_… program`.
+        problems = list(map(str, correct_environment(os.environ)))
+        problems += patch_where_asked(os.environ)
+        _set_up(role, service, problems, announces=announces)
 
 
 def _become(
@@ -141,7 +145,7 @@ def is_uwsgi() -> bool:
 
 
 def _name_of_this_program(argv: Sequence[str]) -> str:
-    """Return the same of this process; uWSGI's Python has no command line."""
+    """Return ``program_name`` of this process; uWSGI's Python has no command line."""
     return "uwsgi" if is_uwsgi() else program_name(argv)
 
 
@@ -206,7 +210,7 @@ def _set_up(role: str, name: str, problems: Sequence[str], *, announces: bool) -
 
 
 def _tell_if_no_worker_starts() -> None:
-    """Say at the end of a program of role worker that it was none, if it was none."""
+    """Report at the end of a program of role worker if it has started no worker."""
     from celery import signals
 
     started: list[int] = []
@@ -229,10 +233,10 @@ def _tell_if_no_worker_starts() -> None:
 
 
 def _export_below_uwsgi(telemetry: Telemetry) -> list[str]:
-    """Export by an exporter process from the start; a line where that is not wanted.
+    """Export by an exporter process from the start; return a line for inline mode.
 
-    uWSGI forks in C, so nobody says when, and it never lets a second thread run unless
-    it is started with ``--enable-threads``.
+    uWSGI forks in C without Python's hooks, and it never lets a second thread run
+    unless it is started with ``--enable-threads``.
     """
     from otel_celery_launcher.routes.until_fork import UntilForkRoute
     from otel_celery_launcher.settings.settings import Mode
@@ -272,8 +276,8 @@ def _send_before_exec(telemetry: Telemetry) -> None:
 def _send_before_termination(telemetry: Telemetry) -> None:
     """Send what is left when SIGTERM ends the process, which it still does.
 
-    Only where nobody handles it yet. A server's own handler takes our place while it
-    serves, and gives it back before it ends itself by the signal.
+    Does nothing if SIGTERM has a handler. A server's own handler replaces ours while it
+    serves; the server restores ours before it ends itself by the signal.
     """
     if threading.current_thread() is not threading.main_thread():
         return

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is said at the start: one line on what is in force, one for each thing amiss.
+"""Lines at the start: one on the settings in effect, and one for each problem.
 
 Runs in the launcher, and in a program under ``exec`` or ``setup()``.
 """

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Handing requests on to another collector, byte for byte.
+"""Forwards requests to another collector, byte for byte.
 
-One thread; what waits is bounded by bytes, and counted where it does not fit. A request
-that the collector does not take goes behind the others, so that none of them waits for it.
+Uses one thread. The queue is bounded by bytes; a request that does not fit is counted.
+A request that the collector does not accept is requeued last, so that it delays no
+other.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ class _Request:
 
 
 class Forwarder:
-    """Sends from its making until ``stop``.
+    """Sends from its creation until ``stop``.
 
     Args:
-        endpoint: Of the other collector, gRPC; TLS where it begins with ``https``.
+        endpoint: The other collector's gRPC endpoint; TLS if it starts with ``https``.
 
     Attributes:
-        sent: Requests that it took.
+        sent: Requests that it accepted.
         refused: Requests that it refused, or that gRPC cannot send.
         left: Requests that still waited at the end.
         dropped: Requests that had no room here.

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
-# Twice what a Collector takes by gRPC by default. Read, a request of many small parts
-# takes up to fifty times its bytes (measured), so there is no more.
+# Twice a Collector's default limit for gRPC. A decoded request of many small parts
+# takes up to fifty times its bytes (measured), so the limit is no higher.
 MESSAGE_BYTES = 8 * 1024 * 1024
 
 THREADS = 8

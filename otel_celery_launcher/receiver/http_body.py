@@ -74,8 +74,8 @@ class Budget:
 class DeadlineReader(io.RawIOBase):
     """Reads from a socket until a moment.
 
-    The socket's own timeout begins anew with each byte, so that a client that sends one
-    now and then would keep its thread for ever.
+    The socket's own timeout restarts with each byte, so a client that sends single
+    bytes now and then would occupy its thread forever.
     """
 
     def __init__(self, connection: socket.socket) -> None:

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of a process that did not fit into the kernel's buffer.
+"""The backlog: frames of a process that did not fit into the kernel's buffer.
 
-Runs in the thread that hands an item over; other threads may do the same.
+Runs in the thread that hands an item over; several threads may do so at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from otel_celery_launcher.ipc.datagrams import MAX_COUNT, MESSAGE_BYTES, Envelop
 # Some 30,000 spans: what a tight loop makes while the exporter process waits for a core.
 BACKLOG_BYTES = 16 * 1024 * 1024
 
-# What its resource makes messages with, and a frame.
+# The envelope of an item's resource, and its frame.
 Item = tuple[Envelope, bytes]
 
 
@@ -45,7 +45,7 @@ class Backlog:
     def take(self) -> list[Item]:
         """Take frames of one resource, oldest first, as many as fit a message.
 
-        Other threads may do the same: what is taken is looked at after it is taken.
+        Other threads may take frames, too, so a frame is inspected after it is taken.
         """
         group: list[Item] = []
         size = 0

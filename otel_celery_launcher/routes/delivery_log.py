@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the log says of delivery: a line a minute at most, and one at recovery.
+"""Log lines about delivery: at most one per minute, and one at recovery.
 
 Errors of exporters are kept in the shared counters (``delivery/export_log.py``). The
 main process alone writes lines about them.

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hand-off: each item goes to the exporter process when it is complete.
 
-No thread, no lock held over a fork, no gRPC. What does not fit into the kernel's buffer
-goes to a bounded backlog of this process, which is emptied at the end of the task, with
-the next items, by the main process's timer, by a pool child that has no task, and at the
-end of the process.
+There is no thread, no lock held over a fork, and no gRPC. Items that do not fit into
+the kernel's buffer go to a bounded backlog of this process. It is emptied at the end of
+the task, with the next items, by the main process's timer, by a pool child that has no
+task, and at the end of the process.
 
 Runs in the thread that ends a span, in every process of a worker, or of a program that
-forks. Nothing here catches
-``Exception``: soft time limits are raised at any bytecode.
+forks. Nothing here catches ``Exception``: soft time limits are raised at any bytecode.
 """
 
 from __future__ import annotations
@@ -38,26 +37,25 @@ if TYPE_CHECKING:
     from otel_celery_launcher.routes.supervisor import Supervisor
     from otel_celery_launcher.signals import Signal
 
-# How long the end of a task may wait for room in the kernel's buffer, while the exporter
-# process reads: its naps are half as long.
+# How long the end of a task may wait for room in the kernel's buffer while the exporter
+# process is reading; that process sleeps at most half as long.
 TASK_END_SECONDS = 0.1
 
-# A reader that gave no sign for so long is not waited for.
+# After this time without the exporter process's heartbeat, no task waits for it.
 READER_SECONDS = 2.0
 
-# A failed attempt costs as much as one that succeeds, a full message. So the next one waits
-# this long.
+# Pause after a failed attempt, which costs as much as a successful one: a full message.
 TRY_AGAIN_SECONDS = 0.02
 
 # How long a flush waits before it asks again.
 ASK_AGAIN_SECONDS = 1.0
 
-# Where other threads run, a send releases the interpreter, and a busy thread keeps it
-# for 5 ms (sys.getswitchinterval). There the spans inside a task go together: with the
-# task's own span, or after this time.
+# A send releases the interpreter lock. If other threads run, a busy one then keeps it
+# for 5 ms (sys.getswitchinterval). So in this case the spans inside a task are sent in
+# groups: with the task's own span, or after this time.
 GROUP_SECONDS = 0.05
 
-# A timer that has called so recently will call again; it does twice a second.
+# A timer that called within this time is taken to be running; it calls twice a second.
 POLLED_SECONDS = 2.0
 
 # How long a wait sleeps between two looks.
@@ -93,7 +91,7 @@ class Lane:
         self.figures = self._counters.rows[row].of(self.signal)
 
     def forget_parent(self) -> None:
-        """Leave to the parent what it has in its backlog: its timer sends that."""
+        """Discard the copy of the parent's backlog; the parent's timer sends it."""
         self.backlog = Backlog()
 
     def envelope(self, resource: Resource) -> Envelope:
@@ -106,9 +104,9 @@ class Lane:
         return envelope
 
     def send(self, message: bytes, count: int) -> bool:
-        """Return whether a message is done with; if not, it has to be tried again.
+        """Send a message; return False if it must be tried again.
 
-        Where the channel is gone it is: its items are counted as dropped.
+        If the channel is lost, the items are counted as dropped, and it returns True.
         """
         try:
             return self._channel.send(message)
@@ -123,7 +121,7 @@ class Lane:
             self.figures.add_dropped(dropped)
 
     def send_backlog(self, *, ends_task: bool) -> None:
-        """Send what was kept; wait for room only where somebody is about to make some.
+        """Send the backlog; wait for room only if the exporter process is reading.
 
         An item that stays in the backlog is lost if this process is killed. But no task
         waits for an exporter process that does not read, and none waits twice for one
@@ -298,7 +296,7 @@ class HandoffRoute:
         return is_empty
 
     def _ask(self, lane: Lane, token: int) -> bool:
-        """Ask for a flush; a killed exporter process may have taken the question along."""
+        """Ask for a flush; a killed exporter process loses the request."""
         if self._supervisor is not None:
             self._supervisor.watch()
         return lane.send(flush_message(lane.signal.number, lane.row, token), 0)
@@ -344,7 +342,7 @@ class HandoffRoute:
             lane.figures.drop_queued()
 
     def child_is_idle(self) -> bool:
-        """Send what was kept, as no task's end will; return whether something is left."""
+        """Send the backlog, as no task's end will; return whether frames are left."""
         is_left = False
         for lane in self._lanes.values():
             if lane.backlog:

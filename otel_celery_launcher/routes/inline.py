@@ -12,9 +12,9 @@ holding     keep it, because this process still forks (the main process of a pre
 closed      count it as dropped
 
 A process forked from a holding one exports for itself from its first item on. A process
-forked from an exporting one inherits a gRPC library in an unknown state, where a new
-channel may hang (https://github.com/grpc/grpc/issues/31885): its items are dropped and
-counted, the task goes on.
+forked from an exporting one inherits a gRPC library in an unknown state, in which a new
+channel may hang (https://github.com/grpc/grpc/issues/31885). Its items are dropped and
+counted, and its tasks are not affected.
 """
 
 from __future__ import annotations
@@ -361,7 +361,7 @@ class InlineRoute:
         self._delivery_log.poll()
 
     def _start_and_export(self, lane: InlineLane, item: Any) -> None:
-        """Make the exporters in the first thread that comes; others leave it their items."""
+        """Make the exporters in the first thread; others leave their items to it."""
         lane.hold(item)
         while lane.held and self._starting.acquire(blocking=False):
             try:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter process as the main process sees it: start, watch, stop.
 
-Runs in the main process only; a forked child that inherits it does nothing with it.
+Runs in the main process. A forked child inherits it but does nothing with it, except in
+programs that are not Celery's, where a child may take over (``Supervisor.adopt``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.signals import Signal
 
-# Without a sign of life for this long, with data waiting, it is killed and replaced.
+# An exporter process without a heartbeat for this long is killed and replaced.
 SILENT_SECONDS = 10.0
 
 # Pauses before a restart; a process that lived for a minute starts at the first again.
@@ -38,16 +39,18 @@ HEALTHY_SECONDS = 60.0
 # How long an exporter process with nothing left to send may take to end.
 END_SECONDS = 0.3
 
-# How errors begin that say how it has ended; it leaves its exception itself.
+# Start of an error that says how the process ended, including its own last words.
 LAST_WORDS = "the exporter process"
 
-# Nobody but SIGKILL ends it before its spans are sent: a stop reaches whole groups.
+# Blocked in the exporter process, since a stop may signal a whole process group. Only
+# SIGKILL ends it before its spans are sent.
 BLOCKED_SIGNALS = frozenset(
     {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
 )
 
-# An interpreter that runs nobody else's start-up code: no PYTHONPATH, no working
-# directory (a queue.py there would shadow), no site (sitecustomize instruments it).
+# Code for an interpreter without third-party start-up code: no PYTHONPATH, no working
+# directory (a queue.py there would shadow the stdlib's), no site (sitecustomize would
+# instrument the process).
 _PROGRAM = (
     "import json, os, sys;"
     f" sys.path += json.loads(os.environ[{inherited.EXPORTER!r}])['path'];"
@@ -120,10 +123,11 @@ class Supervisor:
         return self._supervising.is_this()
 
     def adopt(self) -> None:
-        """Start an exporter process instead of one that nobody watches any more.
+        """Start an exporter process to replace one that no process supervises any more.
 
-        In processes forked from a program that is not Celery's: its main process may
-        have no spans, and so no occasion to look, or be gone. One of them does it.
+        Called in processes forked from a program that is not Celery's. Its main process
+        may have ended, or make no spans and so never check. One of the processes takes
+        over.
         """
         if self.is_owner() or not (self._is_silent() or self._is_owner_gone()):
             return
@@ -182,13 +186,13 @@ class Supervisor:
             self._count_what_died()
 
     def _note_status(self, status: int) -> None:
-        """Say how it has ended, unless it has left its own last words."""
+        """Record how the process ended, unless it has recorded its own exception."""
         row = self._counters.rows[EXPORTER_ROW]
         if not (row.refused > self._started and row.error.startswith(LAST_WORDS)):
             row.note_error(f"{LAST_WORDS} ends with status {status}")
 
     def _count_what_died(self) -> None:
-        """What a dead exporter process had read is lost; nobody else writes its row."""
+        """Count items that a dead exporter process had read as dropped, in its row."""
         for exported in self._signals:
             figures = self._counters.rows[EXPORTER_ROW].of(exported.signal)
             figures.add_dropped(max(0, figures.unaccounted))

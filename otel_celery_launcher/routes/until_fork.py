@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inline until the first fork or monkey patch, an exporter process from then on.
 
-For programs that are not Celery's: nobody can know whether they fork. One that does not
-carries its own exporter and nothing else. At a fork the exporter is closed before, so
-that no gRPC is in the memory that is copied, and an exporter process is started, which
-serves this process and all that is forked from it. The same at the first span after
-gevent or eventlet has patched: gRPC would stop the event loop at each export.
+For programs that are not Celery's, which may or may not fork. A program that does not
+fork needs only its inline exporter. Before the first fork, that exporter is closed, so
+that no gRPC state is copied, and an exporter process is started for this process and
+all that are forked from it. The same happens at the first span after gevent or eventlet
+has patched, since gRPC would block the event loop at each export.
 """
 
 from __future__ import annotations
@@ -122,10 +122,11 @@ class UntilForkRoute:
         before.close(FORK_SECONDS)
 
     def _before_fork(self) -> None:
-        """Start it before the first fork, so that all forked processes share it.
+        """Start the exporter process before the first fork, so that all share it.
 
-        Not once gevent has patched: its subprocess waits in the event loop, and inside a
-        fork that loop does not run. The first span of each process starts it there.
+        Does nothing once gevent has patched, since its subprocess waits in the event
+        loop, which does not run during a fork. The first span of each process then
+        starts it.
         """
         if not is_patched():
             self.start_process()

@@ -32,9 +32,9 @@ CONFIGURING_OPTIONS = ("-b", "--broker", "--config", "--loader")
 
 
 def printable_endpoint(endpoint: str) -> str:
-    """Return scheme, host and port: keys stand in user info, paths and queries.
+    """Return scheme, host and port, since user info, path and query may contain keys.
 
-    A target of gRPC's is shown whole: it has an address, and none of these.
+    A target in gRPC's own notation is returned whole: it has none of these.
     """
     if not checks.is_printable(endpoint):
         return NOT_SHOWN

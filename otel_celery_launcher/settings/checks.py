@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 PATH_SEPARATOR = os.pathsep
 
-# Of a value in a line. Longer ones are no words of a user's: keys, whole files.
+# Limit for a value in a line. Longer values are likely keys or whole files.
 PRINTED_CHARACTERS = 200
 
 HIGHEST = 2**31 - 1
 
-# A value as written in; the value the SDK shall see out, None for "unset it".
+# Maps a value as written to the value that the SDK shall see; None unsets it.
 Check = Callable[[str], "str | None"]
 
 BUILTIN = {
@@ -171,7 +171,7 @@ def installed_one(group: str) -> Check:
 def installed(group: str) -> Check:
     """Return a check for names of installed components; the known ones are kept.
 
-    ``*`` is all of them: releases of the SDK before that looked for one of that name.
+    ``*`` means all; earlier releases of the SDK look for a component of that name.
     """
 
     def check(value: str) -> str | None:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Corrects the environment before anything of OpenTelemetry is imported.
 
-The SDK reads its own variables itself and raises on many bad values. So each variable of
-the table is checked, and a value that works takes the place of a bad one. Runs in the
+The SDK reads its own variables itself and raises on many bad values. So each variable
+of the table is checked, and each bad value is replaced with one that works. Runs in the
 launcher, under ``exec``, in ``setup()`` and in the doctor.
 """
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.settings.variable import Variable
 
-# The variables of all signals and each signal's own: the exporter takes a certificate
-# and its key from one and the same group.
+# Prefixes of the variables for all signals and for each signal. The exporter reads a
+# certificate and its key from the same group.
 OTLP_PREFIXES = (
     "OTEL_EXPORTER_OTLP_",
     *(f"OTEL_EXPORTER_OTLP_{each.name.upper()}_" for each in SIGNALS),
@@ -76,9 +76,9 @@ def prepare_environment(environ: MutableMapping[str, str]) -> list[str]:
 
 
 def correct_environment(environ: MutableMapping[str, str]) -> list[BadValue]:
-    """Put a value that works instead of each bad one; return the bad ones.
+    """Replace each bad value with one that works; return the bad ones.
 
-    An empty value becomes unset: some readers in the SDK tell the two apart.
+    Empty variables are unset: some code in the SDK distinguishes empty from unset.
     """
     bad_values: list[BadValue] = []
     for variable in VARIABLES:

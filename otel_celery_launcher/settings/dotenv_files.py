@@ -5,8 +5,8 @@
 Runs in the launcher before the settings are read. ``.env`` and ``.env.<role>`` in the
 working directory are found without being asked for, so only their ``OTEL_*`` names are
 taken: a launcher must not change the application's settings. A file given by
-``--env-file`` (or ``OTEL_CELERY_ENV_FILE``) is wanted whole. The real environment wins
-over every file; of two files the later wins.
+``--env-file`` (or ``OTEL_CELERY_ENV_FILE``) is loaded whole. The real environment takes
+precedence over every file, and a later file over an earlier one.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _parse(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 class _Problems:
-    """Takes what python-dotenv logs of a file: its line names the statement alone.
+    """Collects log records of python-dotenv on a file, which name only the statement.
 
     Args:
         path: The file.

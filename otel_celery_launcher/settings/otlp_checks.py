@@ -27,8 +27,8 @@ DEFAULT_ENDPOINTS = {
     "http/protobuf": "http://localhost:4318",
 }
 
-# Before, the exporters read their timeout by int() (1.30); rounding up is harmless
-# where they do no more.
+# Earlier exporters parse their timeout with int() (seen in 1.30); rounding up is
+# harmless for releases that no longer do.
 FLOAT_TIMEOUTS_SINCE = (1, 40)
 
 # gRPC's own rule for metadata keys and values (grpc core, validate_metadata.cc).
@@ -61,8 +61,8 @@ def is_resolved_by_grpc(endpoint: str) -> bool:
 def split_endpoint(endpoint: str) -> SplitResult:
     """Return the parts of an endpoint, with or without scheme.
 
-    A target that gRPC resolves itself has no host and no port that mean anything here:
-    ``ipv4:10.0.0.1:4317,10.0.0.2:4317`` has two of each. All of it is its path.
+    A target that gRPC resolves itself has no single host and port, such as
+    ``ipv4:10.0.0.1:4317,10.0.0.2:4317``. It is returned whole as the path.
 
     Raises:
         ValueError: Brackets that do not match.
@@ -146,7 +146,7 @@ def compression(value: str) -> str | None:
 def readable_file(value: str) -> str:
     """Accept the path of a file this process can read; never shows a value.
 
-    Keys are put here where their paths are meant: such a name is too long to be one.
+    Users may paste a key instead of its path; such a name is too long for a file.
     """
     try:
         is_readable = Path(value).is_file() and os.access(value, os.R_OK)

@@ -75,11 +75,11 @@ class SignalSettings:
 
     Attributes:
         exporters: Entry point names.
-        endpoint: Of OTLP.
-        has_own_endpoint: Whether that is the signal's own, which is taken as it is.
-        headers: Of OTLP, as written; a secret.
-        path: Where the signal goes below an endpoint of all signals, by HTTP.
-        pending_limit: Items that one of the SDK's queues can have on their way.
+        endpoint: The OTLP endpoint.
+        has_own_endpoint: Whether the endpoint is the signal's own, which is used as is.
+        headers: The OTLP headers as written; a secret.
+        path: For HTTP, the signal's path below an endpoint for all signals.
+        pending_limit: Items that one of the SDK's queues can contain or be sending.
     """
 
     exporters: tuple[str, ...]
@@ -161,7 +161,7 @@ class Settings:
     ) -> Settings:
         """Build the settings from an environment that ``correct_environment`` has corrected.
 
-        In a spawned child ``mode`` is what the main process had to fall back to.
+        In a spawned child, ``mode`` is the main process's fallback mode, if any.
         """
         role = command_line.role or ""
         service_name, notes = _service_name(environ, command_line)
@@ -214,9 +214,9 @@ def task_settings(environ: Mapping[str, str]) -> TaskSettings:
 
 
 def as_text(value: str) -> str:
-    """Return what a variable or an argument holds as text that every reader takes.
+    """Return the value of a variable or an argument as text that is valid everywhere.
 
-    Their bytes need not be UTF-8; percent-encoding can even hide a NUL in them.
+    Its bytes need not be UTF-8, and percent-encoding can hide a NUL.
     """
     return value.encode("utf-8", "replace").decode().replace("\0", "?")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-# Task names seen: a name comes from a message, so their number is not ours to decide.
+# Limit of the cache: names come from messages, so their number is not bounded.
 NAMES_KEPT = 10_000
 
 

@@ -3,8 +3,8 @@
 """What is recorded about tasks: the part of the settings that their spans follow.
 
 Built once by ``Settings.from_environ`` from an environment whose bad values have been
-replaced; the same in every process of a worker. What is bad falls to the private and the
-cheaper side: a ratio to 0, an argument to none.
+replaced; the same in every process of a worker. A bad part of a value falls back to the
+more private and cheaper side: a ratio to 0, an argument to none.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ARGUMENT_CHARACTERS = 256
 class TaskSettings:
     """What is recorded about tasks."""
 
-    # The share of traces kept, of those that begin with such a task.
+    # The share of traces kept, for traces that start with such a task.
     sample: TaskGlobs[float] = field(default_factory=TaskGlobs)
-    # Whose runs begin a trace of their own, linked to the publish.
+    # Tasks whose runs start a trace of their own, linked to the publish.
     new_traces: TaskGlobs[bool] = field(default_factory=TaskGlobs)
-    # Whose arguments are recorded, and how many characters of them.
+    # Tasks whose arguments are recorded, and how many characters of them.
     arguments: TaskGlobs[int] = field(default_factory=TaskGlobs)
-    # Whose names have the value of an argument behind them, and the path to it.
+    # Tasks whose names are followed by the value of an argument, and the path to it.
     labels: TaskGlobs[str] = field(default_factory=TaskGlobs)
     # Entries of the baggage that become attributes.
     baggage: tuple[str, ...] = ()

@@ -32,8 +32,8 @@ NAMES = frozenset(
     }
 )
 
-# Read by the SDK, its exporters and the instrumentations (1.30 to 1.45), beside the
-# rows of the table; a name that begins so is somebody's.
+# Prefixes of variables that the SDK, its exporters and the instrumentations read
+# (1.30 to 1.45), besides the rows of the table.
 READ_BY_OTHERS = (
     "OTEL_RESOURCE_ATTRIBUTES_",  # the OpenTelemetry Operator's
     "OTEL_INSTRUMENTATION_",
@@ -59,9 +59,9 @@ def unhandled_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the ``OTEL_*`` names that nobody reads, each with what may be meant.
+    """Return the ``OTEL_*`` names that nothing reads, each with the most similar name.
 
-    That is empty where no known name is near.
+    The latter is empty if no known name is similar.
     """
     handled_elsewhere = (*PREFIXES, *READ_BY_OTHERS)
     return {

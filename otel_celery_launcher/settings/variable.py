@@ -21,16 +21,16 @@ class Variable(Generic[Value]):
     """One row: everything there is to say about a variable, once.
 
     Attributes:
-        name: Of the variable.
-        kind: What a value looks like, for the documentation.
+        name: Name of the variable.
+        kind: The form of a value, for the documentation.
         help: What it does, in one or two sentences.
         check: Returns the value to use, or raises ``BadValueError``.
-        parse: Makes the value that we use of the text; gets "" where there is none.
-        default: What holds while it is unset, as it would be written; "" for nothing.
-        default_text: The same for the documentation, where that is no value.
-        fallback: What a bad value becomes; None unsets it, so that the default holds.
-        fallback_text: The same for the documentation, where that is no value.
-        unit: Of a number.
+        parse: Converts the text to the value that we use; gets "" if it is unset.
+        default: The text that applies while it is unset; "" for none.
+        default_text: Description of the default, if it is not a plain value.
+        fallback: Replaces a bad value; None unsets it, so that the default applies.
+        fallback_text: Description of the fallback, if it is not a plain value.
+        unit: The unit of a number.
         secret: Whether the value is never shown.
     """
 
@@ -62,13 +62,13 @@ class Variable(Generic[Value]):
 
 
 class BadValue(NamedTuple):
-    """A value that does not fit.
+    """An invalid value.
 
     Attributes:
-        name: Of the variable.
-        printed: The value as it may be printed.
-        expected: What would fit.
-        used: What holds now.
+        name: Name of the variable.
+        printed: The value, made safe to print.
+        expected: Description of valid values.
+        used: The value that is used instead.
     """
 
     name: str

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run by Python at the start of each process below ``otel-celery exec``.
 
-On ``PYTHONPATH``, so before the program's first import. Decides whether the process is
-the program, then gets out of the way: the folder leaves ``sys.path``, and the
-``sitecustomize`` that it hid is run. Any Python from 3.7 on may find itself here, so
-nothing but the standard library is imported until that is decided.
+Its folder is on ``PYTHONPATH``, so it runs before the program's first import. It
+decides whether this process is the program to trace, removes its folder from
+``sys.path``, and runs the ``sitecustomize`` that it hid. Any Python from 3.7 on may run
+this file, so it imports nothing but the standard library until that is decided.
 """
 
 from __future__ import annotations

@@ -73,10 +73,10 @@ def counted(count: int, what: str) -> str:
 
 
 class Totals:
-    """What has come, each trace as it was when it was shown last.
+    """Sums over all traces, each counted as it was when last shown.
 
     Attributes:
-        refused: Requests that were none.
+        refused: Requests that were invalid.
         cut: Traces that were shown before they were complete, for want of room.
         dropped: Spans that had no room, because the output stood still.
     """

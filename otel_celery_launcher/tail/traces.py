@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spans put together to traces, and the moment at which one is complete.
+"""Groups spans into traces and decides when a trace is complete.
 
-A trace is complete when every parent has come and every publish has its run, and it has
-been quiet for a moment. One that never is (a task still in its queue, a parent that
-nobody exports) is shown when it has been quiet for longer, and again when more comes.
+A trace is complete when every parent and the run of every publish have arrived, and no
+span has arrived for a moment. A trace that stays incomplete (a task still in its queue,
+a parent that is not exported) is shown after a longer pause, and again when more
+arrives.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Traces:
     Attributes:
         limit: Spans of open traces, and of shown ones, that are kept.
         cut: Traces that were shown early, for want of room.
-        dropped: Spans that were not shown, since nobody took what was early.
+        dropped: Spans that were not shown, since the output did not keep up.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Traces:
         self.cut = self.dropped = 0
 
     def add(self, spans: Iterable[ReceivedSpan]) -> None:
-        """Take spans; of what is too much the quietest trace is given early."""
+        """Add spans; if they are too many, the trace idle for longest is due early."""
         now = self._clock()
         sized = [(span, memory_bytes(span)) for span in spans]
         with self._lock:

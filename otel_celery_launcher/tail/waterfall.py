@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.receiver.spans import ReceivedSpan
 
-# A wait above this, or below zero, is not a wait: somebody else's attribute.
+# A value above this, or below zero, is not a wait but an unrelated attribute.
 MAX_SECONDS = 1e9
 
 # A frame of a stack trace, as ``traceback`` writes it.

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names and attributes of the spans of tasks, all of them known at the start.
 
-By default the names that the Celery instrumentation has always had, so that dashboards
-stay as they are; today's messaging conventions on request
-(https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/), in their place
-or beside them. What is Celery's own is under ``celery.*``.
+By default they are those of the contrib Celery instrumentation, so that dashboards stay
+as they are. On request, today's messaging conventions
+(https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/) replace them or
+are added. Attributes specific to Celery are under ``celery.*``.
 
 Runs wherever a task is published or run.
 """
@@ -57,7 +57,7 @@ _COPIED = (
 _COPIED_OLDER = (("correlation_id", "messaging.conversation_id"),)
 _COPIED_MESSAGING = (("correlation_id", "messaging.message.conversation_id"),)
 
-# What most messages have for no limits.
+# How most messages express that there are no time limits.
 _NO_LIMITS: tuple[Any, ...] = ([None, None], (None, None), [0, 0], (0, 0), [], ())
 
 # Types of exchanges, in the words of the older conventions.
@@ -68,7 +68,7 @@ _MAPPERS = frozenset({"celery.chunks", "celery.map", "celery.starmap"})
 
 
 class SharedAttributes(NamedTuple):
-    """What a run shares with the one before it."""
+    """The attributes that a run shares with earlier runs of the task."""
 
     app: Any
     pid: int
@@ -99,8 +99,9 @@ class Attributes:
         self._older = settings.has_older_names
         self._messaging = settings.has_messaging_names
         self._known: dict[str, SharedAttributes] = {}  # by task
-        # Whether of_fast_run and ``run/`` are all there is to a run.
         self._labels = Labels()
+        # Whether of_fast_run gives all attributes, and the name is ``run/`` + the
+        # task's.
         self.has_fast_path = not (
             self._messaging or settings.arguments or settings.baggage or settings.labels
         )
@@ -111,7 +112,7 @@ class Attributes:
         )
 
     def tracer(self, present: trace.Tracer, provider: Any = None) -> trace.Tracer:
-        """Return the tracer of the conventions; other names are another scope's."""
+        """Return the tracer to use: the messaging names have a scope of their own."""
         if not self._messaging:
             return present
         return trace.get_tracer(
@@ -147,9 +148,9 @@ class Attributes:
             name: Name of the task.
             message: Celery's message: headers, properties, body.
             destination: Where it goes, by ``publish_destination``.
-            context: What the publish belongs to; None for the current one.
-            entry: Name of the schedule's entry whose publish it is, if it is one's.
-            label: What is appended to the task's name.
+            context: The context of the publish; None for the current one.
+            entry: Name of beat's schedule entry that is published, if it is one.
+            label: The label that is appended to the task's name.
         """
         broker = broker_of(app)
         exchange, routing_key, kind = destination
@@ -180,14 +181,14 @@ class Attributes:
     def of_fast_run(
         self, task: Any, fields: Mapping[str, Any], times: Times
     ) -> tuple[SharedAttributes, dict[str, Any]]:
-        """Return what a run shares with others, and what it does not.
+        """Return the attributes that a run shares with others, and its own.
 
-        All of it where ``has_fast_path``; ``of_run`` adds what other settings ask for.
+        These are all if ``has_fast_path``; ``of_run`` adds those of further settings.
 
         Args:
             task: The task.
-            fields: Those of the message; the class of a request has the defaults.
-            times: When it was published and received.
+            fields: Fields of the message; the class of a request has the defaults.
+            times: When the message was published and received.
         """
         shared = self._shared_of(
             task, fields.get("delivery_info"), fields.get("hostname")

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a message goes: its broker, exchange and routing key, in the conventions' words.
 
-``messaging.system`` is the broker, not Celery; there is no value for Redis, which
-instrumentations call ``redis`` all the same
+``messaging.system`` is the broker, not Celery. The conventions have no value for Redis,
+but instrumentations use ``redis``
 (https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/).
 
 Runs wherever a task is published or run.
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Destination = tuple[str, str, str]
 
 
-# What native delayed delivery puts before the routing key of a message that waits: the bits
-# of its delay (kombu ``transport/native_delayed_delivery.py``, 5.5 to 5.7).
+# Prefix that native delayed delivery adds to the routing key of a delayed message: the
+# bits of the delay (kombu ``transport/native_delayed_delivery.py``, 5.5 to 5.7).
 _DELAY = re.compile(r"(?:[01]\.){28}")
 
 
@@ -59,10 +59,10 @@ def publish_destination(amqp: Any, options: Mapping[str, Any]) -> Destination:
 
 
 def without_delay(app: Any, exchange: str, routing_key: str) -> tuple[str, str]:
-    """Return exchange and routing key of a queue, for messages that wait for a while, too.
+    """Return exchange and routing key of a queue, also for a delayed message.
 
-    With quorum queues such a message goes through exchanges whose routing keys hold its
-    delay; each delay would be another destination.
+    With quorum queues, a delayed message goes through exchanges whose routing keys
+    contain the delay, so each delay would be a different destination.
     """
     delay = _DELAY.match(routing_key)
     if delay is None:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Discarded tasks, which never run: revoked, expired, rejected, unknown, undecodable, deduplicated.
 
-Each leaves a short span in its producer's trace that says so. Runs in the worker's main
-process, which decides these, inside Celery's loop: an exception would end the worker. So
-everything in a message is read with care, and what it can raise ends here.
+Each gets a short span with the reason in its producer's trace. Runs in the worker's
+main process, which discards tasks, inside Celery's loop: an exception would end the
+worker. So this module catches everything that reading a message can raise.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class DiscardedTasks:
     """Makes the spans of tasks that never run.
 
     Args:
-        tracer: Of the Celery instrumentation.
+        tracer: The tracer of the Celery instrumentation.
         attributes: Makes their attributes.
-        runs: Knows which tasks have begun.
+        runs: Knows which tasks have started.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DiscardedTasks:
         self._connected: list[Callable[[], object]] = []
 
     def change(self, tracer: trace.Tracer, attributes: Attributes) -> None:
-        """Make spans by other means from here on."""
+        """Use another tracer and other attributes from now on."""
         self._tracer = tracer
         self._attributes = attributes
 

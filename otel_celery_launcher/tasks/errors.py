@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors on spans, in one form: status, ``error.type``, the exception as an event.
 
-And the text of other people's objects, whose ``__str__`` may raise: an exception of ours
-instead of the application's would hide what went wrong.
+Also reads the text of third-party objects, whose ``__str__`` may raise: such an
+exception would otherwise hide the application's error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def text_of(value: object) -> str:
-    """Return an object's text, or what its ``__str__`` raises instead.
+    """Return an object's text, or a note on the exception that its ``__str__`` raises.
 
     Raises:
-        SoftTimeLimitExceeded: It was raised meanwhile; it is the task's.
+        SoftTimeLimitExceeded: The task's time limit was reached meanwhile.
     """
     return _asked(str, value)
 

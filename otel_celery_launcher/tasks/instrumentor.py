@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spans of a task: PRODUCER at publish, CONSUMER at run, parent and child.
 
-A subclass of the contrib instrumentor that takes its place, under its instrumentation
-scope and with its names, so that dashboards stay as they are. Runs in every process of
-the worker, in Celery's signals.
+A subclass that replaces the contrib instrumentor. It keeps that one's instrumentation
+scope and names, so that dashboards stay as they are. Runs in every process of the
+worker, in Celery's signals.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
             self.runs.record.clear()  # the end of this run will not be heard
 
     def _honour(self, kwargs: Mapping[str, Any]) -> None:
-        """Do what an application asks of ``instrument``, in runs and publishes to come."""
+        """Apply arguments of ``instrument`` to later runs and publishes."""
         self._asked.update({k: kwargs[k] for k in _REQUESTS if kwargs.get(k)})
         provider = self._asked.get("tracer_provider")
         if provider is not None and self.adopt is not None:

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that ended with their process: killed, over the hard limit, terminated, lost.
 
-The worker's main process looks at the records of its pool children (``ipc/in_flight.py``).
-A run whose process is dead gets its span (``killed_span``) when this says so: as an error,
-with the identity it had from its start. What Celery says of the task at about the same time is the reason; there are
-ends of which it says nothing (``reject_on_worker_lost``), so the dead process is the
-judge, and Celery's signals are only its witnesses.
+The worker's main process polls the records of its pool children (``ipc/in_flight.py``).
+A run whose process is dead gets its span here (``killed_span``): as an error, with the
+ids that it had from its start. Celery's signals about the task give the reason. They
+are not enough to detect the end, since Celery sends none for some ends
+(``reject_on_worker_lost``), so the death of the process decides.
 
 Runs in the worker's main process.
 """
@@ -88,10 +88,10 @@ class KilledRuns:
                 self._end(slot, run, ended, self._reasons.pop(run.task_id, None))
 
     def context_of(self, task_id: object) -> Context | None:
-        """Return the context of a killed run, for what Celery does because of its end.
+        """Return the context of a killed run, for Celery's handling of its failure.
 
         Args:
-            task_id: Of the task. None is nobody's.
+            task_id: Id of the task; any value that is not a text has no run.
         """
         if not isinstance(task_id, str) or not self._main.is_this():
             return None

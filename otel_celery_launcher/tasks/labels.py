@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 
-# A label names a kind of work; what is longer or more various names one piece of it.
+# A label names a kind of work; longer or more numerous values name single jobs.
 LABEL_CHARACTERS = 100
 LABELS_KEPT = 1000
 

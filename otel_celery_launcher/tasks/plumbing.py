@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Celery's own calls of broker and result backend: which of them are spans.
 
-Outside any span they are none: an application that polls results would make a trace for each look.
-With ``OTEL_CELERY_PLUMBING=false`` they are none anywhere. The application's own calls
-stay, also those to the same Redis. Runs wherever Celery publishes or asks its backend.
+Outside any span they make no spans: an application that polls results would make a
+trace for each poll. With ``OTEL_CELERY_PLUMBING=false`` they never make spans. The
+application's own calls keep their spans, even to the same Redis. Runs wherever Celery
+publishes or calls its backend.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class SuppressingProducer:
 
 
 def as_the_application(send: Callable[..., Any]) -> Callable[..., Any]:
-    """Return Celery's sender, whose signals run code of the application.
+    """Return Celery's sender, unsuppressed: its signals run the application's code.
 
-    A backend that publishes, as at the end of a chord, is quiet itself.
+    A backend that publishes, as at the end of a chord, runs suppressed itself.
     """
 
     @wraps(send)
@@ -61,12 +62,12 @@ def as_the_application(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def suppress_backends(*, has_plumbing: bool, runs_tasks: bool) -> None:
-    """Make no spans of clients for what result backends do.
+    """Suppress client spans in calls of result backends.
 
     Args:
-        has_plumbing: Whether those below another span stay.
-        runs_tasks: Whether this process, or those that it forks, run tasks: what a run
-            asks its backend is below the run's span, and is left alone.
+        has_plumbing: Whether client spans below another span are kept.
+        runs_tasks: Whether this process, or those that it forks, run tasks. A run's
+            calls of its backend are below the run's span and need no change.
     """
 
     def quiet(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task's trace context is looked for.
+"""Extracts a task's trace context from its message.
 
-First in the message's headers, by the configured propagators. Where they hold none, in
-the places that hand-written instrumentations use, so that a fleet can be migrated a
-service at a time.
+The configured propagators first look in the message's headers. If these carry none, the
+fields that hand-written instrumentations use are searched, so that a fleet can be
+migrated one service at a time.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ PAYLOAD = "_otel"
 
 
 class RequestGetter(Getter[Any]):
-    """Reads headers from a request, whose attributes they are.
+    """Reads headers, which are attributes of a request.
 
-    A message may hold anything; propagators want text (that of older releases of the
-    instrumentation hands numbers on, and they raise).
+    A message may contain anything, but propagators require text. (The getter of older
+    releases of the instrumentation passes numbers on, and propagators raise.)
     """
 
     def get(self, carrier: Any, key: str) -> list[str] | None:
@@ -81,10 +81,11 @@ def parent_of(request: Any) -> Context:
 
 
 def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
-    """Return what the default propagators make of the message of most tasks.
+    """Return the context that the default propagators extract from most messages.
 
-    That is a ``traceparent`` as they write it, and no other of their headers. For
-    anything else None: they are asked, which takes four times as long.
+    Handles only a ``traceparent`` as they write it, without any other of their headers.
+    Returns None for anything else: the propagators must be called, which takes four
+    times as long.
     """
     text = fields.get("traceparent")
     if text is None or "tracestate" in fields or "baggage" in fields:
@@ -112,18 +113,18 @@ def extract(
     context: Context | None = None,
     getter: Getter[Any] = default_getter,
 ) -> Context:
-    """Ask the propagators; what they cannot read is not there.
+    """Extract a context by the propagators; ignore headers that they cannot read.
 
     Args:
         carrier: Headers.
-        context: What is found is added to; None for the current one.
+        context: The context to extend; None for the current one.
         getter: Reads the headers.
     """
     if context is None:
         context = get_current()
     try:
         return propagate.extract(carrier, context, getter)
-    except MALFORMED_ERRORS:  # a propagator of somebody else's, a header of anybody's
+    except MALFORMED_ERRORS:  # a third-party propagator, any client's header
         return context
 
 

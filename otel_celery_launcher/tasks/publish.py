@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PRODUCER span of a publish: from the call to the broker's answer, or its failure.
 
-Around Celery's sender itself, not between its two signals: there is no signal for a
-publish that fails, and none that ends the span of a task this process does not know.
+The span surrounds Celery's sender itself. Celery's two signals would not do: there is
+none for a publish that fails, and none to end the span of a task unknown to this
+process.
 Runs wherever a task is published, in the publishing thread.
 """
 
@@ -53,7 +54,7 @@ class Publisher:
     def change(
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
-        """Make spans by other means from here on."""
+        """Use another tracer, other attributes and settings from now on."""
         self._suppresses_clients = not settings.has_plumbing
         self._has_labels = bool(settings.labels)
         self._spans = SpanStarter(tracer)
@@ -155,8 +156,8 @@ def _arguments(message: Any) -> tuple[object, object]:
 def _inject(headers: dict[Any, Any]) -> None:
     """Put the current context into the headers.
 
-    What a propagator writes takes the place of all its fields. Fields of one that has
-    nothing to write stay: the application may have set them.
+    If a propagator writes anything, that replaces all its fields. If it has nothing to
+    write, its fields stay: the application may have set them.
     """
     carrier: dict[str, str] = {}
     for propagator in contexts.single_propagators(propagate.get_global_textmap()):

@@ -17,7 +17,7 @@ from otel_celery_launcher.tasks.errors import text_of
 from otel_celery_launcher.tasks.propagation import HEADER
 from otel_celery_launcher.tasks.waits import RECEIVED_KEY
 
-# What "of late" is, and how many producers are named.
+# How many messages count as recent, and how many producers are named.
 RECENT_MESSAGES = 1000
 PRODUCERS = 3
 ORIGIN_CHARACTERS = 100
@@ -41,8 +41,8 @@ class ReceivedMessages:
     """Notes each message as it comes."""
 
     def __init__(self) -> None:
-        # Who published a message without a context, and which one it has all the same;
-        # None for one that has a context.
+        # For each message without a context: its producer, and the propagator that
+        # could read it, if any. None for a message with a context.
         self._recent: deque[tuple[str, str] | None] = deque(maxlen=RECENT_MESSAGES)
         self._fields: tuple[str, ...] = ()
 
@@ -66,9 +66,9 @@ class ReceivedMessages:
         self._recent.append((known, next(others, "")))
 
     def status(self) -> dict[str, Any]:
-        """Return how many of the last messages had no context, and who sent most of them.
+        """Return how many recent messages had no context, and their main producers.
 
-        ``unread`` counts those that have one for a propagator that is not on here.
+        ``unread`` counts those with a context for a propagator that is not configured.
         """
         without = [each for each in list(self._recent) if each is not None]
         origins = Counter(origin for origin, _ in without)

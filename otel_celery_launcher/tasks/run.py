@@ -3,7 +3,8 @@
 """The CONSUMER span of a task's run.
 
 Runs where the task runs, in Celery's signals. The task starts in a context of its own:
-that of its message. What it leaks ends with it, since the context from before is put back.
+that of its message. The previous context is restored at its end, so that a context
+which the task leaves attached does not outlive it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ TRACE_HEADER = "otel_celery_trace"
 
 @dataclass(slots=True)
 class Run:
-    """A run that has begun.
+    """A run that has started.
 
-    Kept beside its request, not on it: an application copies, pickles and prints that.
+    It is not an attribute of its request, which applications copy, pickle and print.
     """
 
     request: weakref.ref[Any]
@@ -73,13 +74,13 @@ class Front(Protocol):
 
 
 class Runs:
-    """Begins and ends the spans of runs.
+    """Starts and ends the spans of runs.
 
     Args:
-        tracer: Of the Celery instrumentation.
+        tracer: The tracer of the Celery instrumentation.
         attributes: Makes their names and attributes.
-        settings: Which of them begin a trace.
-        front: Takes the spans, where it is the only processor; None for none of ours.
+        settings: Which runs start a trace.
+        front: Receives the spans if it is the only processor; None without one.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Runs:
     def change(
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
-        """Begin runs by other means from here on; those that have begun end as ever."""
+        """Use another tracer, attributes and settings for runs that start later."""
         self._spans = SpanStarter(tracer)
         self._attributes = attributes
         self._settings = settings
@@ -120,16 +121,16 @@ class Runs:
         self._running[id(request)] = run
 
     def _forget(self, reference: weakref.ref[Any]) -> None:
-        """Forget a run whose request went without an end; another may get its place."""
+        """Forget a run whose request was freed without an end: its id may be reused."""
         for key, run in list(self._running.items()):
             if run.request is reference:
                 del self._running[key]
 
     def _begin_fast(self, task: Any, request: Any, times: Times) -> Run | None:
-        """Start a run on the fast path; ``_begin_full`` does the same, at twice the cost.
+        """Start a run on the fast path, at half the cost of ``_begin_full``.
 
-        A message with a ``traceparent`` and nothing else to look for, a sampler that
-        follows it. None where it is not so.
+        The message must have a ``traceparent`` and no other context, and the sampler
+        must follow its flag. Otherwise return None.
         """
         fields = request.__dict__  # of the message; the class has the defaults
         if not self._has_fast_path or fields.get("is_eager") or shows_contexts():
@@ -215,7 +216,7 @@ class Runs:
         return time.perf_counter() - run.began
 
     def _end_span(self, run: Run, changes: dict[str, str]) -> None:
-        """End a span; most end as they began, and their start is encoded already."""
+        """End a span; if it has not changed, its encoded start is used again."""
         span = run.span
         front = self._front
         if (
@@ -234,10 +235,10 @@ class Runs:
     def _place(
         self, task_name: str, context: Context, *, is_new: bool
     ) -> tuple[Context, tuple[Link, ...]]:
-        """Return the context a run begins in, and its links to its publish.
+        """Return the context in which a run starts, and its links to its publish.
 
-        A run that begins a trace keeps the baggage. The conventions want a link beside
-        the parent.
+        A run that starts a trace keeps the baggage. The messaging conventions require a
+        link in addition to the parent.
         """
         settings = self._settings
         begins = is_new or (settings.new_traces and settings.new_traces.get(task_name))
@@ -276,7 +277,7 @@ def fail(span: Span, task: Any, einfo: Any) -> None:
 def _is_eager(request: Any) -> bool:
     """Return whether the calling code runs the task (``apply``).
 
-    A message may say so of itself; what a worker delivers does not.
+    A message's fields could claim it, but the worker sets ``delivery_info`` itself.
     """
     delivery = request.delivery_info
     return type(delivery) is dict and bool(delivery.get("is_eager"))

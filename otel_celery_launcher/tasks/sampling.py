@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The share of traces kept by task, decided where a trace begins (OTEL_CELERY_SAMPLE).
 
-A sampler around the configured one: a span of a task that is a root goes by the task's
-ratio, all others by the configured sampler. Runs at the start of each span.
+Wraps the configured sampler: a task's ratio decides about its root spans, the
+configured sampler about all other spans. Runs at the start of each span.
 """
 
 from __future__ import annotations

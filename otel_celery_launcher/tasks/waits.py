@@ -4,11 +4,11 @@
 
     published ── celery.wait.broker ── received ── celery.wait.worker ── started
 
-Published is written into the message's headers by the publisher, received into the
-request by the worker's main process, started is now, in the process that runs the task.
-What an ETA or a countdown asked for is no wait; a timer that fires some milliseconds
-before it, as gevent's may, is no wait of less than nothing. Wall clocks of several
-machines: a wait below zero is left out.
+The publisher writes the first time into the message's headers, the worker's main
+process writes the second into the request, and the third is the current time in the
+process that runs the task. An ETA or a countdown does not count as a wait, nor does a
+timer that fires some milliseconds early, as gevent's may. The times come from wall
+clocks of several machines, so a wait below zero is omitted.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 
 from otel_celery_launcher.tasks.errors import text_of
 
-# A header of the message: seconds since the epoch, as text. A worker that does not run
-# this launcher shows it among ``self.request.headers``, which the application may hand on
-# as headers of HTTP, and these are texts. Before, it was a number.
+# A header of the message: seconds since the epoch, as text. On a worker without this
+# launcher it is among ``self.request.headers``, which the application may pass on as
+# HTTP headers, and these must be text. Earlier releases wrote a number.
 PUBLISHED_HEADER = "otel_celery_published"
 
 # A key of the request, on its way from the main process to a pool child: seconds.
 RECEIVED_KEY = "otel_celery_received"
 
-# Earlier and later times are not meant (the years 2004 and 2242): waits of nonsense.
+# Times outside these bounds (the years 2004 and 2242) are ignored as implausible.
 _EARLIEST_SECONDS, _LATEST_SECONDS = 2.0**30, 2.0**33
 
 # When a task was published and received, as its message has it.

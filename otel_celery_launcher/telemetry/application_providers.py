@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applications with OpenTelemetry of their own: each span once, nothing lost.
 
-A provider of the application (or one that was there before us) keeps working: its
-processors run, and ours runs after them. Only a processor that exports to our
-own endpoint is left out, since the same spans would arrive twice. So every span, of
-whichever provider, passes each destination once.
+A provider of the application (or one that was set before ours) keeps working: its
+processors run, and ours runs after them. Only a processor that exports to our own
+endpoint is removed, since the collector would get the same spans twice. So every span,
+from any provider, reaches each destination once.
 
 Runs in the process in which the application sets its provider.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # A collector takes OTLP on both; the same host means the same collector.
 OTLP_PORTS = frozenset({4317, 4318})
 
-# Providers around providers; more than one is nobody's.
+# Depth to which wrapped providers are searched; known wrappers add one layer.
 _LAYERS = 3
 
 # A processor that is left out has nothing to send; its thread ends at once.
@@ -38,9 +38,9 @@ RETIRE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CollectorAddress:
-    """Where an OTLP exporter sends: when in doubt two are different.
+    """Where an OTLP exporter sends; in doubt, two addresses count as different.
 
-    A span that comes twice is a nuisance, one that never comes is a loss.
+    A duplicate span is a nuisance, a missing one is a loss.
     """
 
     host: str
@@ -88,7 +88,7 @@ class ApplicationProviders:
 
     Args:
         front: Our processor, the last that sees a span.
-        address: Where its spans go, None where that is no OTLP receiver.
+        address: Where its spans go; None if they do not go to an OTLP receiver.
     """
 
     def __init__(self, front: SpanProcessor, address: CollectorAddress | None) -> None:
@@ -104,7 +104,7 @@ class ApplicationProviders:
         self._says_at_once = True
 
     def guard(self, provider: TracerProvider) -> None:
-        """Keep our processor the last one of a provider, come what may."""
+        """Keep our processor the last one of a provider, even if others are added."""
         if provider in self._providers:
             return
         present = providers.span_processors(provider)
@@ -122,7 +122,7 @@ class ApplicationProviders:
         trace.set_tracer_provider = self.adopt
 
     def adopt(self, tracer_provider: object) -> None:
-        """Let the spans of an application's provider pass our processor, too; say so."""
+        """Add our processor to an application's provider, and log that."""
         provider = sdk_provider(tracer_provider)
         if provider is None:
             owner = type(tracer_provider).__module__.partition(".")[0]

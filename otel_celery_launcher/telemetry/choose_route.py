@@ -32,10 +32,10 @@ OUTGOING = (traces.OUTGOING,)
 
 
 class RouteMaker:
-    """Makes routes from what a process has.
+    """Makes the routes of a process.
 
     Args:
-        settings: Which, and for what.
+        settings: Which route, and where each signal goes.
         counters: The shared page.
         delivery_log: Writes the log lines.
     """
@@ -56,10 +56,10 @@ class RouteMaker:
         """Return the route that the settings ask for.
 
         Args:
-            channel: The main process's, in a spawned child; None elsewhere.
+            channel: The main process's channel, in a spawned child; None elsewhere.
 
         Returns:
-            The route, the channel if there is one, and what to say.
+            The route, the channel if there is one, and lines to print.
         """
         if self._settings.mode is Mode.PROCESS:
             is_main = channel is None
@@ -106,8 +106,8 @@ class RouteMaker:
     def inline(self) -> tuple[InlineRoute, list[str]]:
         """Return a route through this process's own exporters, and what to say."""
         settings = self._settings
-        # Where a monkey patch may follow, before which gRPC and requests are not imported,
-        # or a fork, after which an exporter process does it.
+        # A monkey patch may follow, and gRPC and requests must not be imported before
+        # it. Or a fork may follow, after which an exporter process exports.
         is_late = settings.mode is Mode.UNTIL_FORK and may_be_patched()
         load = load_exporters_late if is_late else load_exporters
         signals: list[InlineSignal] = []

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from otel_celery_launcher.settings.settings import Settings
     from otel_celery_launcher.telemetry.traces import SpanFront
 
-# Always off, with the reason. `logging` puts a handler on the root logger
-# (since 0.61b0, and before that with OTEL_PYTHON_LOG_CORRELATION=true). Where Celery or
-# the program then finds one, they add none of their own: nothing is written any more.
+# Always off, with the reason. `logging` adds a handler to the root logger (since
+# 0.61b0, and before that with OTEL_PYTHON_LOG_CORRELATION=true). Celery and programs
+# that find a handler there add none of their own, so the log would not be written any
+# more.
 LEFT_OFF = {"logging": "otel-celery adds the ids itself"}
 
 # Loads Django's middlewares, once in each process that handles requests (Django 4.2 to 6).
@@ -49,9 +50,9 @@ class LeftOff:
     """An installed instrumentation that is off.
 
     Attributes:
-        name: Of its entry point.
-        reason: In a few words.
-        is_surprising: Whether somebody who has installed it would look for its spans.
+        name: Name of its entry point.
+        reason: The reason in a few words.
+        is_surprising: Whether the user, having installed it, would expect its spans.
     """
 
     name: str
@@ -79,9 +80,9 @@ def instrument(
     """Turn on Celery's instrumentation and all other installed ones.
 
     Args:
-        settings: Which are wanted.
-        adopt: Takes a tracer provider that the application instruments Celery with.
-        front: Takes the spans.
+        settings: Names the disabled ones.
+        adopt: Called with a provider that the application instruments Celery with.
+        front: The processor that receives the spans.
     """
     disabled = settings.disabled_instrumentations
     result = Instrumented([], [], [])
@@ -164,10 +165,10 @@ def _turn_on(entry_point: EntryPoint) -> None:
 
 @contextmanager
 def _root_logger_as_it_is(name: str) -> Iterator[None]:
-    """Take away what an instrumentation puts on the root logger.
+    """Remove handlers that an instrumentation adds to the root logger.
 
-    With a handler on it, neither ``logging.basicConfig`` nor Celery adds the one that
-    writes the log, and Python's last resort is not used.
+    If it has a handler, neither ``logging.basicConfig`` nor Celery adds the one that
+    writes the log, and Python's handler of last resort is not used.
     """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level

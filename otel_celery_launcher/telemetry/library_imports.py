@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which modules an instrumentation is for, and the moment at which they are imported.
 
-An instrumentation imports its library. In a program that is not Celery's that is the
-program's to do, or not, and in its order: gevent and eventlet must come before
-(``compat/monkey_patching.py``). So it is turned on when the program has imported the library.
+An instrumentation imports its library. A program that is not Celery's must decide
+itself whether and in which order to import libraries: gevent and eventlet must come
+first (``compat/monkey_patching.py``). So each is turned on once the program has
+imported its library.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _STANDARD_MODULES = {"sqlite3": "sqlite3", "urllib": "urllib.request"}
 _INSTRUMENTS = re.compile(r"([\w.-]+).*;.*extra\s*==\s*[\"']instruments(?:-any)?[\"']")
 
 
-# A library that another one imports and derives from, and a name of the other's: its own
-# instrumentation comes first, since the other's classes would inherit it.
+# A library, the library whose classes derive from it, and a name in that one. The
+# latter's instrumentation is turned on first, since its classes would inherit the
+# former's.
 _IMPORTED_BY = {"starlette": ("fastapi", "FastAPI")}
 
 
@@ -76,9 +78,9 @@ def _is_half_imported(name: str, attribute: str) -> bool:
 
 
 def _top_modules(distribution: Distribution) -> set[str]:
-    """Return what ``import`` can follow: ``psycopg2`` for psycopg2-binary.
+    """Return the modules of a distribution: ``psycopg2`` for psycopg2-binary.
 
-    Of a namespace package, whose import nothing announces, the packages in it.
+    For a namespace package, whose import triggers no hook, return the packages in it.
     """
     files = [PurePath(str(file)) for file in distribution.files or ()]
     packages = {file.parts[:-1] for file in files if file.name == "__init__.py"}

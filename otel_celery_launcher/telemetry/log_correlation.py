@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trace and span ids in log records, and in the lines that Celery writes.
 
-On every record as ``otelTraceID``, ``otelSpanID``, ``otelTraceSampled`` and
-``otelServiceName``, the names of OpenTelemetry's own logging instrumentation, so that an
-application's formats and JSON formatters find them. In the text of Celery's own formats
-where ``OTEL_PYTHON_LOG_CORRELATION=true``.
+Every record has ``otelTraceID``, ``otelSpanID``, ``otelTraceSampled`` and
+``otelServiceName``. OpenTelemetry's own logging instrumentation uses the same names, so
+an application's formats and JSON formatters find them. With
+``OTEL_PYTHON_LOG_CORRELATION=true``, Celery's own formats write them into the text.
 
 Runs in every process of the worker, in the thread that logs.
 """
@@ -24,8 +24,9 @@ from otel_celery_launcher.compat import celery_private
 IDS = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s] "
 
 
-# Log each malformed header of each message: anybody can send them. Theirs would be
-# lines in the application's log that plain Celery does not write (API 1.30 to 1.45).
+# These loggers log each malformed header of each message, and any client can send such
+# headers. The application's log would have lines that plain Celery does not write (API
+# 1.30 to 1.45).
 PROPAGATION_LOGGERS = (
     "opentelemetry.baggage.propagation",
     "opentelemetry.trace.propagation.tracecontext",
@@ -74,7 +75,7 @@ def write_ids(service_name: str) -> None:
 
 
 class _Ids:
-    """The attributes of records; a span's lines come one after the other.
+    """Makes the attributes of records; caches those of the last span.
 
     Args:
         service_name: Of the process.

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Imports that no release of OpenTelemetry has any more: one line that says what to do.
+"""Imports that OpenTelemetry has removed: prints one line that says what to do.
 
-The import fails as it does without us; the line comes before the traceback. Runs in the
-process that imports the application.
+The import fails as it does without otel-celery; the line precedes the traceback. Runs
+in the process that imports the application.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The resource: what a process says of itself, the same for all signals.
+"""The resource: the attributes that describe a process, the same for all signals.
 
-Made once in each interpreter, before the application is imported; changed in a pool child
-after its fork.
+Made once in each interpreter, before the application is imported. A pool child replaces
+it after its fork.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def slot_resource(
     Its ``service.instance.id`` is the same for a successor in that slot.
 
     Args:
-        main: The main process's.
-        settings: What it is of.
+        main: The main process's resource.
+        settings: The settings of the worker.
         slot: Number of the slot, or ``beat``.
-        pid: Of the process.
-        parent_pid: Of the main process.
+        pid: Process id of the process in the slot.
+        parent_pid: Process id of the main process.
     """
     attributes = {**main.attributes}
     if "process.pid" in attributes:  # the process detector ran in the parent

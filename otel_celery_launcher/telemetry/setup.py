@@ -167,7 +167,7 @@ class Telemetry:
         }
 
     def descriptors(self) -> list[int]:
-        """Return the numbers that are ours and open, for those who close all others."""
+        """Return our open descriptors, which code that closes all others must spare."""
         channel = [] if self.channel is None else self.channel.descriptors()
         return [*channel, *self.counters.descriptors()]
 
@@ -182,7 +182,7 @@ class Telemetry:
         self.delivery_log.report_end()
 
     def _close(self, seconds: float) -> None:
-        """Close ours; flush the application's processors beside it, if there are any."""
+        """Close our route, and at the same time flush the application's processors."""
         flushes = self.application_providers.flushes()
         if not flushes:
             self.route.close(seconds)

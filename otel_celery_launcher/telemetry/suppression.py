@@ -1,19 +1,19 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Spans that are not begun, because they would only be noise.
+"""Spans that are not started, because they would only be noise.
 
-A program that polls makes a trace of one span for each look: a scheduler its database, Flower
-its broker, ``result.ready()`` in a loop the result backend. Four rules, each of them a
-setting, stand before the tracers that our provider hands out:
+A program that polls would make a trace of one span for each poll: a scheduler that
+polls its database, Flower its broker, ``result.ready()`` in a loop the result backend.
+Four rules, each with a setting, apply to the tracers that our provider returns:
 
-- a call of a client begins no trace, but in web processes and pool children;
-- a call of Celery's own is no span where that is not wanted (``tasks/plumbing.py``);
-- a statement that SQLAlchemy and its driver both record is one span, SQLAlchemy's;
-- one process begins a limited number of traces a second by spans of its own code.
+- A client's call starts a trace only in web processes and pool children.
+- A call by Celery itself is no span if a setting says so (``tasks/plumbing.py``).
+- A statement that SQLAlchemy and its driver both record is one span, SQLAlchemy's.
+- Spans of a process's own code start a limited number of traces a second.
 
-What is not begun has no ids, so nothing of it is propagated: a service that is called
-begins its own trace. Runs in every process, at the start of each span of other
-instrumentations and of the application; the spans of Celery do not pass here.
+A suppressed span has no ids, so nothing is propagated: a called service starts its own
+trace. Runs in every process, at the start of each span of the application and of all
+instrumentations except Celery's.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-# Whose requests and background threads are the application's business.
+# Roles in which requests and background threads may start traces with a client's call.
 ROLES_WITH_CLIENT_ROOTS = frozenset({"web"})
 
 _SCOPE = "opentelemetry.instrumentation."
 
-# Its spans begin traces by right, and a run is the hottest path.
+# No rule applies to spans of Celery: they may start traces, and a run is the hot path.
 CELERY_SCOPE = f"{_SCOPE}celery"
 
-# Instrumentations of what calls a driver, and of drivers. Their tracers' names.
+# Names of the tracers of instrumentations of ORMs, which call a driver, and of drivers.
 OUTER_SCOPES = frozenset({f"{_SCOPE}sqlalchemy", f"{_SCOPE}tortoiseorm"})
 DRIVERS = (
     "aiopg",
@@ -60,24 +60,24 @@ DRIVERS = (
 )
 DRIVER_SCOPES = frozenset(f"{_SCOPE}{name}" for name in DRIVERS)
 
-# Of SQLAlchemy's spans that are no statement: what a driver does meanwhile is its own.
+# SQLAlchemy's span that is not a statement: spans of the driver inside it are kept.
 NO_STATEMENT = "connect"
 
-# In the place of each span that is not begun: what is inside it is left out with it.
+# Returned instead of each suppressed span; spans inside it are suppressed, too.
 LEFT_OUT = NonRecordingSpan(INVALID_SPAN_CONTEXT)
 
-# So many seconds' worth of traces may begin at once.
+# A burst may have as many traces as the rate allows in this time.
 BURST_SECONDS = 10.0
 
-# A statement that goes on in this thread or coroutine.
+# The current statement of this thread or coroutine.
 _statement: ContextVar[Span | None] = ContextVar("otel_celery_statement", default=None)
 
 
 class RootBudget:
-    """How many traces this process may begin.
+    """Limits how many traces this process may start.
 
     Args:
-        per_second: In the long run; 0 for no bound.
+        per_second: The average rate; 0 for no bound.
         clock: Monotonic seconds.
     """
 
@@ -104,14 +104,14 @@ class RootBudget:
 
 
 class SpanSuppressor:
-    """Changes tracers as they are handed out.
+    """Applies the rules to each tracer that the provider returns.
 
     Args:
-        client_roots: Whether a call of a client may begin a trace: ``auto``, ``always``
+        client_roots: Whether a client's call may start a trace: ``auto``, ``always``
             or ``never``.
-        has_own_clients: What ``auto`` means in this process: whether clients begin traces.
-        has_duplicates: Whether drivers record what SQLAlchemy records, too.
-        roots_per_second: Of ``RootBudget``.
+        has_own_clients: What ``auto`` means here: whether clients start traces.
+        has_duplicates: Whether drivers record statements that SQLAlchemy records, too.
+        roots_per_second: Limit for ``RootBudget``.
         on_left_out: Called with the name of each span over the budget.
     """
 
@@ -141,11 +141,11 @@ class SpanSuppressor:
         )
 
     def wrap(self, tracer: Any, scope: str) -> None:
-        """Put the rules before a tracer, whoever it is for.
+        """Apply the rules to a tracer.
 
         Args:
-            tracer: Of the SDK; its ``start_as_current_span`` calls ``start_span``.
-            scope: The name it was asked for by.
+            tracer: The SDK's; its ``start_as_current_span`` calls ``start_span``.
+            scope: The name that ``get_tracer`` was called with.
         """
         if scope == CELERY_SCOPE:
             return
@@ -180,7 +180,7 @@ class SpanSuppressor:
         return start_span
 
     def _may_begin(self, name: str, kind: SpanKind) -> bool:
-        """Return whether a trace may begin with a span of this name."""
+        """Return whether a span may start a trace; report one over the budget."""
         if kind is SpanKind.CLIENT and not self._allows_client_roots:
             return False
         if self._budget.take():
@@ -190,7 +190,7 @@ class SpanSuppressor:
 
 
 class _Unrecorded(NonRecordingSpan):
-    """A statement that is not sampled, or left out: what is inside it is not, either."""
+    """A statement that is not recorded; spans inside it are not recorded, either."""
 
     has_ended = False
 
@@ -217,7 +217,7 @@ def _remember_statements(start: Callable[..., Span]) -> Callable[..., Span]:
 
 
 def _leave_to_the_outer(start: Callable[..., Span]) -> Callable[..., Span]:
-    """Begin no span for what happens while a statement goes on."""
+    """Start no span of a driver while a statement lasts."""
 
     def start_span(name: str, *arguments: Any, **named: Any) -> Span:
         outer = _statement.get()

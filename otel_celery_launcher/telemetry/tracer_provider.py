@@ -56,9 +56,9 @@ def provide(
     suppressor: SpanSuppressor,
     resource: dict[str, Any] | None,
 ) -> tuple[TracerProvider | None, list[str]]:
-    """Return the provider we may change, and what to say about it.
+    """Return the SDK's provider, or None if another kind is set, and lines to print.
 
-    Sets the global provider unless one is there already.
+    Sets the global provider unless one is set already.
     """
     if providers.has_tracer_provider():
         present = sdk_provider(given := trace.get_tracer_provider())

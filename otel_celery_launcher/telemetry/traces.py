@@ -31,14 +31,13 @@ OUTGOING = Outgoing(
 
 
 class SpanFront(SpanProcessor):
-    """The last processor of every provider: what ends there leaves by the route.
+    """The last processor of every provider: hands ended spans to the route.
 
     Args:
         route: How spans leave this process.
 
     Attributes:
-        route: The same; another one takes its place where no exporter process can be
-            started.
+        route: The current route; replaced if no exporter process can be started.
     """
 
     def __init__(self, route: Route) -> None:
