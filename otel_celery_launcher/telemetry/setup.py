@@ -38,10 +38,10 @@ from otel_celery_launcher.telemetry.application_providers import (
     ApplicationProviders,
     CollectorAddress,
 )
-from otel_celery_launcher.telemetry.choose_route import RouteMaker
 from otel_celery_launcher.telemetry.instrumentations import Instrumented, instrument
 from otel_celery_launcher.telemetry.removed_imports import advise_on_imports
 from otel_celery_launcher.telemetry.resource import slot_resource
+from otel_celery_launcher.telemetry.route_maker import RouteMaker
 from otel_celery_launcher.telemetry.suppression import (
     ROLES_WITH_CLIENT_ROOTS,
     SpanSuppressor,
@@ -205,7 +205,7 @@ def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
     counters, main = _shared(from_main)
     delivery_log = _delivery_log(settings, counters, main)
     route_maker = RouteMaker(settings, counters, delivery_log)
-    route, channel, notes = route_maker.choose(from_main.channel if from_main else None)
+    route, channel, notes = route_maker.make(from_main.channel if from_main else None)
     front = SpanFront(route)
     application_providers = ApplicationProviders(front, _collector_address(settings))
     suppressor = _suppressor(settings, front)
