@@ -50,9 +50,7 @@ class RouteMaker:
         self._counters = counters
         self._delivery_log = delivery_log
 
-    def choose(
-        self, channel: Channel | None
-    ) -> tuple[Route, Channel | None, list[str]]:
+    def make(self, channel: Channel | None) -> tuple[Route, Channel | None, list[str]]:
         """Return the route that the settings ask for.
 
         Args:
