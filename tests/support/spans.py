@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from otel_celery_launcher.compat import lazy_span, span_starter
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
 
 SPAN_CONTEXT = trace_api.SpanContext(1, 2, is_remote=True)
 KIND = trace_api.SpanKind.CONSUMER
@@ -33,6 +31,19 @@ class RecordingProcessor(SpanProcessor):
     @property
     def resources(self) -> list[Resource]:
         return [span.resource for span in self.spans]
+
+
+def ended_span(name: str = "n", **attributes: Any) -> ReadableSpan:
+    return ReadableSpan(
+        name,
+        trace_api.SpanContext(
+            1, 2, is_remote=False, trace_flags=trace_api.TraceFlags(1)
+        ),
+        resource=Resource({"service.name": "s"}),
+        attributes=attributes,
+        start_time=1,
+        end_time=2,
+    )
 
 
 def starter(*processors: SpanProcessor, **options: Any) -> span_starter.SpanStarter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry import context as context_api
@@ -19,9 +18,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from otel_celery_launcher.compat import (
     contexts,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class LimitExceededError(Exception):

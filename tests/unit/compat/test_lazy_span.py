@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from opentelemetry import trace as trace_api
@@ -24,9 +24,6 @@ from tests.support.spans import (
     start_child,
     starter,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2, 3, 255])

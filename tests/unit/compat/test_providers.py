@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from opentelemetry import trace as trace_api
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -21,9 +19,6 @@ from otel_celery_launcher.compat import (
 from tests.support.spans import (
     RecordingProcessor,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_set_resource_reaches_tracers_already_handed_out() -> None:

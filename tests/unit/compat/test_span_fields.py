@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import Span, TracerProvider
@@ -14,9 +12,6 @@ from otel_celery_launcher.compat import (
 from tests.support.spans import (
     SPAN_CONTEXT,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_contents_are_those_of_the_properties() -> None:

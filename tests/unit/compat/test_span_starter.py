@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from opentelemetry import context as context_api
@@ -29,9 +29,6 @@ from tests.support.spans import (
     start_child,
     starter,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class Watching(SpanProcessor):

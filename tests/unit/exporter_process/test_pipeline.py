@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.delivery.exporters import PreparedExporter
 from otel_celery_launcher.delivery.sanitizing import sanitize
@@ -23,6 +21,7 @@ from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.ipc.span_frames import encode_span
 from otel_celery_launcher.signals import TRACES
 from tests.support.harness import wait_until
+from tests.support.spans import ended_span
 
 SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
 
@@ -57,14 +56,7 @@ class Encoding(Exporter):
 
 
 def message(name: str, **attributes: str) -> tuple[bytes, int, bytes]:
-    span = ReadableSpan(
-        name,
-        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)),
-        resource=Resource({"service.name": "s"}),
-        attributes=attributes,
-        start_time=1,
-        end_time=2,
-    )
+    span = ended_span(name, **attributes)
     data = Envelope(TRACES.number, encode_resource(span.resource)).message(
         [encode_span(span)]
     )

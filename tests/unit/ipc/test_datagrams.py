@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import (
-    ReadableSpan,
-)
-from opentelemetry.trace import (
-    SpanContext,
-    TraceFlags,
-)
 
 from otel_celery_launcher.ipc.datagrams import (
     Envelope,
@@ -28,17 +19,7 @@ from otel_celery_launcher.ipc.span_frames import (
     encode_span,
 )
 from otel_celery_launcher.signals import TRACES
-
-
-def a_span(name: str = "n", **given_attributes: Any) -> ReadableSpan:
-    return ReadableSpan(
-        name,
-        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)),
-        resource=Resource({"service.name": "s"}),
-        attributes=given_attributes,
-        start_time=1,
-        end_time=2,
-    )
+from tests.support.spans import ended_span
 
 
 @settings(max_examples=300, deadline=None)
@@ -52,7 +33,7 @@ def test_foreign_bytes_are_refused(data: bytes) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
-    span = a_span(key="value")
+    span = ended_span(key="value")
     message = bytearray(
         Envelope(TRACES.number, encode_resource(span.resource)).message(
             [encode_span(span)]

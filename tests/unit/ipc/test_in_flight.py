@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
-from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.in_flight import InFlightRun, killed_span
 from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.ipc.span_frames import START_BYTES, encode_span_start
-
-PROVIDER = TracerProvider()
-
-
-def a_span(name: str = "run/shop.pay", **attributes: str) -> ReadableSpan:
-    parent = SpanContext(1 << 127, 7, is_remote=True, trace_flags=TraceFlags(1))
-    span = PROVIDER.get_tracer("tests").start_span(
-        name,
-        trace.set_span_in_context(trace.NonRecordingSpan(parent)),
-        attributes=attributes,
-        links=[trace.Link(parent, attributes)],
-        start_time=5,
-    )
-    assert isinstance(span, ReadableSpan)
-    return span
-
-
-def a_run(pid: int = 0, task_id: str = "id") -> InFlightRun:
-    return InFlightRun(pid or os.getpid(), task_id, encode_span_start(a_span()))
-
-
-def a_dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+from tests.support.in_flight_runs import a_dead_process, a_run, started_span
 
 
 @pytest.mark.parametrize("task_id", ["id", "é" * 300, ""])
@@ -67,7 +38,7 @@ def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
     ids=["a long value", "a long name", "many"],
 )
 def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> None:
-    span = a_span("run/" + "x" * 3000, **attributes)
+    span = started_span("run/" + "x" * 3000, **attributes)
     frame = encode_span_start(span)
     assert len(frame) <= START_BYTES
     found = read_span(Resource.get_empty(), frame)
@@ -85,7 +56,7 @@ def test_a_successor_keeps_the_note_of_its_predecessor() -> None:
 
 
 def test_a_lost_span_is_the_span_that_was_noted() -> None:
-    begun = a_span(queue="celery")
+    begun = started_span(queue="celery")
     run = InFlightRun(os.getpid(), "id", encode_span_start(begun))
     span = killed_span(run, Resource({"service.name": "x"}), 9, {"signal": "9"})
     assert (span.context, span.parent) == (begun.context, begun.parent)

@@ -21,7 +21,6 @@ from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
     SpanKind,
-    TraceFlags,
     TraceState,
     set_span_in_context,
 )
@@ -44,7 +43,7 @@ from otel_celery_launcher.ipc.span_frames import (
     encode_span,
 )
 from otel_celery_launcher.signals import TRACES
-from tests.support.spans import RecordingProcessor
+from tests.support.spans import RecordingProcessor, ended_span
 from tests.support.strategies import contexts
 
 
@@ -148,23 +147,14 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     assert (begun.start_time, begun.end_time) == (span.start_time, None)
 
 
-def a_span(name: str = "n", **given_attributes: Any) -> ReadableSpan:
-    return ReadableSpan(
-        name,
-        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)),
-        resource=Resource({"service.name": "s"}),
-        attributes=given_attributes,
-        start_time=1,
-        end_time=2,
-    )
-
-
 class Colour(str, enum.Enum):
     RED = "red"
 
 
 def test_values_that_marshal_does_not_know_become_plain() -> None:
-    rebuilt = there_and_back(a_span(colour=Colour.RED, many=(Colour.RED,), x=object()))
+    rebuilt = there_and_back(
+        ended_span(colour=Colour.RED, many=(Colour.RED,), x=object())
+    )
     assert rebuilt.attributes is not None
     assert rebuilt.attributes["colour"] == "red"
     assert list(rebuilt.attributes["many"]) == ["red"]
@@ -174,10 +164,10 @@ def test_values_that_marshal_does_not_know_become_plain() -> None:
 @pytest.mark.parametrize(
     "span",
     [
-        a_span("lone \ud800 surrogate"),
-        a_span(value="\udfff"),
-        a_span(value=2**70),
-        a_span(**{"key \ud800": 1}),
+        ended_span("lone \ud800 surrogate"),
+        ended_span(value="\udfff"),
+        ended_span(value=2**70),
+        ended_span(**{"key \ud800": 1}),
     ],
 )
 def test_a_cleaned_span_can_be_encoded(span: ReadableSpan) -> None:
@@ -188,7 +178,7 @@ def test_a_cleaned_span_can_be_encoded(span: ReadableSpan) -> None:
 
 
 def test_a_span_too_large_for_a_datagram_is_cut_and_marked() -> None:
-    span = a_span(long="x" * 2 * SPAN_BYTES, small=1)
+    span = ended_span(long="x" * 2 * SPAN_BYTES, small=1)
     data = encode_span(span)
     assert len(data) < SPAN_BYTES
     rebuilt = there_and_back(span)
@@ -210,11 +200,11 @@ def ended(name: str, **fields: Any) -> ReadableSpan:
 @pytest.mark.parametrize(
     "span",
     [
-        a_span(
+        ended_span(
             **{f"list {n}": [f"{n} {m} " * 800 for m in range(16)] for n in range(64)}
         ),
-        a_span(**{"key" * 100_000: 1}),
-        a_span(**{f"key {n} {'k' * 5000}": 1 for n in range(64)}),
+        ended_span(**{"key" * 100_000: 1}),
+        ended_span(**{f"key {n} {'k' * 5000}": 1 for n in range(64)}),
         ended("name" * 100_000),
         ended("links", links=[Link(SPAN, {"a": "x" * 5000}) for _ in range(128)]),
         ended(
