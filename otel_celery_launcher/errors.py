@@ -25,12 +25,10 @@ if TYPE_CHECKING:
 # Statuses of sysexits.h: systemd's RestartPreventExitStatus=78 stops restart loops.
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_UNAVAILABLE = 69
 EXIT_BUG = 70
 EXIT_CONFIG = 78
 EXIT_CANNOT_EXECUTE = 126  # as a shell has it
 EXIT_NOT_FOUND = 127
-EXIT_INTERRUPTED = 130
 
 # Limit for an exception's message in a line: some messages contain whole documents.
 MESSAGE_CHARACTERS = 300

@@ -202,7 +202,6 @@ class HandoffRoute:
         }
         self._traces = self._lanes[TRACES.number]
         self._pid = os.getpid()
-        self.hand_over_run = self._hand_over_run
 
     # What is handed over, in the thread that completes it.
 
@@ -225,7 +224,7 @@ class HandoffRoute:
             return
         self._hand_over(lane, envelope, data, ends_work=ends_work, ends_task=ends_task)
 
-    def _hand_over_run(
+    def hand_over_run(
         self, resource: Resource, start: bytes, ended: int, changes: dict[str, str]
     ) -> None:
         """Hand over the span of a run that ends as it began: ``HandOverRun``."""
@@ -241,7 +240,7 @@ class HandoffRoute:
         if self._pid != os.getpid():
             self._forget_parent()
         if self._supervisor is not None and not self._has_timer:
-            self._supervise()
+            self._supervise(self._supervisor)
 
     def _hand_over(
         self,
@@ -301,14 +300,13 @@ class HandoffRoute:
             self._supervisor.watch()
         return lane.send(flush_message(lane.signal.number, lane.row, token), 0)
 
-    def _supervise(self) -> None:
+    def _supervise(self, supervisor: Supervisor) -> None:
         """Watch the exporter process where there is no timer; once a second."""
         now = time.monotonic()
         if self._may_start and now - self._polled >= 1.0:
             self._polled = now
-            if self._supervisor is not None:
-                self._supervisor.start_once()
-                self._supervisor.adopt()
+            supervisor.start_once()
+            supervisor.adopt()
             self.poll()
 
     @property

@@ -9,9 +9,8 @@ Three of them, one type:
 ``until_fork.UntilForkRoute``   inline until the first fork, handed off from then on
 
 The front of a signal (``telemetry/traces.py``) is what the SDK calls; it hands items to
-the route. Apart
-from runs and suppressed spans, a route knows a signal only by its ``Signal`` and
-``Outgoing``.
+the route. Apart from runs and suppressed spans, a route knows a signal only by its
+``Signal`` and ``Outgoing``.
 """
 
 from __future__ import annotations

@@ -80,6 +80,18 @@ class RouteMaker:
             is_main: Whether this process supervises it.
         """
         settings = self._settings
+        return HandoffRoute(
+            OUTGOING,
+            channel,
+            self._counters,
+            self._delivery_log,
+            self._supervisor(channel) if is_main else None,
+            may_start=settings.role not in CELERY_ROLES,
+            has_timer=settings.role == "worker",
+        )
+
+    def _supervisor(self, channel: Channel) -> Supervisor:
+        settings = self._settings
         exported = [
             ExportedSignal(
                 signal=each.signal,
@@ -88,18 +100,7 @@ class RouteMaker:
             )
             for each in OUTGOING
         ]
-        supervisor = Supervisor(
-            channel, self._counters, exported, settings.service_name
-        )
-        return HandoffRoute(
-            OUTGOING,
-            channel,
-            self._counters,
-            self._delivery_log,
-            supervisor if is_main else None,
-            may_start=settings.role not in CELERY_ROLES,
-            has_timer=settings.role == "worker",
-        )
+        return Supervisor(channel, self._counters, exported, settings.service_name)
 
     def inline(self) -> tuple[InlineRoute, list[str]]:
         """Return a route through this process's own exporters, and what to say."""
