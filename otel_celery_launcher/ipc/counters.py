@@ -18,17 +18,16 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.channel import above_standard
 from otel_celery_launcher.ipc.in_flight import (
     RECORD_BYTES,
     RUNNING,
     InFlightRecord,
     InFlightRecords,
 )
+from otel_celery_launcher.ipc.shared_memory import new_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,7 +295,11 @@ class Counters:
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = _new_page() if descriptor is None else descriptor
+        self.descriptor = (
+            new_memory("otel-celery-counters", _PAGE_BYTES)
+            if descriptor is None
+            else descriptor
+        )
         self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
         words = memory[:_STATES_START]
@@ -397,23 +400,3 @@ def _block(signal: Signal) -> int:
     if not 1 <= signal.number <= SIGNALS:
         raise ValueError(f"{signal.name} has the number {signal.number}")
     return _FIRST_BLOCK + (signal.number - 1) * len(_FIGURES)
-
-
-def _new_page() -> int:
-    """Return a descriptor of zeroed memory without a name."""
-    if hasattr(os, "memfd_create"):
-        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-        descriptor = os.memfd_create("otel-celery-counters", flags)
-    else:  # macOS
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    descriptor = above_standard(descriptor)
-    try:
-        os.ftruncate(descriptor, _PAGE_BYTES)
-        # Without seals, shrinking the mapped file would kill all processes by SIGBUS.
-        if hasattr(fcntl, "F_ADD_SEALS"):
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    except OSError:  # over RLIMIT_FSIZE
-        os.close(descriptor)
-        raise
-    return descriptor

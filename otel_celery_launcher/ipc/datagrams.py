@@ -2,22 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of the channel: one datagram each, with items of one signal and one resource.
 
-    checksum | magic  signal  resource length | resource | count | (length, frame) …
+    checksum | magic  signal  version  digest | length  count  0 | (length, frame) …
 
-A message without items is a flush: it asks the exporter process to report when it has
-sent all earlier items of that signal.
+The digest names the resource by its content. The resource itself is a message of its
+own (signal 0), which each process sends once (``ring_resources.py`` keeps it). A number
+would be shorter, but would mean nothing to the successor of a killed exporter process.
 
-Every message carries its whole resource. Numbers for known resources would be smaller,
-but wrong after the exporter process was killed: its successor reads the kernel's unread
-messages and does not know the numbers. The exporter process keeps one copy of each
-resource.
+A message with a signal and no items is a flush: it asks the exporter process to report
+when it has sent all earlier items of that signal.
 
-The socket pair has no name, so only our own processes write to it. The checksum detects
-data that other code writes to the descriptor by mistake.
+A message contains its own length, so that one that lies in the ring (``ring.py``) is
+complete or recognizably not. The socket pair has no name, so only our own processes
+write to it. The checksum detects data that other code writes to the descriptor by
+mistake.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,38 +29,51 @@ if TYPE_CHECKING:
 
 MAGIC = b"oc"
 
-# checksum of all that follows, magic, number of the signal, length of the resource
-_HEADER = struct.Struct("=I2sBI")
-_CHECKED = struct.Struct("=2sBI")
+# Of the messages and the frames in them. A spool file of another version is left alone.
+VERSION = 1
+
+# Number of the signal of a message with a resource.
+RESOURCE = 0
+
+# checksum of all that follows; magic, number of the signal, version, digest of the
+# resource; length of the whole message, how many items, nothing
+HEADER = struct.Struct("=I2sBB16sIHH")
+_CHECKED = struct.Struct("=2sBB16s")
+_SIZES = struct.Struct("=IHH")
 _CHECKSUM = struct.Struct("=I")
-_COUNT = struct.Struct("=H")
 LENGTH = struct.Struct("=I")
 _FLUSH = struct.Struct("=HQ")
+
+NO_DIGEST = bytes(16)
 
 # Several items are put together up to this size.
 MESSAGE_BYTES = 32 * 1024
 
 MAX_COUNT = 1000
 
+# A larger resource is cut (``marshalled.py``): its message must fit the socket's send
+# buffer, 212,992 bytes on a stock Linux kernel (net.core.wmem_default).
+RESOURCE_BYTES = 128 * 1024
+
 
 class FrameError(Exception):
     """A message that is not one of ours; counted by the exporter process."""
 
 
-class Message(NamedTuple):
-    """A message, split.
+class Header(NamedTuple):
+    """What a message says of itself.
 
     Attributes:
-        signal: Its number.
-        item_count: How many items; 0 for a flush.
-        resource: Encoded; empty for a flush.
-        body: The items, or the flush.
+        signal: Its number; ``RESOURCE`` for a resource.
+        item_count: How many items; 0 for a flush and for a resource.
+        digest: Names the resource.
+        length: Of the whole message, in bytes.
     """
 
     signal: int
     item_count: int
-    resource: bytes
-    body: bytes
+    digest: bytes
+    length: int
 
 
 class Envelope:
@@ -67,23 +82,41 @@ class Envelope:
     Args:
         signal: Number of the signal.
         resource: The resource, encoded.
+
+    Attributes:
+        digest: Names the resource.
+        epoch: In which the exporter process was sent the resource by this process
+            (``Counters.resource_epoch``); -1 for never.
     """
 
-    __slots__ = ("_checksum", "_head", "resource")
+    __slots__ = ("_checksum", "_head", "digest", "epoch", "resource")
 
     def __init__(self, signal: int, resource: bytes) -> None:
         self.resource = resource
-        self._head = _CHECKED.pack(MAGIC, signal, len(resource)) + resource
+        self.digest = digest_of(resource)
+        self.epoch = -1
+        self._head = _CHECKED.pack(MAGIC, signal, VERSION, self.digest)
         self._checksum = zlib.crc32(self._head)
 
     def message(self, frames: Sequence[bytes]) -> bytes:
         """Return one message with these frames."""
-        parts = [_COUNT.pack(len(frames))]
+        parts = []
         for data in frames:
             parts += (LENGTH.pack(len(data)), data)
         body = b"".join(parts)
-        checksum = _CHECKSUM.pack(zlib.crc32(body, self._checksum))
-        return b"".join((checksum, self._head, body))
+        sizes = _SIZES.pack(HEADER.size + len(body), len(frames), 0)
+        rest = sizes + body
+        checksum = _CHECKSUM.pack(zlib.crc32(rest, self._checksum))
+        return b"".join((checksum, self._head, rest))
+
+    def resource_message(self) -> bytes:
+        """Return the message that makes the resource known."""
+        return _whole(RESOURCE, 0, self.digest, self.resource)
+
+
+def digest_of(resource: bytes) -> bytes:
+    """Return the 16 bytes that name a resource."""
+    return hashlib.blake2b(resource, digest_size=16).digest()
 
 
 def flush_message(signal: int, row: int, token: int) -> bytes:
@@ -94,8 +127,12 @@ def flush_message(signal: int, row: int, token: int) -> bytes:
         row: Row of the counters in which it says so.
         token: Monotonic nanoseconds; a later flush also completes all earlier ones.
     """
-    head = _CHECKED.pack(MAGIC, signal, 0)
-    data = head + _COUNT.pack(0) + _FLUSH.pack(row, token)
+    return _whole(signal, 0, NO_DIGEST, _FLUSH.pack(row, token))
+
+
+def _whole(signal: int, count: int, digest: bytes, body: bytes) -> bytes:
+    head = _CHECKED.pack(MAGIC, signal, VERSION, digest)
+    data = head + _SIZES.pack(HEADER.size + len(body), count, 0) + body
     return _CHECKSUM.pack(zlib.crc32(data)) + data
 
 
@@ -112,27 +149,24 @@ def read_flush(body: bytes) -> tuple[int, int]:
     return row, token
 
 
-def split_message(message: bytes | memoryview) -> Message:
-    """Return what a message holds.
+def read_header(memory: memoryview) -> Header:
+    """Return the header of the message that fills the memory, after checking it.
 
     Raises:
-        FrameError: Not one of ours.
+        FrameError: Not one of ours, or damaged.
     """
-    if len(message) < _HEADER.size:
+    if len(memory) < HEADER.size:
         raise FrameError("shorter than a header")
-    checksum, magic, signal, resource_length = _HEADER.unpack_from(message)
-    if magic != MAGIC:
+    checksum, magic, signal, version, digest, length, count, _ = HEADER.unpack_from(
+        memory
+    )
+    if magic != MAGIC or version != VERSION:
         raise FrameError("not a message of this launcher")
-    whole = memoryview(message)
-    if zlib.crc32(whole[_CHECKSUM.size :]) != checksum:
+    if length != len(memory):
+        raise FrameError("not its length")
+    if zlib.crc32(memory[_CHECKSUM.size :]) != checksum:
         raise FrameError("damaged")
-    end = _HEADER.size + resource_length
-    try:
-        (count,) = _COUNT.unpack_from(message, end)
-    except struct.error as exc:
-        raise FrameError(f"not a count: {exc!r}") from exc
-    body = whole[end + _COUNT.size :]
-    return Message(signal, count, bytes(whole[_HEADER.size : end]), bytes(body))
+    return Header(signal, count, digest, length)
 
 
 def split_frames(body: bytes) -> list[bytes]:
