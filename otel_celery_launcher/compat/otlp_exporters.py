@@ -2,22 +2,161 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private names of OpenTelemetry's OTLP exporters; imports nothing of it.
 
-For the exporter process.
+An exporter of the SDK says only whether a batch was taken, and retries by itself. The
+exporter process wants the collector's answer, and decides itself. So it uses what such
+an exporter is made of: its gRPC stub or HTTP session, with its headers, timeout and
+certificates (``request``). For the exporter process.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _MODULES = tuple(
     f"opentelemetry.exporter.otlp.proto.{each}.trace_exporter"
     for each in ("grpc", "http")
 )
+
+_RETRY_INFO = "google.rpc.retryinfo-bin"
+
+
+class GrpcStatus(NamedTuple):
+    """A gRPC call that failed."""
+
+    code: str
+    details: str
+    retry_seconds: float | None
+
+
+class HttpResponse(NamedTuple):
+    """An HTTP response.
+
+    Attributes:
+        status: Its status; 0 if none came.
+        reason: The text of the status, or of the failure.
+        headers: With lower-case names as far as they are asked for.
+        content: The body.
+    """
+
+    status: int
+    reason: str
+    retry_after: str = ""
+    content: bytes = b""
+
+
+def request_by(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
+    """Return a function that sends a batch once; None for an exporter of another kind.
+
+    The function returns the collector's response message (gRPC), a ``GrpcStatus`` or an
+    ``HttpResponse``, and raises what encoding raises.
+    """
+    module = type(exporter).__module__
+    if module not in _MODULES:
+        return None
+    if ".grpc." in module:
+        return _grpc_request(exporter)
+    return _http_request(exporter)
+
+
+def _grpc_request(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
+    names = ("_client", "_translate_data", "_headers", "_timeout")
+    if not all(hasattr(exporter, name) for name in names):
+        return None
+    from grpc import RpcError
+
+    def request(items: Sequence[Any]) -> Any:
+        data = exporter._translate_data(items)  # noqa: SLF001
+        try:
+            return exporter._client.Export(  # noqa: SLF001
+                request=data,
+                metadata=exporter._headers,  # noqa: SLF001
+                timeout=exporter._timeout,  # noqa: SLF001
+            )
+        except RpcError as exc:
+            return _status(exc)
+
+    return request
+
+
+def _status(error: Any) -> GrpcStatus:
+    seconds = None
+    for key, value in error.trailing_metadata() or ():
+        if key == _RETRY_INFO:
+            from google.rpc.error_details_pb2 import RetryInfo
+
+            delay = RetryInfo.FromString(value).retry_delay
+            seconds = delay.seconds + delay.nanos / 1e9
+    return GrpcStatus(error.code().name, error.details() or "", seconds)
+
+
+def _http_request(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
+    module = sys.modules[type(exporter).__module__]
+    client = getattr(exporter, "_client", None)
+    if hasattr(exporter, "_export"):  # before 1.45
+        send: Callable[[bytes], HttpResponse] = lambda data: _read_response(
+            exporter._export(data)  # noqa: SLF001
+        )
+    elif all(hasattr(client, name) for name in ("_submit", "_compress", "_timeout")):
+        send = lambda data: _read_result(  # noqa: E731
+            client._submit(client._compress(data), client._timeout)  # noqa: SLF001
+        )
+    else:
+        return None
+
+    def request(items: Sequence[Any]) -> HttpResponse:
+        data = module.encode_spans(items).SerializePartialToString()  # type: ignore[attr-defined]
+        try:
+            return send(data)
+        except OSError as exc:  # all errors of requests and urllib3 that matter here
+            return HttpResponse(0, f"{type(exc).__name__}: {exc}")
+
+    return request
+
+
+def _read_response(response: Any) -> HttpResponse:
+    """Read a response of ``requests``."""
+    return HttpResponse(
+        response.status_code,
+        _reason(response.reason, response.content, is_ok=response.ok),
+        response.headers.get("Retry-After", ""),
+        response.content,
+    )
+
+
+def _read_result(result: Any) -> HttpResponse:
+    """Read a result of ``opentelemetry-exporter-http-transport``."""
+    if result.status_code is None:
+        return HttpResponse(0, f"{type(result.error).__name__}: {result.error}")
+    content = result.content()
+    is_ok = result.status_code < 400
+    return HttpResponse(
+        result.status_code,
+        _reason(result.reason, content, is_ok=is_ok),
+        result.headers().get("Retry-After", ""),
+        content,
+    )
+
+
+def _reason(reason: str | None, content: bytes, *, is_ok: bool) -> str:
+    """Return the text of an answer: the body if it is one, else the status's own."""
+    text = content[:300]
+    if is_ok or not text or not text.isascii() or text[:1] == b"<" or b"\0" in text:
+        return reason or ""
+    shown = text.decode("ascii")
+    return shown if shown.isprintable() else reason or ""
+
+
+def close(exporter: Any) -> None:
+    """Close an exporter and its connection; older gRPC exporters leave it open."""
+    exporter.shutdown()
+    channel = getattr(exporter, "_channel", None)
+    if channel is not None:
+        channel.close()
 
 
 def replace_encoder(encode: Callable[..., Any]) -> None:

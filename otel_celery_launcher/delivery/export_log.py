@@ -81,19 +81,19 @@ def _text(record: logging.LogRecord) -> str:
         text = ": ".join(each for each in grpc_failure.groups() if each)
     if record.exc_info and record.exc_info[1] is not None:
         text = f"{text} {record.exc_info[1]!r}"
-    return _one_line(text)
+    return one_line(text)
 
 
 def error_text(exc: BaseException) -> str:
     """Return an exception's kind and message, on one line and without secrets."""
-    return _one_line(f"{type(exc).__name__}: {exc}")
+    return one_line(f"{type(exc).__name__}: {exc}")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text as one line, without what may be secret in its URLs."""
     return _URL_REST.sub(r"\1…", " ".join(text.split()))
 
 
 def last_words(exc: BaseException) -> str:
     """Return a text on the exception that ends the exporter process."""
-    return f"the exporter process ends: {_one_line(describe_failure_briefly(exc))}"
+    return f"the exporter process ends: {one_line(describe_failure_briefly(exc))}"

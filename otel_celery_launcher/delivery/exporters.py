@@ -11,10 +11,22 @@ import, and the exporters are made after it, which does not touch the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_celery_launcher.compat import otlp_exporters
+from otel_celery_launcher.delivery.answers import (
+    TAKEN,
+    Answer,
+    Verdict,
+    grpc_answer,
+    http_answer,
+    taken_in_part,
+)
+from otel_celery_launcher.delivery.export_log import error_text, one_line
 from otel_celery_launcher.delivery.redaction import redact_exceptions
 from otel_celery_launcher.delivery.sanitizing import sanitize
 from otel_celery_launcher.settings.checks import load_component
@@ -56,21 +68,105 @@ class PreparedExporter:
     def __init__(self, exporter: Any, preparations: Sequence[Preparation]) -> None:
         self._exporter = exporter
         self._preparations = preparations
+        self._request = otlp_exporters.request_by(exporter)
 
     def export(self, items: Sequence[Any]) -> bool:
-        """Send a batch; return whether it was accepted.
+        """Send a batch as the SDK does, with its retries; return whether it was accepted.
 
         Raises:
             Exception: Any exception of the exporter.
         """
+        # Each signal has an enumeration of its own: SpanExportResult, LogExportResult, …
+        result = self._exporter.export(self._prepare(items))
+        return getattr(result, "name", "") == "SUCCESS"
+
+    def send(self, items: Sequence[Any]) -> Answer:
+        """Send a batch once; return what the collector has answered."""
+        if self._request is None:
+            return self._send_by_export(items)
+        try:
+            response = self._request(self._prepare(items))
+        except Exception as exc:  # noqa: BLE001 - what an encoder makes of an item
+            return Answer(
+                Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}"
+            )
+        return _answer(response)
+
+    def _send_by_export(self, items: Sequence[Any]) -> Answer:
+        """Send through an exporter that says only whether a batch was taken.
+
+        Whether something else is taken shows what its failures mean (``attempts.py``).
+        """
+        try:
+            items = self._prepare(items)
+        except Exception as exc:  # noqa: BLE001 - as above
+            return Answer(
+                Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}"
+            )
+        try:
+            result = self._exporter.export(items)
+        except OSError as exc:  # nobody listens
+            return Answer(Verdict.LATER, error_text(exc))
+        except Exception as exc:  # noqa: BLE001 - any exporter
+            return Answer(Verdict.REFUSED, error_text(exc))
+        is_taken = getattr(result, "name", "") == "SUCCESS"
+        return TAKEN if is_taken else Answer(Verdict.REFUSED)
+
+    def _prepare(self, items: Sequence[Any]) -> Sequence[Any]:
         for prepare in self._preparations:
             items = prepare(items)
-        # Each signal has an enumeration of its own: SpanExportResult, LogExportResult, …
-        return getattr(self._exporter.export(items), "name", "") == "SUCCESS"
+        return items
 
     def shutdown(self) -> None:
         """Close the exporter's connection."""
         self._exporter.shutdown()
+
+    def close(self) -> None:
+        """Close the exporter and its connection, whatever that raises."""
+        with suppress(Exception):
+            otlp_exporters.close(self._exporter)
+
+
+def _answer(response: Any) -> Answer:
+    """Return what a response of ``otlp_exporters.request_by`` means."""
+    if isinstance(response, otlp_exporters.GrpcStatus):
+        answer = grpc_answer(*response)
+    elif isinstance(response, otlp_exporters.HttpResponse):
+        answer = _http_answer(response)
+    else:
+        answer = _read_partial_success(response)
+    return replace(answer, error=one_line(answer.error)) if answer.error else answer
+
+
+def _http_answer(response: otlp_exporters.HttpResponse) -> Answer:
+    if not response.status:
+        return Answer(Verdict.LATER, response.reason, is_unreachable=True)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        return http_answer(response.status, response.reason, response.retry_after)
+    if not response.content:
+        return TAKEN
+    from google.protobuf.message import DecodeError
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+        ExportTraceServiceResponse,
+    )
+
+    try:  # the responses of all signals have the same fields by number
+        return _read_partial_success(
+            ExportTraceServiceResponse.FromString(response.content)
+        )
+    except DecodeError:  # a proxy's page, or JSON
+        return TAKEN
+
+
+def _read_partial_success(response: Any) -> Answer:
+    """Read a response message of any signal."""
+    if not response.HasField("partial_success"):
+        return TAKEN
+    fields = {
+        field.name: value for field, value in response.partial_success.ListFields()
+    }
+    message = fields.pop("error_message", "")
+    return taken_in_part(sum(fields.values()), message)
 
 
 def load_exporters(
@@ -78,7 +174,7 @@ def load_exporters(
     names: Sequence[str],
     *,
     redacts_exceptions: bool,
-) -> tuple[list[Callable[[], PreparedExporter]], list[str]]:
+) -> tuple[dict[str, Callable[[], PreparedExporter]], list[str]]:
     """Import the classes of exporters by their entry point names.
 
     Args:
@@ -87,9 +183,9 @@ def load_exporters(
         redacts_exceptions: Whether messages of exceptions are removed.
 
     Returns:
-        Makers of the exporters, and a line for each that cannot be imported.
+        Makers of the exporters, by name, and a line for each that cannot be imported.
     """
-    makers: list[Callable[[], PreparedExporter]] = []
+    makers: dict[str, Callable[[], PreparedExporter]] = {}
     problems: list[str] = []
     for name in names:
         try:
@@ -100,22 +196,22 @@ def load_exporters(
                 " through it"
             )
         else:
-            makers.append(
-                partial(_make, signal, make, redacts_exceptions=redacts_exceptions)
+            makers[name] = partial(
+                _make, signal, make, redacts_exceptions=redacts_exceptions
             )
     return makers, problems
 
 
 def load_exporters_late(
     signal: Signal, names: Sequence[str], *, redacts_exceptions: bool
-) -> tuple[list[Callable[[], PreparedExporter]], list[str]]:
+) -> tuple[dict[str, Callable[[], PreparedExporter]], list[str]]:
     """Like ``load_exporters``, but import a class when it makes its first exporter."""
 
     def make(name: str) -> PreparedExporter:
         exporter_class = load_component(signal.exporter_group, name)
         return _make(signal, exporter_class, redacts_exceptions=redacts_exceptions)
 
-    return [partial(make, name) for name in names], []
+    return {name: partial(make, name) for name in names}, []
 
 
 def _make(

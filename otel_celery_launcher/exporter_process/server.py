@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter process: reads the channel, queues, sends.
+"""The exporter process: receives into the ring, and sends what is there.
 
 A fresh interpreter, never forked from the application; imports neither Celery nor the
 application. Started and watched by ``routes/supervisor.py``. Ends when no process
@@ -20,6 +20,7 @@ import site
 import socket
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +30,20 @@ from otel_celery_launcher.compat import otlp_exporters
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, last_words
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.errors import EXIT_BUG
-from otel_celery_launcher.exporter_process.memory_limit import queue_bytes
-from otel_celery_launcher.exporter_process.pipeline import Flush, Pipeline
+from otel_celery_launcher.exporter_process.pipeline import Pipeline
 from otel_celery_launcher.ipc import inherited
-from otel_celery_launcher.ipc.channel import RECEIVE_BYTES
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.ipc.datagrams import (
-    LENGTH,
+    NO_DIGEST,
+    RESOURCE,
+    Envelope,
     FrameError,
     read_flush,
-    split_message,
 )
 from otel_celery_launcher.ipc.in_flight import killed_span
 from otel_celery_launcher.ipc.marshalled import encode_resource
+from otel_celery_launcher.ipc.ring import Reads
+from otel_celery_launcher.ipc.ring_memory import RingMemory
 from otel_celery_launcher.ipc.span_frames import encode_span
 from otel_celery_launcher.signals import TRACES, Signal
 
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_celery_launcher.delivery.exporters import PreparedExporter
+    from otel_celery_launcher.ipc.datagrams import Header
+    from otel_celery_launcher.ipc.ring import Ring
 
 # To sleep between reads costs half of what waking for each span costs. The kernel's
 # buffer holds about a hundred messages: a task whose end finds it full has to wait.
@@ -64,7 +68,7 @@ END_SECONDS = 5.0
 
 
 class Server:
-    """The reader: moves messages from the channel into the pipelines, in one thread.
+    """The reader: receives messages into the ring, in one thread.
 
     Args:
         config: The configuration that ``routes/supervisor.py`` makes.
@@ -72,7 +76,6 @@ class Server:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._read = socket.socket(fileno=config["read"])
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._counters = Counters(config["counters"])
         self._row = self._counters.rows[EXPORTER_ROW]
         self._parent = config["parent"]
@@ -86,34 +89,31 @@ class Server:
         self._figures = {
             number: self._row.of(known) for number, known in self._signals.items()
         }
-        self._pipelines = self._make_pipelines(config["signals"], config["path"])
+        makers = self._make_makers(config["signals"], config["path"])
+        self._memory = RingMemory(config["ring"], config["ring_bytes"])
+        self._ring = self._find_ring(list(makers))
+        self._digest = NO_DIGEST  # of the last message with spans
+        self._flushes: dict[tuple[int, int, int], int] = {}
+        self._pipelines = self._make_pipelines(makers)
         ExportLogHandler(self._note_error).install()
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
-    def _make_pipelines(
+    def _make_makers(
         self, configs: list[dict[str, Any]], import_path: list[str]
-    ) -> dict[int, list[Pipeline]]:
-        """Return the pipelines of each signal, by its number."""
+    ) -> dict[tuple[int, str], Callable[[], PreparedExporter]]:
+        """Return what makes each exporter, by the number of its signal and its name."""
         makers = {
-            each["signal"]["number"]: self._load_exporters(each, import_path)
+            (each["signal"]["number"], name): make
             for each in configs
+            for name, make in self._load_exporters(each, import_path).items()
         }
-        total = sum(map(len, makers.values()))
-        if total:
+        if makers:
             _use_own_encoder()
-        limit = queue_bytes() // max(1, total)
-        pipelines = {}
-        for number, known in self._signals.items():
-            decode = _import_function(known.decoder)
-            pipelines[number] = [
-                Pipeline(known, decode, make, self._row, limit)
-                for make in makers[number]
-            ]
-        return pipelines
+        return makers
 
     def _load_exporters(
         self, config: dict[str, Any], import_path: list[str]
-    ) -> list[Callable[[], PreparedExporter]]:
+    ) -> dict[str, Callable[[], PreparedExporter]]:
         """Import the exporters; if one is not found, process .pth files and try again.
 
         An editable install is found by an import hook that only its .pth file installs.
@@ -130,18 +130,61 @@ class Server:
             self._row.note_error(f"in the exporter process {problem}")
         return makers
 
+    def _find_ring(self, exporters: list[tuple[int, str]]) -> Ring:
+        """Return the ring as the predecessor has left it.
+
+        A predecessor whose main process has ended may live for END_SECONDS.
+        """
+        while not self._memory.claim() and os.getppid() == self._parent:
+            self._row.note_heartbeat()
+            time.sleep(NAP_SECONDS)
+        reads = [
+            Reads(number, name, self._figures[number]) for number, name in exporters
+        ]
+        ring = self._memory.ring(reads, self._counters.begin_resource_epoch)
+        if not self._memory.is_shared:
+            self._counters.begin_resource_epoch()  # what was sent before is gone
+        return ring
+
+    def _make_pipelines(
+        self, makers: dict[tuple[int, str], Callable[[], PreparedExporter]]
+    ) -> dict[int, list[Pipeline]]:
+        """Return the pipelines of each signal, by its number."""
+        pipelines: dict[int, list[Pipeline]] = {number: [] for number in self._signals}
+        for cursor, ((number, _), make) in zip(
+            self._ring.cursors, makers.items(), strict=True
+        ):
+            known = self._signals[number]
+            pipelines[number].append(
+                Pipeline(
+                    known,
+                    _import_function(known.decoder),
+                    make,
+                    self._row,
+                    self._ring,
+                    cursor,
+                    unknown=self._resource,
+                    on_flush=partial(self._count_flush, number),
+                )
+            )
+        return pipelines
+
     def run(self) -> None:
         """Read until nobody writes any more, then send what is left."""
         pipelines = [each for some in self._pipelines.values() for each in some]
+        self._row.add_repeated(sum(each.repeated for each in self._ring.cursors))
         for pipeline in pipelines:
             pipeline.start()
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
         drained = time.monotonic()
+        self._note_heartbeat()
         while os.getppid() == self._parent:
             poll.poll(HEARTBEAT_SECONDS * 1000)
             count, is_open = self._drain()
             before, drained = drained, time.monotonic()
+            for pipeline in pipelines:
+                pipeline.notice()
             self._note_heartbeat()
             if not is_open:
                 break
@@ -161,43 +204,54 @@ class Server:
 
     def _drain(self) -> tuple[int, bool]:
         """Read what is there; return how many messages, and whether anybody writes."""
-        buffer = self._buffer
+        ring, known = self._ring, self._pipelines
         for count in range(READ_AT_ONCE):
             try:
-                length = self._read.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+                header = ring.receive(self._read, socket.MSG_DONTWAIT)
             except BlockingIOError:
+                ring.tidy()
                 return count, True
             except OSError:
                 return count, False
-            if not length:
+            except FrameError:
+                self._count_refused()
+                continue
+            if header is None:
                 return count, False
-            self._receive(buffer[:length])
+            if not known.get(header.signal):
+                self._take_without_exporter(header)
+            elif header.signal == TRACES.number and header.item_count:
+                self._digest = header.digest
         return READ_AT_ONCE, True
 
-    def _receive(self, data: memoryview) -> None:
-        count = 1
-        try:
-            number, count, resource, body = split_message(data)
-            pipelines = self._pipelines[number]
-            if not count:
-                self._put_flush(number, *read_flush(body))
-                return
-        except (FrameError, LookupError):  # of no signal, or no row, that is known here
-            figures = self._row.of(TRACES)
-            figures.add_received(count)
-            figures.add_dropped(count)
+    def _count_refused(self) -> None:
+        """Count what is not a message."""
+        figures = self._row.of(TRACES)
+        figures.add_received(1)
+        figures.add_dropped(1)
+
+    def _take_without_exporter(self, header: Header) -> None:
+        """Count items of a signal that is not known, or that no exporter can send."""
+        if header.signal == RESOURCE:
             return
-        if number == TRACES.number:
-            self._resource = resource
-        if not pipelines:  # none could be imported
-            self._figures[number].add_received(count)
-            self._figures[number].add_failed(count)
-        for pipeline in pipelines:
-            pipeline.put(resource, count, body)
+        figures = self._figures.get(header.signal)
+        if figures is None:
+            figures = self._row.of(TRACES)
+            figures.add_received(header.item_count)
+            figures.add_dropped(header.item_count)
+            return
+        figures.add_received(header.item_count)
+        figures.add_failed(header.item_count)
+        if not header.item_count:
+            body = self._ring.body_at(self._ring.committed, header)
+            row, token = read_flush(body)
+            self._counters.rows[row].of(self._signals[header.signal]).note_flushed(token)
 
     def _end_killed_runs(self) -> None:
         """End the runs of pool children that died with the worker's main process."""
         empty = Resource.get_empty()
+        resource = self._ring.resources.get(self._digest) or self._resource
+        envelope = Envelope(TRACES.number, resource)
         for _, record, _ in self._counters.in_flight_records():
             run = record.read()
             if run is None:
@@ -206,26 +260,20 @@ class Server:
             reason = {"text": "the worker's main process is gone"}
             try:
                 data = encode_span(killed_span(run, empty, time.time_ns(), reason))
+                self._ring.append(envelope.resource_message())
+                self._ring.append(envelope.message([data]))
             except FrameError:  # of a child whose memory was damaged
                 continue
-            for pipeline in self._pipelines.get(TRACES.number, ()):
-                pipeline.put(self._resource, 1, LENGTH.pack(len(data)) + data)
 
-    def _put_flush(self, number: int, row: int, token: int) -> None:
-        pipelines = self._pipelines[number]
-        waiting = len(pipelines)
-        figures = self._counters.rows[row].of(self._signals[number])
-
-        def done() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting <= 0:
-                figures.note_flushed(token)
-
-        if not pipelines:
-            done()
-        for pipeline in pipelines:
-            pipeline.put_flush(Flush(done))
+    def _count_flush(self, number: int, row: int, token: int) -> None:
+        """Say that a flush was carried out, once all exporters of the signal have."""
+        key = number, row, token
+        with self._ring.lock:
+            done = self._flushes[key] = self._flushes.get(key, 0) + 1
+            if done < len(self._pipelines[number]):
+                return
+            del self._flushes[key]
+        self._counters.rows[row].of(self._signals[number]).note_flushed(token)
 
     def _note_error(self, text: str) -> None:
         """Tell the pipeline in whose thread an exporter has logged."""

@@ -55,9 +55,9 @@ NAME_BYTES = 64
 # process, then a block for each signal, then the texts.
 _WORD = 8
 _REACHED, _REFUSED, _SINCE, _HEARTBEAT = range(4)
-_ERROR_LENGTH, _LEFT_OUT, _NAME_LENGTH = range(4, 7)
+_ERROR_LENGTH, _LEFT_OUT, _NAME_LENGTH, _EPOCH, _REPEATED = range(4, 9)
 _EXPORTED, _FAILED, _DROPPED, _RECEIVED, _QUEUED, _FLUSHED = _FIGURES = range(6)
-_FIRST_BLOCK = 7
+_FIRST_BLOCK = 9
 _WORDS = _FIRST_BLOCK + SIGNALS * len(_FIGURES)
 _ERROR_START = _WORDS * _WORD
 _NAME_START = _ERROR_START + ERROR_BYTES
@@ -118,7 +118,6 @@ class Figures:
     def add_failed(self, count: int) -> None:
         """Count items whose export failed for good."""
         self.words[_FAILED] += count
-        self._row.note_failure()
 
     def add_dropped(self, count: int) -> None:
         """Count items that never reached an exporter."""
@@ -197,6 +196,19 @@ class Row:
     def note_heartbeat(self) -> None:
         """Say that the exporter process lives."""
         self._times[_HEARTBEAT] = time.monotonic()
+
+    def note_no_heartbeat(self) -> None:
+        """Say that the exporter process has ended (supervisor)."""
+        self._times[_HEARTBEAT] = 0.0
+
+    def add_repeated(self, count: int) -> None:
+        """Count items that may arrive twice (exporter process, when it starts)."""
+        self._counts[_REPEATED] += count
+
+    @property
+    def repeated(self) -> int:
+        """Items that may have arrived twice: their sender was killed while it sent them."""
+        return self._counts[_REPEATED]
 
     @property
     def heartbeat(self) -> float:
@@ -289,6 +301,11 @@ class Totals:
 class Counters:
     """The shared page of a worker: ``rows``, records of runs, and sums.
 
+    Attributes:
+        resource_epoch: One word. A process that has sent its resource in another epoch
+            sends it again before its next items: the exporter process may have had to
+            forget it.
+
     Args:
         descriptor: A page made by the main process, inherited by a spawned child;
             None makes a new page.
@@ -306,6 +323,8 @@ class Counters:
         self._counts = words.cast("Q")
         self._times = words.cast("d")
         self._states = memory[_STATES_START:_RECORDS_START]
+        epoch = EXPORTER_ROW * _ROW_WORDS + _EPOCH
+        self.resource_epoch = self._counts[epoch : epoch + 1]
         self.rows = [Row(memory, index) for index in range(ROWS)]
         records, size = memory[_RECORDS_START:], 2 * RECORD_BYTES
         self.in_flight = [
@@ -338,6 +357,10 @@ class Counters:
         except OSError:
             return False
         return True
+
+    def begin_resource_epoch(self) -> None:
+        """Make all processes send their resources again (exporter process)."""
+        self.resource_epoch[0] += 1
 
     def descriptors(self) -> list[int]:
         """Return the descriptor, as a list; empty if it is no longer ours."""

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher.ipc.datagrams import FrameError
+from otel_celery_launcher.ipc.datagrams import RESOURCE_BYTES, FrameError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -73,8 +73,28 @@ def to_builtins(value: Any) -> Any:
 
 
 def encode_resource(resource: Resource) -> bytes:
-    """Return a resource as bytes; called once for each resource of a process."""
-    return dump((dict(resource.attributes), resource.schema_url))
+    """Return a resource as bytes; called once for each resource of a process.
+
+    One that is too large for a message loses its longest attributes.
+    """
+    data = dump((dict(resource.attributes), resource.schema_url))
+    if len(data) <= RESOURCE_BYTES:
+        return data
+    kept = without_longest(resource.attributes, RESOURCE_BYTES)
+    return dump((kept, resource.schema_url))
+
+
+def without_longest(attributes: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the attributes without the longest, so that they have so many bytes."""
+    sizes = {key: len(dump((key, value))) for key, value in attributes.items()}
+    total = sum(sizes.values()) + 64
+    kept = dict(attributes)
+    for key in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if total <= size:
+            break
+        total -= sizes[key]
+        del kept[key]
+    return kept
 
 
 def read_resource(data: bytes) -> Resource:

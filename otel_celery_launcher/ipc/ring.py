@@ -275,6 +275,7 @@ class Ring:
             self._words[_ACTIVE_WORD : _ACTIVE_WORD + 1],
             lambda number: give_back(_HEAD_BYTES + number * half, half),
         )
+        self.committed = 0  # position of the last message that this process committed
         self._used: dict[bytes, int] = {}  # digest: position of the last message with it
         self.cursors = [
             Cursor(self, table, index, each) for index, each in enumerate(reads)
@@ -466,6 +467,7 @@ class Ring:
         self._times[offset // _WORD + 1] = time.monotonic()
         with self.lock:
             self._slots[offset // _WORD] = header.length
+            self.committed = self.head
             self._used[header.digest] = self.head
             if not start:
                 self._high = self._capacity

@@ -56,7 +56,7 @@ class Backlog:
                 self.bytes = 0
                 return group
             if group and (
-                item[0].resource != group[0][0].resource
+                item[0].digest != group[0][0].digest
                 or size + len(item[1]) > MESSAGE_BYTES
             ):
                 self._items.appendleft(item)

@@ -80,6 +80,7 @@ class Lane:
         self._counters = counters
         self.backlog = Backlog()
         self._envelopes: dict[int, tuple[Resource, Envelope]] = {}
+        self._epoch = counters.resource_epoch
         self._sent = 0.0  # when a group went out; monotonic seconds
         self._tried = 0.0  # when the backlog did not fit; monotonic seconds
         self._has_waited_in_vain = False
@@ -103,15 +104,33 @@ class Lane:
         self._envelopes[id(resource)] = (resource, envelope)
         return envelope
 
-    def send(self, message: bytes, count: int) -> bool:
-        """Send a message; return False if it must be tried again.
+    def send(self, envelope: Envelope, frames: list[bytes]) -> bool:
+        """Send frames of one resource; return False if they must be tried again.
 
         If the channel is lost, the items are counted as dropped, and it returns True.
         """
         try:
+            if envelope.epoch != self._epoch[0] and not self._make_known(envelope):
+                return False
+            return self._channel.send(envelope.message(frames))
+        except ChannelLostError:
+            self.figures.add_dropped(len(frames))
+            return True
+
+    def _make_known(self, envelope: Envelope) -> bool:
+        """Send the resource of an envelope; return False if it must be tried again."""
+        epoch = self._epoch[0]
+        if not self._channel.send(envelope.resource_message()):
+            return False
+        envelope.epoch = epoch
+        return True
+
+    def ask_for_flush(self, token: int) -> bool:
+        """Ask the exporter process to report when it has sent all before."""
+        try:
+            message = flush_message(self.signal.number, self.row, token)
             return self._channel.send(message)
         except ChannelLostError:
-            self.figures.add_dropped(count)
             return True
 
     def enqueue(self, envelope: Envelope, data: bytes) -> None:
@@ -141,7 +160,7 @@ class Lane:
         end = time.monotonic() + seconds
         while group := self.backlog.take():
             frames = [data for _, data in group]
-            if not self.send(group[0][0].message(frames), len(frames)):
+            if not self.send(group[0][0], frames):
                 self.backlog.put_back(group)
                 if time.monotonic() >= end:
                     return False
@@ -253,7 +272,7 @@ class HandoffRoute:
     ) -> None:
         is_deferred = not ends_task and contexts.has_other_threads()
         is_deferred = is_deferred and not (ends_work and not self._is_polled())
-        if is_deferred or lane.backlog or not lane.send(envelope.message([data]), 1):
+        if is_deferred or lane.backlog or not lane.send(envelope, [data]):
             lane.enqueue(envelope, data)
             if (ends_work and not is_deferred) or lane.is_group_due():
                 lane.send_backlog(ends_task=ends_task)
@@ -298,7 +317,7 @@ class HandoffRoute:
         """Ask for a flush; a killed exporter process loses the request."""
         if self._supervisor is not None:
             self._supervisor.watch()
-        return lane.send(flush_message(lane.signal.number, lane.row, token), 0)
+        return lane.ask_for_flush(token)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         """Watch the exporter process where there is no timer; once a second."""
@@ -318,6 +337,10 @@ class HandoffRoute:
     def restarts(self) -> int:
         """How many times the exporter process was replaced."""
         return 0 if self._supervisor is None else self._supervisor.restarts
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor of the queue, which code that closes all must spare."""
+        return [] if self._supervisor is None else self._supervisor.descriptors()
 
     # The life of a process: launch/lifecycle.py and telemetry/setup.py.
 
@@ -365,6 +388,7 @@ class HandoffRoute:
         if supervisor is None or not supervisor.is_owner():
             is_done = self._drain(seconds)
         elif supervisor.was_started:
+            supervisor.hurry()
             is_done = self.flush(seconds)
             supervisor.stop()
         else:

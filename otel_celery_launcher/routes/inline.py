@@ -101,6 +101,7 @@ class CountingExporter:
             self._figures.add_exported(len(items))
         else:
             self._figures.add_failed(len(items))
+            self._row.note_failure()
         self.handled += len(items)
         self._after()
 

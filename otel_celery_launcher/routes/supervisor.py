@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.ipc.memory_limit import queue_bytes
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
+from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
 from otel_celery_launcher.routes.interpreter import python_executable
+from otel_celery_launcher.routes.keeper import RingKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,9 +35,10 @@ if TYPE_CHECKING:
 # An exporter process without a heartbeat for this long is killed and replaced.
 SILENT_SECONDS = 10.0
 
-# Pauses before a restart; a process that lived for a minute starts at the first again.
-RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-HEALTHY_SECONDS = 60.0
+# The successor of a process that has lived for a while is started at once. If one dies
+# young, there are pauses, in seconds: by how many did so in a row.
+YOUNG_SECONDS = 2.0
+RESTART_PAUSES = (0.0, 0.0, 0.5, *2 * (1.0,), *5 * (2.0,), 5.0, 10.0, 30.0)
 
 # How long an exporter process with nothing left to send may take to end.
 END_SECONDS = 0.3
@@ -105,7 +109,11 @@ class Supervisor:
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
-        self._quick_deaths = 0
+        self._young_deaths = 0
+        self._start_at: float | None = None  # of the successor
+        self._memory_bytes = queue_bytes()
+        self._memory = self._make_memory()
+        self._keeper: RingKeeper | None = None
         self.restarts = 0
         self.failure = ""  # why no exporter process could be started
 
@@ -150,23 +158,76 @@ class Supervisor:
 
     def watch(self) -> None:
         """Replace a dead or silent exporter process."""
-        if self._process is None or not self.is_owner():
+        process = self._process
+        if process is None or not self.is_owner():
             return
-        if self._process.poll() is None:
+        if process.poll() is None:
             if self._is_silent():
-                self._process.kill()
+                process.kill()
             return
+        if self._start_at is None:
+            self._start_at = self._note_death(process.returncode)
+        if self._clock() >= self._start_at:
+            self._replace()
+        else:
+            self._keep()
+
+    def hurry(self) -> None:
+        """Start a successor without a pause, for what is left at the end."""
+        process = self._process
+        if process is not None and self.is_owner() and process.poll() is not None:
+            self._note_death(process.returncode)
+            self._replace()
+
+    def descriptors(self) -> list[int]:
+        """Return the numbers that ``close_open_fds`` must leave open."""
+        return [] if self._memory is None else self._memory.descriptors()
+
+    def _note_death(self, status: int) -> float:
+        """Note how an exporter process has ended; return when the next one may start."""
         now = self._clock()
-        if now - self._started > HEALTHY_SECONDS:
-            self._quick_deaths = 0
-        if self._quick_deaths:
-            self._note_status(self._process.returncode)
-        pause = RESTART_PAUSES[min(self._quick_deaths, len(RESTART_PAUSES) - 1)]
-        if now - self._started >= pause:
-            self._quick_deaths += 1
+        is_young = now - self._started < YOUNG_SECONDS
+        self._young_deaths = self._young_deaths + 1 if is_young else 0
+        if self._young_deaths > 1:
+            self._note_status(status)
+        self._counters.rows[EXPORTER_ROW].note_no_heartbeat()  # no task waits for it
+        if not self._is_shared():
             self._count_what_died()
-            self.restarts += 1
-            self._start()
+        return now + RESTART_PAUSES[min(self._young_deaths, len(RESTART_PAUSES) - 1)]
+
+    def _replace(self) -> None:
+        if self._keeper is not None:
+            self._keeper.release()
+        self._start_at = None
+        self.restarts += 1
+        self._start()
+
+    def _keep(self) -> None:
+        """Receive into the ring in the place of an exporter process."""
+        read, memory = self._channel.read, self._memory
+        if read is None or memory is None or not self._is_shared():
+            return
+        if not self._channel.is_ours():
+            return
+        if self._keeper is None:
+            self._keeper = RingKeeper(
+                memory.descriptor,
+                self._memory_bytes,
+                self._counters,
+                [(each.signal, name) for each in self._signals for name in each.exporters],
+            )
+        self._keeper.take(read)
+
+    def _make_memory(self) -> SharedMemory | None:
+        """Return memory for the queue; without it, each exporter process has its own."""
+        try:
+            return SharedMemory(new_memory("otel-celery-queue", self._memory_bytes))
+        except OSError:  # no descriptor is left, or over RLIMIT_FSIZE
+            return None
+
+    def _is_shared(self) -> bool:
+        """Return whether the queue outlives an exporter process."""
+        return bool(self.descriptors())
 
     def stop(self) -> None:
         """End the exporter process, which has sent what could be sent; reap it.
@@ -183,7 +244,7 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            self._count_what_died()
+        self._count_what_died()
 
     def _note_status(self, status: int) -> None:
         """Record how the process ended, unless it has recorded its own exception."""
@@ -192,7 +253,7 @@ class Supervisor:
             row.note_error(f"{LAST_WORDS} ends with status {status}")
 
     def _count_what_died(self) -> None:
-        """Count items that a dead exporter process had read as dropped, in its row."""
+        """Count items that are lost with an exporter process, or with the queue."""
         for exported in self._signals:
             figures = self._counters.rows[EXPORTER_ROW].of(exported.signal)
             figures.add_dropped(max(0, figures.unaccounted))
@@ -209,9 +270,12 @@ class Supervisor:
         if not self._counters.descriptors():
             self.failure = "the descriptor of its counters was closed"
             return
+        ring = self.descriptors()
         config = {
             "read": read,
             "counters": self._counters.descriptor,
+            "ring": ring[0] if ring else None,
+            "ring_bytes": self._memory_bytes,
             "signals": [each.config() for each in self._signals],
             "service": self._service_name,
             "parent": os.getpid(),
@@ -226,7 +290,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(read, self._counters.descriptor),
+                pass_fds=(read, self._counters.descriptor, *ring),
                 start_new_session=True,
                 cwd="/",
             )

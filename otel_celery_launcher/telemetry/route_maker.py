@@ -122,7 +122,7 @@ class RouteMaker:
             signals.append(
                 InlineSignal(
                     outgoing=each,
-                    exporters=exporters,
+                    exporters=list(exporters.values()),
                     pending_limit=of_signal.pending_limit,
                 )
             )

@@ -169,7 +169,9 @@ class Telemetry:
     def descriptors(self) -> list[int]:
         """Return our open descriptors, which code that closes all others must spare."""
         channel = [] if self.channel is None else self.channel.descriptors()
-        return [*channel, *self.counters.descriptors()]
+        route = self.route
+        queue = route.descriptors() if isinstance(route, HandoffRoute) else []
+        return [*channel, *queue, *self.counters.descriptors()]
 
     def close_child(self) -> None:
         """Send everything there is, as the last act of a pool child."""

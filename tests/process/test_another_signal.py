@@ -81,7 +81,7 @@ outgoing = Outgoing(signal=NOTES, encode=str.encode, make_queue=Queue, put=Queue
 def inline():
     makers, problems = load_exporters(NOTES, ["file"], redacts_exceptions=False)
     assert not problems, problems
-    signal = InlineSignal(outgoing=outgoing, exporters=makers, pending_limit=100)
+    signal = InlineSignal(outgoing=outgoing, exporters=list(makers.values()), pending_limit=100)
     return InlineRoute([signal], counters, log, holds=False, forks_safely=True)
 
 def handoff():

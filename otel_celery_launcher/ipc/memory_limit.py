@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much the exporter process may queue: a bound in bytes, by the container's memory."""
+"""How large the ring may be: a bound in bytes, by the container's memory."""
 
 from __future__ import annotations
 
