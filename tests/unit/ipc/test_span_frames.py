@@ -29,9 +29,10 @@ from opentelemetry.trace.status import Status, StatusCode
 from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.delivery.sanitizing import sanitize
 from otel_celery_launcher.ipc.datagrams import (
+    HEADER,
     Envelope,
+    read_header,
     split_frames,
-    split_message,
 )
 from otel_celery_launcher.ipc.marshalled import encode_resource, read_resource
 from otel_celery_launcher.ipc.span_decoder import read_span
@@ -50,10 +51,10 @@ from tests.support.strategies import contexts
 def there_and_back(span: ReadableSpan) -> ReadableSpan:
     envelope = Envelope(TRACES.number, encode_resource(span.resource))
     message = envelope.message([encode_span(span)])
-    _, count, resource, body = split_message(message)
-    (frame,) = split_frames(body)
-    rebuilt = read_span(read_resource(resource), frame)
-    assert count == 1
+    header = read_header(memoryview(message))
+    (frame,) = split_frames(message[HEADER.size :])
+    rebuilt = read_span(read_resource(envelope.resource), frame)
+    assert (header.item_count, header.digest) == (1, envelope.digest)
     return rebuilt
 
 
