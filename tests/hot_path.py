@@ -52,7 +52,7 @@ def set_up(variant: str) -> Callable[[], None]:
         os.environ["OTEL_SERVICE_NAME"] = "hot-worker"
         command_line = read_command_line(["-A", "hot", "worker"], os.environ)
         started = setup.start(Settings.from_environ(os.environ, command_line))
-        record_in_flight_runs(started.counters.in_flight[1].current)
+        record_in_flight_runs(started.counters.in_flight_record(1))
         channel = started.channel
         assert channel is not None
         assert channel.read is not None

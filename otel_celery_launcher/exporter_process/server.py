@@ -252,7 +252,7 @@ class Server:
         empty = Resource.get_empty()
         resource = self._ring.resources.get(self._digest) or self._resource
         envelope = Envelope(TRACES.number, resource)
-        for _, record, _ in self._counters.in_flight_records():
+        for record in self._counters.in_flight_records():
             run = record.read()
             if run is None:
                 continue

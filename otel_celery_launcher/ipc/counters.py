@@ -5,9 +5,11 @@
 Made by the main process before its first fork. A pool child writes the row of its slot,
 so a recycled child continues its predecessor's counts; the main process reads all rows.
 There is no lock: a row has one writing process at a time, and a reader of a
-half-written row reports a slightly old figure. Two kinds of processes share a row, and
-may lose a count if they write at the same moment: those that a program under ``exec``
-forks, and pool children above slot 124.
+half-written row reports a slightly old figure. Processes that a program under ``exec``
+forks share a row, and may lose a count if they write at the same moment.
+
+Rows and records of runs are memory that is allocated when it is used, so there may be
+many of them.
 
 A row contains data of the process (times, last error) and a block of figures for each
 signal (``signals.py``).
@@ -22,10 +24,10 @@ import time
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.ipc.in_flight import (
+    NONE,
     RECORD_BYTES,
     RUNNING,
     InFlightRecord,
-    InFlightRecords,
 )
 from otel_celery_launcher.ipc.shared_memory import new_memory
 
@@ -34,13 +36,14 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.signals import Signal
 
-# Main process, pool slots, exporter process, embedded beat. Higher slots wrap
-# around to the first pool row.
-ROWS = 128
-MAIN_ROW = 0
-POOL_ROWS = range(1, ROWS - 2)
-EXPORTER_ROW = ROWS - 2
-BEAT_ROW = ROWS - 1
+# Main process, exporter process, embedded beat, pool slots. Higher slots wrap around to
+# the first pool row.
+ROWS = 2048
+MAIN_ROW, EXPORTER_ROW, BEAT_ROW = range(3)
+POOL_ROWS = range(3, ROWS)
+
+# Records of runs in flight, and of dead processes whose runs were not ended yet.
+RECORDS = 4096
 
 # How many signals there may be; their numbers begin with 1.
 SIGNALS = 4
@@ -64,10 +67,14 @@ _NAME_START = _ERROR_START + ERROR_BYTES
 _ROW_BYTES = _NAME_START + NAME_BYTES
 _ROW_WORDS = _ROW_BYTES // _WORD
 
-# Rows, then the states of the records, then the records: two for each row.
-_STATES_START = ROWS * _ROW_BYTES
-_RECORDS_START = _STATES_START + 2 * ROWS
-_PAGE_BYTES = _RECORDS_START + 2 * ROWS * RECORD_BYTES
+# Which rows are used, one byte each; the states of the records; rows; records.
+_STATES_START = ROWS
+_ROWS_START = _STATES_START + RECORDS
+_RECORDS_START = _ROWS_START + ROWS * _ROW_BYTES
+_PAGE_BYTES = _RECORDS_START + RECORDS * RECORD_BYTES
+
+# Bytes of the page that are locked: for the right to supervise, and for each record.
+_SUPERVISION_LOCK, _FIRST_RECORD_LOCK = 0, 1
 
 
 class _Figure:
@@ -150,14 +157,13 @@ class Row:
     """One process's counters.
 
     Args:
-        memory: The whole page.
-        index: Which row.
+        memory: The bytes of the row.
     """
 
     __slots__ = ("_bytes", "_counts", "_times")
 
-    def __init__(self, memory: memoryview, index: int) -> None:
-        self._bytes = memory[index * _ROW_BYTES : (index + 1) * _ROW_BYTES]
+    def __init__(self, memory: memoryview) -> None:
+        self._bytes = memory
         words = self._bytes[:_ERROR_START]
         self._counts = words.cast("Q")
         self._times = words.cast("d")
@@ -206,6 +212,11 @@ class Row:
         self._counts[_REPEATED] += count
 
     @property
+    def epoch_word(self) -> memoryview:
+        """The word of ``Counters.resource_epoch``, in the exporter process's row."""
+        return self._counts[_EPOCH : _EPOCH + 1]
+
+    @property
     def repeated(self) -> int:
         """Items that may have arrived twice: their sender was killed while it sent them."""
         return self._counts[_REPEATED]
@@ -245,23 +256,61 @@ class Row:
         return bytes(self._bytes[start : start + length]).decode("utf-8", "replace")
 
 
+class Rows:
+    """The rows of a page; those that no process has asked for are not read.
+
+    Args:
+        memory: The whole page.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self._is_used = memory[:ROWS]
+        self._memory = memory[_ROWS_START:_RECORDS_START]
+        self._counts = self._memory.cast("Q")
+        self._times = self._memory.cast("d")
+        self._found: dict[int, Row] = {}
+
+    def __getitem__(self, index: int) -> Row:
+        row = self._found.get(index)
+        if row is None:
+            memory = self._memory[index * _ROW_BYTES : (index + 1) * _ROW_BYTES]
+            if len(memory) != _ROW_BYTES:
+                raise IndexError(index)
+            self._is_used[index] = 1
+            row = self._found[index] = Row(memory)
+        return row
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows up to the last one that is used."""
+        return (self[index] for index in range(self._count()))
+
+    def _count(self) -> int:
+        return bytes(self._is_used).rfind(1) + 1
+
+    def words(self, index: int) -> memoryview:
+        """Return one word of each row that is used, as an integer."""
+        return self._counts[index : self._count() * _ROW_WORDS : _ROW_WORDS]
+
+    def times(self, index: int) -> memoryview:
+        """Return one word of each row that is used, as seconds."""
+        return self._times[index : self._count() * _ROW_WORDS : _ROW_WORDS]
+
+
 class Totals:
     """The figures of one signal over all processes of a worker.
 
     Args:
-        counts: All words of all rows.
+        rows: All rows.
         signal: The signal.
     """
 
-    def __init__(self, counts: memoryview, signal: Signal) -> None:
-        self._counts = counts
+    def __init__(self, rows: Rows, signal: Signal) -> None:
+        self._rows = rows
         self._start = _block(signal)
+        self._exporter = rows[EXPORTER_ROW].of(signal)
 
     def _sum(self, figure: int) -> int:
-        return sum(self._counts[self._start + figure :: _ROW_WORDS])
-
-    def _of_exporter(self, figure: int) -> int:
-        return self._counts[EXPORTER_ROW * _ROW_WORDS + self._start + figure]
+        return sum(self._rows.words(self._start + figure))
 
     @property
     def exported(self) -> int:
@@ -286,15 +335,13 @@ class Totals:
     @property
     def received(self) -> int:
         """Items that the exporter process has read."""
-        return self._of_exporter(_RECEIVED)
+        return self._exporter.received
 
     @property
     def queued(self) -> int:
         """Items in a backlog, in the exporter process's queue, or being sent."""
-        in_queue = self._of_exporter(_QUEUED)
-        unaccounted = self.received - sum(
-            map(self._of_exporter, (_EXPORTED, _FAILED, _DROPPED))
-        )
+        in_queue = self._exporter.queued
+        unaccounted = self._exporter.unaccounted
         return self._sum(_QUEUED) - in_queue + max(in_queue, unaccounted)
 
 
@@ -319,44 +366,70 @@ class Counters:
         )
         self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
-        words = memory[:_STATES_START]
-        self._counts = words.cast("Q")
-        self._times = words.cast("d")
-        self._states = memory[_STATES_START:_RECORDS_START]
-        epoch = EXPORTER_ROW * _ROW_WORDS + _EPOCH
-        self.resource_epoch = self._counts[epoch : epoch + 1]
-        self.rows = [Row(memory, index) for index in range(ROWS)]
-        records, size = memory[_RECORDS_START:], 2 * RECORD_BYTES
-        self.in_flight = [
-            InFlightRecords(
-                records[row * size : (row + 1) * size],
-                self._states[2 * row : 2 * (row + 1)],
-            )
-            for row in range(ROWS)
-        ]
+        self.rows = Rows(memory)
+        self.resource_epoch = self.rows[EXPORTER_ROW].epoch_word
+        self._states = memory[_STATES_START:_ROWS_START]
+        self._records = memory[_RECORDS_START:]
+        self._claimed: dict[int, int] = {}  # record: process
 
     def of(self, signal: Signal) -> Totals:
         """Return the sums of a signal's figures."""
-        return Totals(self._counts, signal)
+        return Totals(self.rows, signal)
 
-    def in_flight_records(self) -> Iterator[tuple[int, InFlightRecord, bool]]:
-        """Yield pool slot and record of each run, and whether its process is surely gone."""
+    def in_flight_record(self, index: int, slot: int = 0) -> InFlightRecord:
+        """Return a record, for a run of a pool slot."""
+        start = index * RECORD_BYTES
+        return InFlightRecord(
+            self._records[start : start + RECORD_BYTES],
+            self._states[index : index + 1],
+            slot,
+        )
+
+    def claim_record(self, slot: int) -> InFlightRecord | None:
+        """Return a record of this process's own; None if all are taken.
+
+        The record of a dead process is not taken before its run was ended. A lock, which
+        the kernel releases when a process ends, keeps two processes from one record.
+
+        Args:
+            slot: Of the pool; its own number is tried first.
+        """
+        for index in (*range(slot, RECORDS), *range(min(slot, RECORDS))):
+            is_mine = self._claimed.get(index) == os.getpid()
+            if self._states[index] == NONE and not is_mine:
+                if not self._lock(_FIRST_RECORD_LOCK + index):
+                    continue
+                if self._states[index] == NONE:
+                    self._claimed[index] = os.getpid()
+                    return self.in_flight_record(index, slot)
+        return None
+
+    def in_flight_records(self) -> Iterator[InFlightRecord]:
+        """Yield the record of each run."""
         states = bytes(self._states)
-        position = states.find(RUNNING)
-        while position >= 0:
-            row, is_predecessor = divmod(position, 2)
-            records = self.in_flight[row]
-            record = records.predecessor if is_predecessor else records.current
-            yield row - POOL_ROWS.start, record, bool(is_predecessor)
-            position = states.find(RUNNING, position + 1)
+        index = states.find(RUNNING)
+        while index >= 0:
+            yield self.in_flight_record(index)
+            index = states.find(RUNNING, index + 1)
 
     def claim_supervision(self) -> bool:
         """Try to become the process that supervises; its end releases the lock."""
+        return self._lock(_SUPERVISION_LOCK)
+
+    def _lock(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except OSError:
             return False
         return True
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor, as a list; empty if it is no longer ours."""
+        try:
+            is_ours = os.fstat(self.descriptor).st_ino == self._inode
+        except OSError:
+            return []
+        return [self.descriptor] if is_ours else []
 
     def begin_resource_epoch(self) -> None:
         """Make all processes send their resources again (exporter process)."""
@@ -373,7 +446,7 @@ class Counters:
     @property
     def left_out(self) -> int:
         """Spans that were not begun, over all processes."""
-        return sum(self._counts[_LEFT_OUT::_ROW_WORDS])
+        return sum(self.rows.words(_LEFT_OUT))
 
     @property
     def left_out_name(self) -> str:
@@ -383,12 +456,12 @@ class Counters:
     @property
     def reached(self) -> float:
         """Monotonic seconds of the last success of any process; 0 for never."""
-        return max(self._times[_REACHED::_ROW_WORDS])
+        return max(self.rows.times(_REACHED))
 
     @property
     def refused(self) -> float:
         """Monotonic seconds of the last failed attempt of any process; 0 for never."""
-        return max(self._times[_REFUSED::_ROW_WORDS])
+        return max(self.rows.times(_REFUSED))
 
     @property
     def is_failing(self) -> bool:
@@ -408,7 +481,7 @@ class Counters:
     @property
     def hopeless_for(self) -> float:
         """Seconds that attempts have failed and none ever succeeded; 0 otherwise."""
-        since = [start for start in self._times[_SINCE::_ROW_WORDS] if start]
+        since = [start for start in self.rows.times(_SINCE) if start]
         if not since or self.reached:
             return 0.0
         return time.monotonic() - min(since)

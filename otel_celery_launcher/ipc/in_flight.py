@@ -6,7 +6,8 @@ A killed child cannot end its span. So it records the span when the run starts, 
 surviving process ends it (``killed_span``): with the id that the inner spans have as
 their parent, and with all that was known at the start. The child writes the record. The
 main process reads it (``tasks/killed.py``), or the exporter process if the main process
-is killed. A successor in the same slot keeps the record of its predecessor.
+is killed. Each process claims a record (``Counters.claim_record``); that of a dead process
+is free again when its run was ended.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
-# pid, lengths of the task's id and of the frame
-_HEAD = struct.Struct("=IHH")
+# pid, lengths of the task's id and of the frame, slot
+_HEAD = struct.Struct("=IHHi")
 _ID_BYTES = 64  # Celery's own are 36 characters long; what is longer is cut
 RECORD_BYTES = 2048
 assert _HEAD.size + _ID_BYTES + START_BYTES <= RECORD_BYTES  # noqa: S101 - of constants
@@ -46,6 +47,7 @@ class InFlightRun(NamedTuple):
     pid: int
     task_id: str
     frame: bytes  # the span at its start: ``span_frames.py``
+    slot: int = 0  # of the pool
 
     @property
     def is_alive(self) -> bool:
@@ -65,11 +67,13 @@ class InFlightRecord:
     Args:
         memory: ``RECORD_BYTES`` of the shared page.
         state: The byte of its state.
+        slot: Of the pool: where what is written runs.
     """
 
-    def __init__(self, memory: memoryview, state: memoryview) -> None:
+    def __init__(self, memory: memoryview, state: memoryview, slot: int) -> None:
         self._memory = memory
         self._state = state
+        self._slot = slot
 
     def write(self, pid: int, task_id: str, frame: bytes) -> None:
         """Record a run; the state goes last, so that a reader sees all of it or nothing.
@@ -81,7 +85,8 @@ class InFlightRecord:
         """
         self._state[0] = NONE
         task = task_id.encode("utf-8", "replace")[:_ID_BYTES]
-        data = _HEAD.pack(pid, len(task), len(frame)) + task + frame
+        head = _HEAD.pack(pid, len(task), len(frame), self._slot)
+        data = head + task + frame
         self._memory[: len(data)] = data
         self._state[0] = RUNNING
 
@@ -94,33 +99,14 @@ class InFlightRecord:
         if self._state[0] != RUNNING:
             return None
         memory = self._memory
-        pid, id_length, length = _HEAD.unpack_from(memory)
+        pid, id_length, length, slot = _HEAD.unpack_from(memory)
         middle = _HEAD.size + id_length
         return InFlightRun(
             pid,
             bytes(memory[_HEAD.size : middle]).decode("utf-8", "replace"),
             bytes(memory[middle : middle + length]),
+            slot,
         )
-
-
-class InFlightRecords:
-    """The records of one slot: of the child that is there, and of the one before it.
-
-    Args:
-        memory: Twice ``RECORD_BYTES`` of the shared page.
-        states: Their two states.
-    """
-
-    def __init__(self, memory: memoryview, states: memoryview) -> None:
-        self.current = InFlightRecord(memory[:RECORD_BYTES], states[:1])
-        self.predecessor = InFlightRecord(memory[RECORD_BYTES:], states[1:])
-
-    def keep_predecessor(self) -> None:
-        """Keep what the child before has left; called by a child that starts."""
-        left = self.current.read()
-        if left is not None and left.pid != os.getpid():
-            self.predecessor.write(*left)
-            self.current.clear()
 
 
 def killed_span(

@@ -123,9 +123,7 @@ class Lifecycle:
         row = POOL_ROWS[slot % len(POOL_ROWS)]
         self._telemetry.set_slot(str(slot))
         self._telemetry.route.child_started(row)
-        records = self._telemetry.counters.in_flight[row]
-        records.keep_predecessor()
-        record_in_flight_runs(records.current)
+        record_in_flight_runs(self._telemetry.counters.claim_record(slot))
         celery_private.call_while_idle(
             IDLE_SECONDS, self._telemetry.route.child_is_idle
         )

@@ -163,8 +163,12 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         return None if self.runs is None else self.runs.span_of(request)
 
 
-def record_in_flight_runs(record: InFlightRecord) -> None:
-    """Record each run while it is in flight; called in a pool child."""
+def record_in_flight_runs(record: InFlightRecord | None) -> None:
+    """Record each run while it is in flight; called in a pool child.
+
+    Args:
+        record: This process's; None if there is none left.
+    """
     instrumentor = CeleryInstrumentor()
     if isinstance(instrumentor, LauncherCeleryInstrumentor) and instrumentor.runs:
         instrumentor.runs.record = record

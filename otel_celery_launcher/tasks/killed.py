@@ -48,15 +48,15 @@ class KilledRuns:
     Args:
         counters: The shared page with the records of runs.
         main: Which process is the main one: it alone judges.
-        end: Ends the span of a run: slot, run, nanoseconds since the epoch, and what
-            Celery said of its end.
+        end: Ends the span of a run: run, nanoseconds since the epoch, and what Celery
+            said of its end.
     """
 
     def __init__(
         self,
         counters: Counters,
         main: ProcessClaim,
-        end: Callable[[int, InFlightRun, int, Reason | None], None],
+        end: Callable[[InFlightRun, int, Reason | None], None],
     ) -> None:
         self._counters = counters
         self._end = end
@@ -74,9 +74,9 @@ class KilledRuns:
         """Look at all records; called by the main process's timer, and at its end."""
         if not self._main.is_this():
             return
-        for slot, record, is_gone in self._counters.in_flight_records():
+        for record in self._counters.in_flight_records():
             run = record.read()
-            if run is None or not (is_gone or is_end or not run.is_alive):
+            if run is None or not (is_end or not run.is_alive):
                 continue
             now = (time.monotonic(), time.time_ns())
             since, ended = self._dead_since.setdefault(run.frame, now)
@@ -85,7 +85,7 @@ class KilledRuns:
                 del self._dead_since[run.frame]
                 record.clear()
                 self._keep_ended(run)
-                self._end(slot, run, ended, self._reasons.pop(run.task_id, None))
+                self._end(run, ended, self._reasons.pop(run.task_id, None))
 
     def context_of(self, task_id: object) -> Context | None:
         """Return the context of a killed run, for Celery's handling of its failure.
@@ -98,7 +98,7 @@ class KilledRuns:
         frame = self._ended.get(task_id)
         if frame is None:
             records = self._counters.in_flight_records()
-            runs = (record.read() for _, record, _ in records)
+            runs = (record.read() for record in records)
             frame = next((r.frame for r in runs if r and r.task_id == task_id), None)
         if frame is None:
             return None

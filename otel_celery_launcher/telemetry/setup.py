@@ -113,7 +113,7 @@ class Telemetry:
             providers.set_resource(self.provider, resource)
 
     def _end_killed_run(
-        self, slot: int, run: InFlightRun, ended: int, reason: Reason | None
+        self, run: InFlightRun, ended: int, reason: Reason | None
     ) -> None:
         """End the span of a run whose process is dead (main process)."""
         if self.provider is None:
@@ -121,7 +121,7 @@ class Telemetry:
         resource = slot_resource(
             self.provider.resource,
             self.settings,
-            str(slot),
+            str(run.slot),
             pid=run.pid,
             parent_pid=os.getpid(),
         )

@@ -16,10 +16,10 @@ from tests.support.in_flight_runs import a_dead_process, a_run, started_span
 
 @pytest.mark.parametrize("task_id", ["id", "é" * 300, ""])
 def test_a_note_is_read_as_it_was_written(task_id: str) -> None:
-    note = Counters().in_flight[1].current
+    note = Counters().in_flight_record(1)
     assert note.read() is None
     run = a_run(task_id=task_id)
-    note.write(*run)
+    note.write(*run[:3])
     found = note.read()
     assert found is not None
     assert task_id.startswith(found.task_id.rstrip("\ufffd"))
@@ -47,12 +47,39 @@ def test_too_large_a_start_keeps_its_identity(attributes: dict[str, str]) -> Non
     assert (found.attributes or {})["queue"] == "celery"
 
 
-def test_a_successor_keeps_the_note_of_its_predecessor() -> None:
-    notes = Counters().in_flight[1]
-    notes.current.write(*a_run(pid=a_dead_process()))
-    notes.keep_predecessor()
-    assert notes.current.read() is None
-    assert notes.predecessor.read() is not None
+def test_the_record_of_a_dead_process_is_free_when_its_run_was_ended() -> None:
+    counters = Counters()
+    records = [counters.claim_record(7) for _ in range(3)]
+    for record in records:
+        assert record is not None
+        record.write(*a_run(pid=a_dead_process())[:3])
+    assert len(list(counters.in_flight_records())) == 3
+    pid = os.fork()
+    if not pid:  # its successor in the pool
+        record = counters.claim_record(7)
+        assert record is not None
+        record.write(*a_run(task_id="successor")[:3])
+        os._exit(0)
+    os.waitpid(pid, 0)
+    found = [record.read() for record in counters.in_flight_records()]
+    assert [run.task_id for run in found if run] == ["id"] * 3 + ["successor"]
+    assert [run.slot for run in found if run] == [7] * 4
+
+
+def test_no_two_processes_have_one_record() -> None:
+    counters = Counters()
+    mine = counters.claim_record(1)
+    assert mine is not None
+    pid = os.fork()
+    if not pid:
+        record = counters.claim_record(1)
+        assert record is not None
+        record.write(*a_run(task_id="child")[:3])
+        os._exit(0)
+    os.waitpid(pid, 0)
+    mine.write(*a_run(task_id="parent")[:3])
+    found = {run.task_id for each in counters.in_flight_records() if (run := each.read())}
+    assert found == {"child", "parent"}
 
 
 def test_a_lost_span_is_the_span_that_was_noted() -> None:

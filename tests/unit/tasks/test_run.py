@@ -29,7 +29,7 @@ def runs(ended: RecordingProcessor) -> Runs:
     provider.add_span_processor(ended)
     settings = TaskSettings()
     found = Runs(provider.get_tracer("t"), Attributes(settings), settings)
-    found.record = Counters().in_flight[1].current
+    found.record = Counters().in_flight_record(1)
     return found
 
 
