@@ -419,13 +419,28 @@ def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> 
     _add_consumer_step(app, OtelCeleryTimer)
 
 
+_SOLO = "celery.concurrency.solo"
+
 # Modules of the pools that run tasks in the main process.
 _POOLS_WITHOUT_FORK = {
-    "celery.concurrency.solo",
+    _SOLO,
     "celery.concurrency.thread",
     "celery.concurrency.gevent",
     "celery.concurrency.eventlet",
 }
+
+
+def runs_tasks_in_main_loop(pool: type | str) -> bool:
+    """Return whether a task keeps the main process's timers from running (solo).
+
+    Args:
+        pool: As for ``never_forks``.
+
+    Raises:
+        Exception: What the import of an application's own pool raises.
+    """
+    kind: Any = get_implementation(pool) if isinstance(pool, str) else pool
+    return any(each.__module__ == _SOLO for each in kind.__mro__)
 
 
 def never_forks(pool: type | str) -> bool:

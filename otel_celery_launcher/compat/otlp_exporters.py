@@ -70,12 +70,12 @@ def _grpc_request(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
     from grpc import RpcError
 
     def request(items: Sequence[Any]) -> Any:
-        data = exporter._translate_data(items)  # noqa: SLF001
+        data = exporter._translate_data(items)
         try:
-            return exporter._client.Export(  # noqa: SLF001
+            return exporter._client.Export(
                 request=data,
-                metadata=exporter._headers,  # noqa: SLF001
-                timeout=exporter._timeout,  # noqa: SLF001
+                metadata=exporter._headers,
+                timeout=exporter._timeout,
             )
         except RpcError as exc:
             return _status(exc)
@@ -99,11 +99,11 @@ def _http_request(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
     client = getattr(exporter, "_client", None)
     if hasattr(exporter, "_export"):  # before 1.45
         send: Callable[[bytes], HttpResponse] = lambda data: _read_response(
-            exporter._export(data)  # noqa: SLF001
+            exporter._export(data)
         )
     elif all(hasattr(client, name) for name in ("_submit", "_compress", "_timeout")):
         send = lambda data: _read_result(  # noqa: E731
-            client._submit(client._compress(data), client._timeout)  # noqa: SLF001
+            client._submit(client._compress(data), client._timeout)
         )
     else:
         return None

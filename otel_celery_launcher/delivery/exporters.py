@@ -87,9 +87,7 @@ class PreparedExporter:
         try:
             response = self._request(self._prepare(items))
         except Exception as exc:  # noqa: BLE001 - what an encoder makes of an item
-            return Answer(
-                Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}"
-            )
+            return Answer(Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}")
         return _answer(response)
 
     def _send_by_export(self, items: Sequence[Any]) -> Answer:
@@ -100,9 +98,7 @@ class PreparedExporter:
         try:
             items = self._prepare(items)
         except Exception as exc:  # noqa: BLE001 - as above
-            return Answer(
-                Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}"
-            )
+            return Answer(Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}")
         try:
             result = self._exporter.export(items)
         except OSError as exc:  # nobody listens

@@ -158,9 +158,7 @@ class Attempts:
         record = left.refused.setdefault(id(item), [self._taken, 0])
         record[1] += 1
         is_poison = self._taken > record[0] or (
-            not left
-            and self._taken > left.taken_before
-            and record[1] >= LAST_REFUSALS
+            not left and self._taken > left.taken_before and record[1] >= LAST_REFUSALS
         )
         if is_poison:
             self._delivery.count_refused(1)

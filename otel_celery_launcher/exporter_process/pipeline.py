@@ -220,7 +220,7 @@ class Pipeline:
                 self._count_dropped(header.item_count)
         return items
 
-    def _pause(self, seconds: float, is_first: bool) -> bool:  # noqa: FBT001
+    def _pause(self, seconds: float, is_first: bool) -> bool:
         """Wait; return False where the process ends and one attempt was made."""
         if not self._last_error:
             self._note("no answer")

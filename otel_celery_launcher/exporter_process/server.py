@@ -245,7 +245,9 @@ class Server:
         if not header.item_count:
             body = self._ring.body_at(self._ring.committed, header)
             row, token = read_flush(body)
-            self._counters.rows[row].of(self._signals[header.signal]).note_flushed(token)
+            self._counters.rows[row].of(self._signals[header.signal]).note_flushed(
+                token
+            )
 
     def _end_killed_runs(self) -> None:
         """End the runs of pool children that died with the worker's main process."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.sdk.trace import Event
@@ -23,6 +24,8 @@ from otel_celery_launcher.ipc.span_decoder import EndedSpan, read_span
 from otel_celery_launcher.ipc.span_frames import START_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -107,6 +110,39 @@ class InFlightRecord:
             bytes(memory[middle : middle + length]),
             slot,
         )
+
+
+class ThreadRecords:
+    """Records for tasks that run side by side in one process: in threads or greenlets.
+
+    Has the methods of a record, for the run of the calling thread.
+
+    Args:
+        claim: Claims a record for a slot: ``Counters.claim_record``.
+    """
+
+    def __init__(self, claim: Callable[[int], InFlightRecord | None]) -> None:
+        self._claim = claim
+        self._free: list[InFlightRecord] = []
+        self._used: dict[int, InFlightRecord] = {}
+
+    def write(self, pid: int, task_id: str, frame: bytes) -> None:
+        """Record a run: ``InFlightRecord.write``; nothing if no record is left."""
+        thread = threading.get_ident()
+        record = self._used.get(thread)
+        if record is None:
+            record = self._free.pop() if self._free else self._claim(len(self._used))
+            if record is None:
+                return
+            self._used[thread] = record
+        record.write(pid, task_id, frame)
+
+    def clear(self) -> None:
+        """Forget the run of this thread."""
+        record = self._used.pop(threading.get_ident(), None)
+        if record is not None:
+            record.clear()
+            self._free.append(record)
 
 
 def killed_span(

@@ -130,9 +130,7 @@ class Cursor:
         repeated: Items that a predecessor had taken and not freed: it may have sent them.
     """
 
-    def __init__(
-        self, ring: Ring, table: memoryview, index: int, reads: Reads
-    ) -> None:
+    def __init__(self, ring: Ring, table: memoryview, index: int, reads: Reads) -> None:
         self._ring = ring
         self.signal = reads.signal
         self.name = reads.name
@@ -271,12 +269,17 @@ class Ring:
         self._slots, self._times = slots.cast("Q"), slots.cast("d")
         table = self._prepare(len(whole), reads)
         self.resources = RingResources(
-            (whole[_HEAD_BYTES : _HEAD_BYTES + half], whole[_HEAD_BYTES + half : self._start]),
+            (
+                whole[_HEAD_BYTES : _HEAD_BYTES + half],
+                whole[_HEAD_BYTES + half : self._start],
+            ),
             self._words[_ACTIVE_WORD : _ACTIVE_WORD + 1],
             lambda number: give_back(_HEAD_BYTES + number * half, half),
         )
         self.committed = 0  # position of the last message that this process committed
-        self._used: dict[bytes, int] = {}  # digest: position of the last message with it
+        self._used: dict[
+            bytes, int
+        ] = {}  # digest: position of the last message with it
         self.cursors = [
             Cursor(self, table, index, each) for index, each in enumerate(reads)
         ]

@@ -28,6 +28,7 @@ from opentelemetry.context import Context, attach
 from otel_celery_launcher.compat import celery_private, contexts
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.ipc.counters import BEAT_ROW, POOL_ROWS
+from otel_celery_launcher.ipc.in_flight import ThreadRecords
 from otel_celery_launcher.tasks.instrumentor import record_in_flight_runs
 from otel_celery_launcher.tasks.schedule import current_entry
 
@@ -96,10 +97,13 @@ class Lifecycle:
         """
         contexts.suppress_instrumentations_outside_spans()
 
-    def _worker_ready(self, **_: Any) -> None:
-        """Main process: where tasks run in it, it forks no more."""
+    def _worker_ready(self, sender: Any = None, **_: Any) -> None:
+        """Main process: where tasks run in it, it forks no more, and records them."""
         if not self._forks:
             self._main_started(forks=False)
+            record_in_flight_runs(ThreadRecords(self._telemetry.counters.claim_record))
+        if celery_private.runs_tasks_in_main_loop(sender.controller.pool_cls):
+            self._telemetry.watch_during_tasks()
 
     def _poll(self) -> None:
         """Main process, from Celery's own timer: no thread of ours."""

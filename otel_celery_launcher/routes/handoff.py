@@ -13,6 +13,7 @@ forks. Nothing here catches ``Exception``: soft time limits are raised at any by
 
 from __future__ import annotations
 
+import _thread
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,9 @@ GROUP_SECONDS = 0.05
 
 # A timer that called within this time is taken to be running; it calls twice a second.
 POLLED_SECONDS = 2.0
+
+# How often a thread looks where no timer does.
+WATCH_SECONDS = 1.0
 
 # How long a wait sleeps between two looks.
 _LOOK_SECONDS = 0.002
@@ -215,6 +219,7 @@ class HandoffRoute:
         self._may_start = may_start
         self._polled = 0.0
         self._timer_called = 0.0  # in this process
+        self._is_closed = False
         self._row = counters.rows[MAIN_ROW]
         self._lanes = {
             each.signal.number: Lane(each, channel, counters) for each in outgoing
@@ -353,6 +358,21 @@ class HandoffRoute:
             self._supervisor.claim()
             self._supervisor.start_once()
 
+    def watch_by_thread(self) -> None:
+        """Watch the exporter process while no timer calls ``poll`` (main process).
+
+        The thread is none of ``threading``'s, so that spans are sent as if there were
+        none (``contexts.has_other_threads``).
+        """
+        if self._supervisor is not None:
+            _thread.start_new_thread(self._watch, (self._supervisor,))
+
+    def _watch(self, supervisor: Supervisor) -> None:
+        while supervisor.is_owner() and not self._is_closed:
+            time.sleep(WATCH_SECONDS)
+            if not self._is_polled():
+                supervisor.watch()
+
     def child_started(self, row: int) -> None:
         """Count into a row of this process's own."""
         if self._pid != os.getpid():
@@ -384,6 +404,7 @@ class HandoffRoute:
         """Hand over what is left; in the main process, until all of it is sent."""
         if self._pid != os.getpid():
             self._forget_parent()
+        self._is_closed = True
         supervisor = self._supervisor
         if supervisor is None or not supervisor.is_owner():
             is_done = self._drain(seconds)

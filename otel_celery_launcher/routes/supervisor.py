@@ -8,6 +8,7 @@ programs that are not Celery's, where a child may take over (``Supervisor.adopt`
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import signal
@@ -114,6 +115,7 @@ class Supervisor:
         self._memory_bytes = queue_bytes()
         self._memory = self._make_memory()
         self._keeper: RingKeeper | None = None
+        self._watching = _thread.allocate_lock()
         self.restarts = 0
         self.failure = ""  # why no exporter process could be started
 
@@ -157,10 +159,16 @@ class Supervisor:
             self._start()
 
     def watch(self) -> None:
-        """Replace a dead or silent exporter process."""
-        process = self._process
-        if process is None or not self.is_owner():
+        """Replace a dead or silent exporter process; called by a timer or a thread."""
+        if self._process is None or not self.is_owner():
             return
+        if self._watching.acquire(blocking=False):
+            try:
+                self._watch(self._process)
+            finally:
+                self._watching.release()
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             if self._is_silent():
                 process.kill()
@@ -214,7 +222,11 @@ class Supervisor:
                 memory.descriptor,
                 self._memory_bytes,
                 self._counters,
-                [(each.signal, name) for each in self._signals for name in each.exporters],
+                [
+                    (each.signal, name)
+                    for each in self._signals
+                    for name in each.exporters
+                ],
             )
         self._keeper.take(read)
 

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from otel_celery_launcher.command_line import CommandLine
     from otel_celery_launcher.signals import Signal
 
-# Pools that run tasks in the main process and neither fork nor patch threads.
-INLINE_POOLS = frozenset({"solo", "threads"})
-
 # By signal.
 EXPORTERS = {TRACES: standard.TRACES_EXPORTER}
 
@@ -321,8 +318,7 @@ def _mode(
         return Mode(export)
     if command_line.is_program and command_line.role != "worker":
         return Mode.UNTIL_FORK
-    forks = command_line.role == "worker" and command_line.pool not in INLINE_POOLS
-    return Mode.PROCESS if forks else Mode.INLINE
+    return Mode.PROCESS if command_line.role == "worker" else Mode.INLINE
 
 
 def _resource(environ: Mapping[str, str]) -> dict[str, str]:

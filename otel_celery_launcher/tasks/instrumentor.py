@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.ipc.in_flight import InFlightRecord
+    from otel_celery_launcher.ipc.in_flight import InFlightRecord, ThreadRecords
 
 
 # The instrumentation's own scope.
@@ -163,7 +163,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         return None if self.runs is None else self.runs.span_of(request)
 
 
-def record_in_flight_runs(record: InFlightRecord | None) -> None:
+def record_in_flight_runs(record: InFlightRecord | ThreadRecords | None) -> None:
     """Record each run while it is in flight; called in a pool child.
 
     Args:

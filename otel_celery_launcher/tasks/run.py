@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.ipc.in_flight import InFlightRecord
+    from otel_celery_launcher.ipc.in_flight import InFlightRecord, ThreadRecords
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
     from otel_celery_launcher.tasks.waits import Times
@@ -91,8 +91,8 @@ class Runs:
         front: Front | None = None,
     ) -> None:
         self._running: dict[int, Run] = {}  # by the identity of its request
-        self.record: InFlightRecord | None = (
-            None  # in a pool child, which may be killed
+        self.record: InFlightRecord | ThreadRecords | None = (
+            None  # where tasks run, unless they are recorded nowhere
         )
         self._front = front
         self.change(tracer, attributes, settings)

@@ -128,6 +128,11 @@ class Telemetry:
         with suppress(FrameError):  # of a child whose memory was damaged
             providers.end_span(self.provider, killed_span(run, resource, ended, reason))
 
+    def watch_during_tasks(self) -> None:
+        """Watch the exporter process by a thread: a task keeps the timer from it (solo)."""
+        if isinstance(self.route, HandoffRoute):
+            self.route.watch_by_thread()
+
     def fall_back_to_inline(self, reason: str) -> None:
         """Export in each process, since no exporter process can be started."""
         self.front.route, _ = self.route_maker.inline()

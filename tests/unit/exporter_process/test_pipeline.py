@@ -105,9 +105,7 @@ class Sending:
         wait_until(lambda: token in self.tokens, 10, "it is flushed")
 
 
-def a_pipeline(
-    make: Callable[[], SpanExporter], row: Row, *prepare: Any
-) -> Sending:
+def a_pipeline(make: Callable[[], SpanExporter], row: Row, *prepare: Any) -> Sending:
     return Sending(make, row, *prepare)
 
 

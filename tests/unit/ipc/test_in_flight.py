@@ -78,7 +78,9 @@ def test_no_two_processes_have_one_record() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     mine.write(*a_run(task_id="parent")[:3])
-    found = {run.task_id for each in counters.in_flight_records() if (run := each.read())}
+    found = {
+        run.task_id for each in counters.in_flight_records() if (run := each.read())
+    }
     assert found == {"child", "parent"}
 
 
