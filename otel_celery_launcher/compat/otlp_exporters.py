@@ -95,21 +95,25 @@ def _status(error: Any) -> GrpcStatus:
 
 
 def _http_request(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
-    module = sys.modules[type(exporter).__module__]
-    client = getattr(exporter, "_client", None)
+    module: Any = sys.modules[type(exporter).__module__]
+    client: Any = getattr(exporter, "_client", None)
+    send: Callable[[bytes], HttpResponse]
     if hasattr(exporter, "_export"):  # before 1.45
-        send: Callable[[bytes], HttpResponse] = lambda data: _read_response(
-            exporter._export(data)
-        )
+
+        def send(data: bytes) -> HttpResponse:
+            return _read_response(exporter._export(data))
+
     elif all(hasattr(client, name) for name in ("_submit", "_compress", "_timeout")):
-        send = lambda data: _read_result(  # noqa: E731
-            client._submit(client._compress(data), client._timeout)
-        )
+
+        def send(data: bytes) -> HttpResponse:
+            compressed = client._compress(data)
+            return _read_result(client._submit(compressed, client._timeout))
+
     else:
         return None
 
     def request(items: Sequence[Any]) -> HttpResponse:
-        data = module.encode_spans(items).SerializePartialToString()  # type: ignore[attr-defined]
+        data = module.encode_spans(items).SerializePartialToString()
         try:
             return send(data)
         except OSError as exc:  # all errors of requests and urllib3 that matter here

@@ -141,7 +141,7 @@ def _http_answer(response: otlp_exporters.HttpResponse) -> Answer:
         return http_answer(response.status, response.reason, response.retry_after)
     if not response.content:
         return TAKEN
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
         ExportTraceServiceResponse,
     )

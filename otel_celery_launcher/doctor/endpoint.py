@@ -257,7 +257,7 @@ def _send(
     if problems:
         return _not_importable(problems[0])
     try:
-        exporters = [make() for make in makers]
+        exporters = [make() for make in makers.values()]
     except Exception as exc:  # noqa: BLE001 - the boundary: any exporter's constructor
         return _not_accepted(
             address, explain(error_text(exc), settings.traces.printable_path)

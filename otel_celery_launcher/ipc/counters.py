@@ -291,7 +291,7 @@ class Rows:
         """Return one word of each row that is used, as an integer."""
         return self._counts[index : self._count() * _ROW_WORDS : _ROW_WORDS]
 
-    def times(self, index: int) -> memoryview:
+    def times(self, index: int) -> memoryview[float]:
         """Return one word of each row that is used, as seconds."""
         return self._times[index : self._count() * _ROW_WORDS : _ROW_WORDS]
 
@@ -434,14 +434,6 @@ class Counters:
     def begin_resource_epoch(self) -> None:
         """Make all processes send their resources again (exporter process)."""
         self.resource_epoch[0] += 1
-
-    def descriptors(self) -> list[int]:
-        """Return the descriptor, as a list; empty if it is no longer ours."""
-        try:
-            is_ours = os.fstat(self.descriptor).st_ino == self._inode
-        except OSError:
-            return []
-        return [self.descriptor] if is_ours else []
 
     @property
     def left_out(self) -> int:

@@ -50,7 +50,7 @@ from otel_celery_launcher.ipc.datagrams import (
 from otel_celery_launcher.ipc.ring_resources import RingResources, record_bytes
 
 if TYPE_CHECKING:
-    import socket
+    import _socket
     from collections.abc import Callable, Sequence
 
 # Read as a number, so that another byte order is another version.
@@ -408,7 +408,7 @@ class Ring:
 
     # What comes in: the reader's thread.
 
-    def receive(self, source: socket.socket, flags: int) -> Header | None:
+    def receive(self, source: _socket.socket, flags: int) -> Header | None:
         """Receive one datagram into the ring; return its header, None at the end.
 
         Args:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _socket
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW
@@ -64,11 +65,9 @@ class RingKeeper:
         source = _socket.socket(fileno=os.dup(read))
         try:
             for _ in range(MESSAGES_AT_ONCE):
-                try:
+                with suppress(FrameError):
                     if ring.receive(source, _socket.MSG_DONTWAIT) is None:
                         return
-                except FrameError:
-                    continue
         except OSError:  # nothing is there
             return
         finally:

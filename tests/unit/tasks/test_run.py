@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.ipc.in_flight import InFlightRecord
 from otel_celery_launcher.settings.tasks import TaskSettings
 from otel_celery_launcher.tasks.attributes import Attributes
 from otel_celery_launcher.tasks.run import Runs
@@ -96,7 +97,7 @@ def test_a_limit_raised_while_a_run_begins_leaves_no_note(
     with pytest.raises(TimeoutError):
         begun(runs, task)
     monkeypatch.undo()
-    assert runs.record is not None
+    assert isinstance(runs.record, InFlightRecord)
     assert runs.record.read() is not None
     assert runs.end(task.request, "SUCCESS") is None
     assert runs.record.read() is None
