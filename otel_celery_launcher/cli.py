@@ -34,6 +34,7 @@ OWN_COMMANDS = {
     "doctor": "Check whether tracing will work here.",
     "exec": "Run any Python program, traced.",
     "healthcheck": "Check with the exit status whether a worker is healthy.",
+    "spool": "Show, or send, what workers have left in a spool directory.",
     "tail": "Receive traces here and show them.",
 }
 
@@ -53,6 +54,7 @@ Commands of its own:
   doctor           Check whether tracing will work here: settings, collector, broker.
   exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
   healthcheck      Check with the exit status whether a worker is healthy; for containers.
+  spool            Show, or send, what workers have left in a spool directory.
   tail             Receive traces here and show each when it is complete.
 
 Celery's help:
@@ -245,6 +247,11 @@ def _run_own_command(
         from otel_celery_launcher.bootstrap.command import main as bootstrap
 
         return bootstrap(words)
+    if command_line.command == "spool":
+        environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from otel_celery_launcher.spool.command import main as spool
+
+        spool(words, command_line.env_files, environ)
     if command_line.command == "tail":
         environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past all logging
         from otel_celery_launcher.tail.command import main as tail

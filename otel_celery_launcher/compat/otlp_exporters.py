@@ -87,7 +87,9 @@ def _status(error: Any) -> GrpcStatus:
     seconds = None
     for key, value in error.trailing_metadata() or ():
         if key == _RETRY_INFO:
-            from google.rpc.error_details_pb2 import RetryInfo
+            from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
+                RetryInfo,
+            )
 
             delay = RetryInfo.FromString(value).retry_delay
             seconds = delay.seconds + delay.nanos / 1e9

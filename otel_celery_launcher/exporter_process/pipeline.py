@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_celery_launcher.delivery.export_log import last_words
 from otel_celery_launcher.exporter_process.attempts import Attempts, Delivery
@@ -48,11 +48,19 @@ def _resource(data: bytes) -> Resource:
     return read_resource(data)
 
 
+class Source(NamedTuple):
+    """A ring, and the exporter's place in it."""
+
+    ring: Ring
+    cursor: Cursor
+
+
 @dataclass(slots=True)
 class Batch:
     """What was taken and not freed.
 
     Attributes:
+        source: Where it was taken from.
         position: Of the ring, behind it.
         item_count: Items in its messages.
         items: Those that can be decoded, and are not yet decided.
@@ -60,6 +68,7 @@ class Batch:
         flushes: Row and token of each.
     """
 
+    source: Source
     position: int = 0
     item_count: int = 0
     items: list[Any] = field(default_factory=list)
@@ -75,8 +84,7 @@ class Pipeline:
         decode: Makes an item of a resource and a frame.
         make_exporter: Makes the exporter; called in the sender's thread.
         row: The exporter process's row of the counters.
-        ring: The queue.
-        cursor: The exporter's place in it.
+        source: The queue of this worker.
         unknown: The resource of items whose own cannot be found, encoded.
         on_flush: Called when all before a flush was sent.
     """
@@ -87,8 +95,7 @@ class Pipeline:
         decode: Callable[[Resource, bytes], Any],
         make_exporter: Callable[[], PreparedExporter],
         row: Row,
-        ring: Ring,
-        cursor: Cursor,
+        source: Source,
         *,
         unknown: bytes,
         on_flush: OnFlush,
@@ -96,11 +103,12 @@ class Pipeline:
         self._decode = decode
         self._row = row
         self._figures = row.of(signal)
-        self._ring = ring
-        self._cursor = cursor
+        self._own = source
+        self._ring, self._cursor = source
+        self._adopted: list[Source] = []
         self._unknown = unknown
         self._on_flush = on_flush
-        self._batch = Batch()
+        self._batch = Batch(source)
         self._is_stopping = False
         self._is_idle = False
         self._attempts = Attempts(
@@ -121,7 +129,23 @@ class Pipeline:
     @property
     def queued(self) -> int:
         """Items that wait, or are being sent."""
-        return self._cursor.queued
+        adopted = sum(each.cursor.queued for each in self._adopted)
+        return self._cursor.queued + adopted
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """The number of the signal, and the exporter's name."""
+        return self._cursor.signal, self._cursor.name
+
+    def adopt(self, source: Source) -> None:
+        """Send what is in another ring before our own."""
+        with self._ring.lock:
+            self._adopted.append(source)
+            self._cursor.wake.notify()
+
+    def is_done_with(self, ring: Ring) -> bool:
+        """Return whether nothing of an adopted ring is left."""
+        return all(each.ring is not ring for each in self._adopted)
 
     def start(self) -> None:
         """Start the sender's thread."""
@@ -160,18 +184,31 @@ class Pipeline:
         """Send until the process ends (the sender's thread)."""
         try:
             while self._next_batch() and self._attempts.deliver(self._batch.items):
-                batch = self._batch
-                with self._ring.lock:
-                    self._cursor.free(batch.position, batch.item_count)
-                for row, token in batch.flushes:
-                    self._on_flush(row, token)
+                self._free(self._batch)
         except Exception as exc:
             self._row.note_last_words(last_words(exc))
             raise
 
+    def _free(self, batch: Batch) -> None:
+        """Forget a batch, of which all is decided."""
+        ring, cursor = batch.source
+        with ring.lock:
+            cursor.free(batch.position, batch.item_count)
+            is_empty = not cursor.waiting and not cursor.flushes
+        if batch.source is not self._own:
+            if is_empty:
+                self._adopted.remove(batch.source)
+            return  # whoever had asked for flushes of that ring is gone
+        for row, token in batch.flushes:
+            self._on_flush(row, token)
+
+    def _next_source(self) -> Source:
+        """Return where the next batch comes from: adopted rings first, but for a flush."""
+        is_urgent = self._is_stopping or self._cursor.flushes
+        return self._adopted[0] if self._adopted and not is_urgent else self._own
+
     def _next_batch(self) -> bool:
         """Take a batch when one is due; return False if the process ends."""
-        self._batch = batch = Batch()
         with self._ring.lock:
             while (seconds := self._seconds_until_due()) != 0.0:
                 if self._is_stopping:
@@ -179,14 +216,22 @@ class Pipeline:
                 self._is_idle = seconds is None
                 self._cursor.wake.wait(seconds)
             self._is_idle = False
-            taken = self._cursor.take(BATCH_SPANS, BATCH_BYTES)
-            batch.position = self._cursor.position
-        batch.items = self._read(taken)
+            self._batch = batch = Batch(self._next_source())
+        self._batch.items = self._take(batch)
         return True
+
+    def _take(self, batch: Batch) -> list[Any]:
+        ring, cursor = batch.source
+        with ring.lock:
+            taken = cursor.take(BATCH_SPANS, BATCH_BYTES)
+            batch.position = cursor.position
+        return self._read(ring, taken)
 
     def _seconds_until_due(self) -> float | None:
         """Return how long a batch waits for more; None while there is nothing."""
         cursor = self._cursor
+        if self._adopted and not self._is_stopping:
+            return 0.0
         if not cursor.waiting and not cursor.flushes:
             return None
         if self._is_stopping or cursor.flushes or self._is_full():
@@ -196,15 +241,11 @@ class Pipeline:
 
     def _more(self) -> list[Any]:
         """Take further messages into the batch that is stuck."""
-        batch = self._batch
-        with self._ring.lock:
-            taken = self._cursor.take(BATCH_SPANS, BATCH_BYTES)
-            batch.position = self._cursor.position
-        items = self._read(taken)
-        batch.added += items
+        items = self._take(self._batch)
+        self._batch.added += items
         return items
 
-    def _read(self, taken: list[Taken]) -> list[Any]:
+    def _read(self, ring: Ring, taken: list[Taken]) -> list[Any]:
         """Decode messages; what cannot be decoded is counted as dropped."""
         items: list[Any] = []
         for header, body in taken:
@@ -213,7 +254,7 @@ class Pipeline:
                 if not header.item_count:
                     self._batch.flushes.append(read_flush(body))
                     continue
-                data = self._ring.resources.get(header.digest)
+                data = ring.resources.get(header.digest)
                 resource = _resource(self._unknown if data is None else data)
                 items += [self._decode(resource, each) for each in split_frames(body)]
             except FrameError:

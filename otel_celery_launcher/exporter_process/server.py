@@ -30,7 +30,8 @@ from otel_celery_launcher.compat import otlp_exporters
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, last_words
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.errors import EXIT_BUG
-from otel_celery_launcher.exporter_process.pipeline import Pipeline
+from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
+from otel_celery_launcher.exporter_process.spooler import Spooler, adopt
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.ipc.datagrams import (
@@ -48,7 +49,7 @@ from otel_celery_launcher.ipc.span_frames import encode_span
 from otel_celery_launcher.signals import TRACES, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from otel_celery_launcher.delivery.exporters import PreparedExporter
     from otel_celery_launcher.ipc.datagrams import Header
@@ -91,10 +92,19 @@ class Server:
         }
         makers = self._make_makers(config["signals"], config["path"])
         self._memory = RingMemory(config["ring"], config["ring_bytes"])
-        self._ring = self._find_ring(list(makers))
+        in_memory = self._ring = self._find_ring(list(makers))
+        self._spooler: Spooler | None = None
+        if config["spool"] is not None:
+            self._spooler = Spooler(
+                config["spool"], self._row, lambda: self._reads(list(makers))
+            )
+            self._ring = self._spooler.own_ring(in_memory)
+            self._counters.begin_resource_epoch()
         self._digest = NO_DIGEST  # of the last message with spans
         self._flushes: dict[tuple[int, int, int], int] = {}
         self._pipelines = self._make_pipelines(makers)
+        if self._ring is not in_memory:
+            adopt(in_memory, self._all_pipelines())
         ExportLogHandler(self._note_error).install()
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
@@ -130,18 +140,22 @@ class Server:
             self._row.note_error(f"in the exporter process {problem}")
         return makers
 
-    def _find_ring(self, exporters: list[tuple[int, str]]) -> Ring:
-        """Return the ring as the predecessor has left it.
+    def _reads(self, exporters: Sequence[tuple[int, str]]) -> list[Reads]:
+        return [
+            Reads(number, name, self._figures[number]) for number, name in exporters
+        ]
+
+    def _find_ring(self, exporters: Sequence[tuple[int, str]]) -> Ring:
+        """Return the ring in memory, as the predecessor or its keeper has left it.
 
         A predecessor whose main process has ended may live for END_SECONDS.
         """
         while not self._memory.claim() and os.getppid() == self._parent:
             self._row.note_heartbeat()
             time.sleep(NAP_SECONDS)
-        reads = [
-            Reads(number, name, self._figures[number]) for number, name in exporters
-        ]
-        ring = self._memory.ring(reads, self._counters.begin_resource_epoch)
+        ring = self._memory.ring(
+            self._reads(exporters), self._counters.begin_resource_epoch
+        )
         if not self._memory.is_shared:
             self._counters.begin_resource_epoch()  # what was sent before is gone
         return ring
@@ -161,8 +175,7 @@ class Server:
                     _import_function(known.decoder),
                     make,
                     self._row,
-                    self._ring,
-                    cursor,
+                    Source(self._ring, cursor),
                     unknown=self._resource,
                     on_flush=partial(self._count_flush, number),
                 )
@@ -171,7 +184,7 @@ class Server:
 
     def run(self) -> None:
         """Read until nobody writes any more, then send what is left."""
-        pipelines = [each for some in self._pipelines.values() for each in some]
+        pipelines = self._all_pipelines()
         self._row.add_repeated(sum(each.repeated for each in self._ring.cursors))
         for pipeline in pipelines:
             pipeline.start()
@@ -183,13 +196,9 @@ class Server:
             poll.poll(HEARTBEAT_SECONDS * 1000)
             count, is_open = self._drain()
             before, drained = drained, time.monotonic()
-            for pipeline in pipelines:
-                pipeline.notice()
-            self._note_heartbeat()
+            self._look_after(pipelines)
             if not is_open:
                 break
-            if not all(pipeline.is_alive() for pipeline in pipelines):
-                os._exit(EXIT_BUG)  # its last words are noted; another one is started
             if count:
                 # Nap until about NAP_MESSAGES have come at the rate of just now.
                 elapsed = drained - before
@@ -201,6 +210,21 @@ class Server:
         for pipeline in pipelines:
             pipeline.stop(max(0.0, end - time.monotonic()))
         self._note_heartbeat()
+        if self._spooler is not None:
+            self._spooler.end(pipelines)
+
+    def _look_after(self, pipelines: Sequence[Pipeline]) -> None:
+        """Do what is due after some messages, and twice a second at least."""
+        for pipeline in pipelines:
+            pipeline.notice()
+        self._note_heartbeat()
+        if self._spooler is not None:
+            self._spooler.look(pipelines)
+        if not all(pipeline.is_alive() for pipeline in pipelines):
+            os._exit(EXIT_BUG)  # its last words are noted; another one is started
+
+    def _all_pipelines(self) -> list[Pipeline]:
+        return [each for some in self._pipelines.values() for each in some]
 
     def _drain(self) -> tuple[int, bool]:
         """Read what is there; return how many messages, and whether anybody writes."""

@@ -53,18 +53,21 @@ NEVER_REACHED_SECONDS = 0.5
 
 ERROR_BYTES = 256  # enough for a collector's answer, or a bug's place and message
 NAME_BYTES = 64
+NOTICE_BYTES = 512  # a sentence with a path
 
 # Each figure is one aligned 8-byte word, so a reader sees it whole. First those of the
 # process, then a block for each signal, then the texts.
 _WORD = 8
 _REACHED, _REFUSED, _SINCE, _HEARTBEAT = range(4)
 _ERROR_LENGTH, _LEFT_OUT, _NAME_LENGTH, _EPOCH, _REPEATED = range(4, 9)
+_SPOOLS, _NOTICE_LENGTH = range(9, 11)
 _EXPORTED, _FAILED, _DROPPED, _RECEIVED, _QUEUED, _FLUSHED = _FIGURES = range(6)
-_FIRST_BLOCK = 9
+_FIRST_BLOCK = 11
 _WORDS = _FIRST_BLOCK + SIGNALS * len(_FIGURES)
 _ERROR_START = _WORDS * _WORD
 _NAME_START = _ERROR_START + ERROR_BYTES
-_ROW_BYTES = _NAME_START + NAME_BYTES
+_NOTICE_START = _NAME_START + NAME_BYTES
+_ROW_BYTES = _NOTICE_START + NOTICE_BYTES
 _ROW_WORDS = _ROW_BYTES // _WORD
 
 # Which rows are used, one byte each; the states of the records; rows; records.
@@ -206,6 +209,24 @@ class Row:
     def note_no_heartbeat(self) -> None:
         """Say that the exporter process has ended (supervisor)."""
         self._times[_HEARTBEAT] = 0.0
+
+    def note_notice(self, text: str) -> None:
+        """Keep a sentence for the worker's log: the exporter process has none."""
+        self._write(text, _NOTICE_START, NOTICE_BYTES, _NOTICE_LENGTH)
+
+    @property
+    def notice(self) -> str:
+        """The last sentence for the worker's log; empty for none."""
+        return self._text(_NOTICE_START, self._counts[_NOTICE_LENGTH])
+
+    def note_spools(self, spools: bool) -> None:
+        """Say whether what the exporter process has is in a file."""
+        self._counts[_SPOOLS] = spools
+
+    @property
+    def spools(self) -> bool:
+        """Whether what waits in the exporter process's queue outlives the worker."""
+        return bool(self._counts[_SPOOLS])
 
     def add_repeated(self, count: int) -> None:
         """Count items that may arrive twice (exporter process, when it starts)."""

@@ -100,7 +100,7 @@ class Envelope:
 
     def message(self, frames: Sequence[bytes]) -> bytes:
         """Return one message with these frames."""
-        parts = []
+        parts: list[bytes] = []
         for data in frames:
             parts += (LENGTH.pack(len(data)), data)
         body = b"".join(parts)

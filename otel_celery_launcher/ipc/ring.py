@@ -301,7 +301,7 @@ class Ring:
         if words[_MAGIC_WORD] != _MAGIC:
             raise RingError("written by another version, or for another machine")
         active = words[_TABLE_WORD] & 1
-        marks = self._read_table(active)
+        marks = _read_table(self._table(active))
         if words[_SIZE_WORD] != size:
             raise RingError("damaged")
         if list(marks) != names:
@@ -315,8 +315,7 @@ class Ring:
         return self._table(active).cast("Q")
 
     def _table(self, number: int) -> memoryview:
-        start = _TABLE_STARTS[number]
-        return self._head_page[start : start + _TABLE_BYTES]
+        return _table_in(self._head_page, number)
 
     def _write_table(self, number: int, marks: dict[tuple[int, str], int]) -> None:
         table = self._table(number)
@@ -327,20 +326,6 @@ class Ring:
             text = f"{signal}:{name}".encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
             start = _NAMES_START + index * _NAME_BYTES
             table[start : start + _NAME_BYTES] = text
-
-    def _read_table(self, number: int) -> dict[tuple[int, str], int]:
-        """Return the mark of each exporter, by its signal and name."""
-        table = self._table(number)
-        words = table.cast("Q")
-        if words[0] > CURSORS:
-            raise RingError("damaged")
-        marks = {}
-        for index in range(words[0]):
-            start = _NAMES_START + index * _NAME_BYTES
-            text = bytes(table[start : start + _NAME_BYTES]).rstrip(b"\0").decode()
-            signal, _, name = text.partition(":")
-            marks[int(signal), name] = words[1 + index * _CURSOR_WORDS]
-        return marks
 
     def _recover(self) -> None:
         """Find the head, and count what waits for each exporter."""
@@ -405,6 +390,21 @@ class Ring:
 
     def _oldest(self) -> int:
         return min((each.mark for each in self.cursors), default=self.head)
+
+    def is_empty(self) -> bool:
+        """Return whether nothing waits for any exporter."""
+        return not any(each.queued for each in self.cursors)
+
+    def learn(self, other: Ring) -> None:
+        """Keep the resources that another ring knows; this process had sent them there."""
+        for digest in other.resources.digests:
+            data = other.resources.get(digest)
+            if data is not None:
+                self._keep_resource(data)
+
+    def note_alive(self) -> None:
+        """Note the time: a ring in a file is taken from an owner that is long dead."""
+        self._words[_ALIVE_WORD] = time.time_ns()
 
     # What comes in: the reader's thread.
 
@@ -567,3 +567,52 @@ class Ring:
         last = min(self._start + end, self._start + len(self._data)) & -mmap.PAGESIZE
         if last > first:
             self._give_back(first, last - first)
+
+
+def _table_in(head_page: memoryview, number: int) -> memoryview:
+    start = _TABLE_STARTS[number]
+    return head_page[start : start + _TABLE_BYTES]
+
+
+def _read_table(table: memoryview) -> dict[tuple[int, str], int]:
+    """Return the mark of each exporter, by its signal and name.
+
+    Raises:
+        RingError: Damaged.
+    """
+    words = table.cast("Q")
+    if words[0] > CURSORS:
+        raise RingError("damaged")
+    marks = {}
+    for index in range(words[0]):
+        start = _NAMES_START + index * _NAME_BYTES
+        text = bytes(table[start : start + _NAME_BYTES]).rstrip(b"\0").decode()
+        signal, _, name = text.partition(":")
+        marks[int(signal), name] = words[1 + index * _CURSOR_WORDS]
+    return marks
+
+
+def names_in(memory: mmap.mmap) -> list[tuple[int, str]]:
+    """Return the exporters of a ring: number of the signal, and name.
+
+    Raises:
+        RingError: Another version's, or damaged.
+    """
+    if len(memory) < _HEAD_BYTES:
+        raise RingError("too small")
+    page = memoryview(memory)[:_HEAD_BYTES]
+    words = page.cast("Q")
+    if words[_MAGIC_WORD] != _MAGIC:
+        raise RingError("written by another version, or for another machine")
+    try:
+        return list(_read_table(_table_in(page, words[_TABLE_WORD] & 1)))
+    except ValueError as exc:
+        raise RingError("damaged") from exc
+
+
+def seconds_since_alive(memory: mmap.mmap) -> float:
+    """Return how long ago the owner of a ring was alive; endless if that is not known."""
+    start = _ALIVE_WORD * _WORD
+    (alive,) = memoryview(memory)[start : start + _WORD].cast("Q")
+    seconds = (time.time_ns() - alive) / 1e9
+    return seconds if seconds >= 0 else float("inf")

@@ -11,14 +11,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import mmap
+import os
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.ring import Ring
+from otel_celery_launcher.ipc.ring import (
+    Reads,
+    Ring,
+    names_in,
+    seconds_since_alive,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from otel_celery_launcher.ipc.ring import Reads
 
 
 class RingMemory:
@@ -28,13 +32,18 @@ class RingMemory:
         descriptor: Of memory that others map, too; None for this process's own, which
             ends with it.
         size: In bytes.
+        gives_back: Whether memory that is not needed is freed; in a file, its space is
+            reserved.
 
     Raises:
         OSError: It cannot be mapped.
     """
 
-    def __init__(self, descriptor: int | None, size: int) -> None:
+    def __init__(
+        self, descriptor: int | None, size: int, *, gives_back: bool = True
+    ) -> None:
         self._descriptor = descriptor
+        self._gives_back = gives_back and descriptor is not None
         self._memory = mmap.mmap(-1 if descriptor is None else descriptor, size)
 
     @property
@@ -57,6 +66,30 @@ class RingMemory:
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # closed by other code
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Release the memory and close its descriptor; no ring of it is used any more."""
+        self.release()
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+
+    def seconds_since_alive(self) -> float:
+        """Return how long ago the last owner was alive; endless if that is not known."""
+        return seconds_since_alive(self._memory)
+
+    @staticmethod
+    def survey(descriptor: int, size: int) -> dict[str, int]:
+        """Return how many items wait in a ring, by exporter, and change nothing.
+
+        Raises:
+            OSError: It cannot be mapped.
+            RingError: Another version's, or damaged.
+        """
+        copy = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+        reads = [Reads(signal, name, _Uncounted()) for signal, name in names_in(copy)]
+        ring = Ring(copy, reads)
+        return {each.name: each.queued for each in ring.cursors}
 
     def ring(
         self,
@@ -81,6 +114,16 @@ class RingMemory:
 
     def _give_back(self, start: int, length: int) -> None:
         remove = getattr(mmap, "MADV_REMOVE", None)  # Linux
-        if remove is not None and self._descriptor is not None:
+        if remove is not None and self._gives_back:
             with contextlib.suppress(OSError):  # not on every file system
                 self._memory.madvise(remove, start, length)
+
+
+class _Uncounted:
+    """Figures of a ring that is only looked at."""
+
+    def add_received(self, count: int) -> None:
+        """Count nothing."""
+
+    def add_dropped(self, count: int) -> None:
+        """Count nothing."""

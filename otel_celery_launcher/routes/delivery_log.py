@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.delivery.failures import explain
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW
 from otel_celery_launcher.settings.checks import safe_repr
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class DeliveryLog:
         main: Which process is the main one.
         destination: Where its items go, for the text.
         path: The path there, as it may be shown.
+        spool: The spool directory; empty for none.
         clock: Monotonic seconds.
     """
 
@@ -45,6 +47,7 @@ class DeliveryLog:
         main: ProcessClaim,
         destination: str,
         path: str = "",
+        spool: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._items = signal.items
@@ -53,7 +56,10 @@ class DeliveryLog:
         self._main = main
         self._destination = destination
         self._path = path or signal.path
+        self._spool = spool
         self._clock = clock
+        self._notice_said = ""
+        self._failed_said = 0
         self._last_line: float | None = None
         self._is_failing = False
         self._lost_said = 0
@@ -72,6 +78,7 @@ class DeliveryLog:
             self._report_loss(" so far")
         if self._counters.left_out > self._left_out_said:
             self._report_left_out()
+        self._report_notice()
 
     def report_end(self) -> None:
         """Write the last line, due or not, if items were lost that no line has said.
@@ -80,8 +87,15 @@ class DeliveryLog:
         """
         if not self._main.is_this():
             return
+        self._report_notice()
         if self._totals.lost > self._lost_said:
             self._report_loss("")
+        if self._counters.rows[EXPORTER_ROW].spools and self._totals.queued:
+            messages.log(
+                f"{self._totals.queued} {self._items} for {self._destination} wait in"
+                f" {self._spool}. The next worker with this spool directory sends them,"
+                f" and so does: otel-celery spool --send {self._spool}"
+            )
         if self._counters.left_out > self._left_out_said:
             self._say_left_out()
 
@@ -106,7 +120,14 @@ class DeliveryLog:
 
     def _report_loss(self, so_far: str) -> None:
         self._lost_said = self._totals.lost
-        if self._counters.is_failing:
+        failed = self._totals.failed - self._failed_said
+        self._failed_said = self._totals.failed
+        if failed and not self._counters.is_failing:
+            why = (
+                f"the collector refuses them, and takes others ({self._counters.error})"
+            )
+            advice = "look at its log, and at the limits of what it sends to"
+        elif self._counters.is_failing:
             reason, advice, _ = explain(self._counters.error, self._path)
             why = f"they do not reach {self._destination}: {reason}"
         else:
@@ -118,6 +139,13 @@ class DeliveryLog:
         messages.log(
             f"{self._lost_said} {self._items} lost{so_far}: {why}. {_as_sentence(advice)}"
         )
+
+    def _report_notice(self) -> None:
+        """Write what the exporter process has to say, once."""
+        notice = self._counters.rows[EXPORTER_ROW].notice
+        if notice != self._notice_said:
+            self._notice_said = notice
+            messages.log(notice)
 
     def _report_left_out(self) -> None:
         now = self._clock()

@@ -82,6 +82,21 @@ class ExportedSignal:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolConfig:
+    """Where the exporter process keeps its queue in a file.
+
+    Attributes:
+        directory: An absolute path.
+        size: Bytes of the file.
+        name: Of this worker's file: unique among all workers.
+    """
+
+    directory: str
+    size: int
+    name: str
+
+
 class Supervisor:
     """Starts the exporter process and keeps one alive.
 
@@ -90,6 +105,7 @@ class Supervisor:
         counters: The shared page.
         signals: What is exported, and how.
         service_name: For a span of a worker that has sent none.
+        spool: Where the queue outlives the worker; None for memory.
         clock: Monotonic seconds.
     """
 
@@ -100,6 +116,7 @@ class Supervisor:
         signals: Sequence[ExportedSignal],
         service_name: str,
         *,
+        spool: SpoolConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
@@ -107,6 +124,7 @@ class Supervisor:
         self._supervising = ProcessClaim()
         self._signals = tuple(signals)
         self._service_name = service_name
+        self._spool = spool
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -198,7 +216,14 @@ class Supervisor:
         self._young_deaths = self._young_deaths + 1 if is_young else 0
         if self._young_deaths > 1:
             self._note_status(status)
-        self._counters.rows[EXPORTER_ROW].note_no_heartbeat()  # no task waits for it
+        row = self._counters.rows[EXPORTER_ROW]
+        row.note_no_heartbeat()  # no task waits for it
+        if self._spool is not None and status == -signal.SIGBUS:
+            row.note_notice(
+                f"the exporter process could not read or write {self._spool.directory}"
+                " (SIGBUS): spans wait in memory from now on"
+            )
+            self._spool = None
         if not self._is_shared():
             self._count_what_died()
         return now + RESTART_PAUSES[min(self._young_deaths, len(RESTART_PAUSES) - 1)]
@@ -256,7 +281,8 @@ class Supervisor:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._count_what_died()
+        if not self._counters.rows[EXPORTER_ROW].spools:
+            self._count_what_died()
 
     def _note_status(self, status: int) -> None:
         """Record how the process ended, unless it has recorded its own exception."""
@@ -290,6 +316,7 @@ class Supervisor:
             "ring_bytes": self._memory_bytes,
             "signals": [each.config() for each in self._signals],
             "service": self._service_name,
+            "spool": None if self._spool is None else asdict(self._spool),
             "parent": os.getpid(),
             "path": _import_path(),
         }

@@ -76,6 +76,24 @@ HEALTH_FILE = Variable(
     parse=str,
 )
 
+SPOOL_DIRECTORY = Variable(
+    name="OTEL_CELERY_SPOOL_DIRECTORY",
+    kind="path",
+    help="A directory in which the exporter process of a worker keeps what the collector has not taken, in one file. It outlives the worker; the next worker with the same directory sends it. It is made if it is not there, and only its owner may write to it. Without it, the queue is in memory, and ends with the worker.",
+    check=checks.text,
+    parse=str,
+)
+
+SPOOL_BYTES = Variable(
+    name="OTEL_CELERY_SPOOL_BYTES",
+    kind="number from 4194304 to 1099511627776",
+    help="Size of a worker's file in the spool directory. The space is reserved when the file is made. When it is full, the oldest spans are dropped.",
+    check=checks.number(4 * 2**20, 2**40),
+    parse=lambda text: int(float(text)),
+    default="67108864",
+    unit="bytes",
+)
+
 ENV_FILE = Variable(
     name="OTEL_CELERY_ENV_FILE",
     kind=f"paths, separated by `{checks.PATH_SEPARATOR}`",
@@ -195,6 +213,8 @@ OWN: tuple[Variable[Any], ...] = (
     STRICT,
     LOG_FORMAT,
     HEALTH_FILE,
+    SPOOL_DIRECTORY,
+    SPOOL_BYTES,
     ENV_FILE,
     SAMPLE,
     TRACE,

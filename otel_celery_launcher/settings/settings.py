@@ -11,6 +11,7 @@ each bad value with one that works, before anything of OpenTelemetry is imported
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -120,6 +121,8 @@ class Settings:
     disabled_instrumentations: Sequence[str]
     shutdown_seconds: float
     health_file: str  # empty for none
+    spool_directory: str  # absolute; empty for none
+    spool_bytes: int
     log_correlation: bool  # ids in the text of log lines
     shows_contexts: bool  # a line for each inject and extract
     redacts_exceptions: bool
@@ -178,6 +181,8 @@ class Settings:
             disabled_instrumentations=standard.DISABLED_INSTRUMENTATIONS.read(environ),
             shutdown_seconds=own.SHUTDOWN_SECONDS.read(environ),
             health_file=own.HEALTH_FILE.read(environ),
+            spool_directory=_spool_directory(environ),
+            spool_bytes=own.SPOOL_BYTES.read(environ),
             log_correlation=standard.LOG_CORRELATION.read(environ),
             shows_contexts=standard.LOG_LEVEL.read(environ) == "debug",
             redacts_exceptions=not own.EXCEPTION_MESSAGES.read(environ),
@@ -190,6 +195,12 @@ class Settings:
             unhandled=unhandled_variables(environ),
             misspelt=tuple(misspelt_notes(environ)),
         )
+
+
+def _spool_directory(environ: Mapping[str, str]) -> str:
+    """Return it as an absolute path: the exporter process works in another directory."""
+    directory = own.SPOOL_DIRECTORY.read(environ)
+    return os.path.abspath(directory) if directory else ""
 
 
 def task_settings(environ: Mapping[str, str]) -> TaskSettings:

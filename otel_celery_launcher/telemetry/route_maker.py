@@ -7,6 +7,8 @@ Runs once in each interpreter, before the application is imported.
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.command_line import CELERY_ROLES
@@ -15,7 +17,11 @@ from otel_celery_launcher.delivery.exporters import load_exporters, load_exporte
 from otel_celery_launcher.ipc.channel import Channel
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
-from otel_celery_launcher.routes.supervisor import ExportedSignal, Supervisor
+from otel_celery_launcher.routes.supervisor import (
+    ExportedSignal,
+    SpoolConfig,
+    Supervisor,
+)
 from otel_celery_launcher.routes.until_fork import UntilForkRoute
 from otel_celery_launcher.settings.settings import Mode
 from otel_celery_launcher.telemetry import traces
@@ -100,7 +106,24 @@ class RouteMaker:
             )
             for each in OUTGOING
         ]
-        return Supervisor(channel, self._counters, exported, settings.service_name)
+        return Supervisor(
+            channel,
+            self._counters,
+            exported,
+            settings.service_name,
+            spool=self._spool_config(),
+        )
+
+    def _spool_config(self) -> SpoolConfig | None:
+        settings = self._settings
+        if not settings.spool_directory:
+            return None
+        unique = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        return SpoolConfig(
+            directory=settings.spool_directory,
+            size=settings.spool_bytes,
+            name=f"{settings.service_name}-{unique}",
+        )
 
     def inline(self) -> tuple[InlineRoute, list[str]]:
         """Return a route through this process's own exporters, and what to say."""

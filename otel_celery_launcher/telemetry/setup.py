@@ -21,7 +21,7 @@ from otel_celery_launcher import __version__, messages
 from otel_celery_launcher.compat import contexts, providers
 from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.ipc import inherited
-from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
 from otel_celery_launcher.ipc.datagrams import FrameError
 from otel_celery_launcher.ipc.in_flight import Reason, killed_span
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
@@ -164,6 +164,10 @@ class Telemetry:
             "dropped": {"refused": spans.failed, "overflow": spans.dropped},
             "received": spans.received,
             "queued": spans.queued,
+            "repeated": counters.rows[EXPORTER_ROW].repeated,
+            "spool": settings.spool_directory
+            if counters.rows[EXPORTER_ROW].spools
+            else "",
             "left_out": counters.left_out,
             "last_error": counters.error,
             "is_failing": counters.is_failing,
@@ -256,7 +260,14 @@ def _delivery_log(
 ) -> DeliveryLog:
     traces = settings.traces
     address = printable_endpoint(traces.endpoint)
-    return DeliveryLog(TRACES, counters, main, address, traces.printable_path)
+    return DeliveryLog(
+        TRACES,
+        counters,
+        main,
+        address,
+        traces.printable_path,
+        settings.spool_directory,
+    )
 
 
 def _suppressor(settings: Settings, front: SpanFront) -> SpanSuppressor:

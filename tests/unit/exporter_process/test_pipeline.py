@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otel_celery_launcher.delivery.answers import TAKEN, Answer, grpc_answer
 from otel_celery_launcher.delivery.exporters import PreparedExporter
 from otel_celery_launcher.delivery.sanitizing import sanitize
-from otel_celery_launcher.exporter_process.pipeline import Pipeline
+from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
 from otel_celery_launcher.exporter_process.span_encoder import encode_spans
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters, Row
 from otel_celery_launcher.ipc.datagrams import Envelope, flush_message
@@ -83,8 +83,7 @@ class Sending:
             read_span,
             lambda: PreparedExporter(make(), prepare),
             row,
-            self.ring,
-            self.ring.cursors[0],
+            Source(self.ring, self.ring.cursors[0]),
             unknown=encode_resource(Resource({})),
             on_flush=lambda _, token: self.tokens.append(token),
         )

@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sends what workers have left in a spool directory, by hand."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk.resources import Resource
+
+from otel_celery_launcher.command_line import program_command_line
+from otel_celery_launcher.delivery.export_log import ExportLogHandler
+from otel_celery_launcher.delivery.exporters import load_exporters
+from otel_celery_launcher.delivery.failures import explain
+from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
+from otel_celery_launcher.exporter_process.spool import (
+    SPOOL_BYTES_AT_LEAST,
+    Spool,
+    ring_in,
+)
+from otel_celery_launcher.exporter_process.spooler import adopt
+from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.ipc.marshalled import encode_resource
+from otel_celery_launcher.ipc.ring import Reads
+from otel_celery_launcher.ipc.ring_memory import RingMemory
+from otel_celery_launcher.ipc.span_decoder import read_span
+from otel_celery_launcher.messages import say
+from otel_celery_launcher.settings.corrections import prepare_environment
+from otel_celery_launcher.settings.settings import Settings
+from otel_celery_launcher.signals import TRACES
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from otel_celery_launcher.exporter_process.spool import RingFile
+
+LOOK_SECONDS = 0.05
+
+# How long the sender may take to end.
+STOP_SECONDS = 5.0
+
+
+def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
+    """Send what has no owner, and remove its files.
+
+    Args:
+        directory: The spool directory.
+        environ: Where to send to: OTEL_EXPORTER_OTLP_*.
+        wait: Seconds without success after which it gives up.
+
+    Returns:
+        How many spans are left.
+    """
+    for problem in prepare_environment(environ):
+        say(problem)
+    settings = Settings.from_environ(environ, program_command_line("worker", "spool"))
+    makers, problems = load_exporters(
+        TRACES,
+        settings.traces.exporters,
+        redacts_exceptions=settings.redacts_exceptions,
+    )
+    for problem in problems:
+        say(problem)
+    counters = Counters()
+    row = counters.rows[EXPORTER_ROW]
+    reads = [Reads(TRACES.number, name, row.of(TRACES)) for name in makers]
+    ring = RingMemory(None, SPOOL_BYTES_AT_LEAST).ring(reads)
+    pipelines = [
+        Pipeline(
+            TRACES,
+            read_span,
+            make,
+            row,
+            Source(ring, cursor),
+            unknown=encode_resource(Resource.get_empty()),
+            on_flush=lambda *_: None,
+        )
+        for cursor, make in zip(ring.cursors, makers.values(), strict=True)
+    ]
+    if not pipelines:
+        say("no exporter: expected OTEL_TRACES_EXPORTER to name one. Nothing is sent")
+        return 1
+    ExportLogHandler(
+        lambda text: [each.note_error(text) for each in pipelines]
+    ).install()
+    spool = Spool(directory, SPOOL_BYTES_AT_LEAST, f"spool-command-{os.getpid()}")
+    files = _adopt(spool, reads, pipelines)
+    for pipeline in pipelines:
+        pipeline.start()
+    _wait(counters, pipelines, wait)
+    for pipeline in pipelines:
+        pipeline.stop(STOP_SECONDS)
+    left = _remove_what_is_sent(files)
+    exported = counters.of(TRACES).exported
+    say(f"{exported} spans sent, {counters.of(TRACES).lost} refused, {left} left")
+    if left and counters.error:
+        failure = explain(counters.error, settings.traces.printable_path)
+        say(f"the collector does not take them: {failure.reason}; {failure.advice}")
+    return left
+
+
+def _note_error(pipelines: list[Pipeline], text: str) -> None:
+    """Tell the pipeline in whose thread an exporter has logged."""
+    for pipeline in pipelines:
+        pipeline.note_error(text)
+
+
+def _adopt(
+    spool: Spool, reads: list[Reads], pipelines: list[Pipeline]
+) -> list[RingFile]:
+    files = []
+    for file in spool.orphans():
+        ring = ring_in(file, reads)
+        if ring is None:
+            say(f"{file.path} is left alone: another version has written it")
+            spool.leave_alone(file)
+            continue
+        files.append(file)
+        adopt(ring, pipelines)
+    return files
+
+
+def _wait(counters: Counters, pipelines: list[Pipeline], wait: float) -> None:
+    """Wait until all is sent, or nothing has been taken for a while."""
+    totals = partial(counters.of, TRACES)
+    last, moved = 0, time.monotonic()
+    while any(each.queued for each in pipelines):
+        done = totals().exported + totals().lost
+        if done > last:
+            last, moved = done, time.monotonic()
+        if time.monotonic() - moved > wait:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _remove_what_is_sent(files: list[RingFile]) -> int:
+    """Remove empty files; return how many spans the others have."""
+    left = 0
+    for file in files:
+        ring = file.ring
+        if ring is None:
+            continue
+        if ring.is_empty():
+            file.remove()
+        else:
+            left += sum(each.queued for each in ring.cursors)
+    return left
