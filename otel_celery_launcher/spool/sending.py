@@ -83,9 +83,7 @@ def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
     if not pipelines:
         say("no exporter: expected OTEL_TRACES_EXPORTER to name one. Nothing is sent")
         return 1
-    ExportLogHandler(
-        lambda text: [each.note_error(text) for each in pipelines]
-    ).install()
+    ExportLogHandler(partial(_note_error, pipelines)).install()
     spool = Spool(directory, SPOOL_BYTES_AT_LEAST, f"spool-command-{os.getpid()}")
     files = _adopt(spool, reads, pipelines)
     for pipeline in pipelines:
