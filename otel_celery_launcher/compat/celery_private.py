@@ -391,7 +391,13 @@ def call_while_idle(seconds: float, call: Callable[[], bool]) -> None:
     worker.wait_for_job = wait
 
 
-def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> None:
+def add_timer(
+    app: Any,
+    what: str,
+    seconds: float,
+    call: Callable[[], None],
+    at_stop: Callable[[], None] = lambda: None,
+) -> None:
     """Call something at an interval of seconds in a worker's main process.
 
     A step of the consumer: Celery 5.3 clears the consumer's timer at each lost
@@ -402,8 +408,9 @@ def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> 
         what: Names the step; of two with one name Celery keeps one.
         seconds: Between two calls.
         call: What is called.
+        at_stop: Called once the worker stops, before it waits for its pool.
     """
-    from celery.bootsteps import StartStopStep
+    from celery.bootsteps import RUN, StartStopStep
 
     class OtelCeleryTimer(StartStopStep):  # type: ignore[misc]
         name = f"otel_celery.{what}"
@@ -415,6 +422,8 @@ def add_timer(app: Any, what: str, seconds: float, call: Callable[[], None]) -> 
         def stop(self, parent: Any) -> None:
             if self.entry is not None:
                 self.entry.cancel()
+            if parent.blueprint.state != RUN:  # where the connection is lost, it is
+                at_stop()
 
     _add_consumer_step(app, OtelCeleryTimer)
 

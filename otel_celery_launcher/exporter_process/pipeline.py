@@ -49,10 +49,17 @@ def _resource(data: bytes) -> Resource:
 
 
 class Source(NamedTuple):
-    """A ring, and the exporter's place in it."""
+    """A ring, and the exporter's place in it.
+
+    Attributes:
+        ring: The ring.
+        cursor: The place.
+        is_foreign: Whether another worker has left it, in a file where it can stay.
+    """
 
     ring: Ring
     cursor: Cursor
+    is_foreign: bool = False
 
 
 @dataclass(slots=True)
@@ -104,7 +111,7 @@ class Pipeline:
         self._row = row
         self._figures = row.of(signal)
         self._own = source
-        self._ring, self._cursor = source
+        self._ring, self._cursor, _ = source
         self._adopted: list[Source] = []
         self._unknown = unknown
         self._on_flush = on_flush
@@ -191,7 +198,7 @@ class Pipeline:
 
     def _free(self, batch: Batch) -> None:
         """Forget a batch, of which all is decided."""
-        ring, cursor = batch.source
+        ring, cursor, _ = batch.source
         with ring.lock:
             cursor.free(batch.position, batch.item_count)
             is_empty = not cursor.waiting and not cursor.flushes
@@ -202,10 +209,17 @@ class Pipeline:
         for row, token in batch.flushes:
             self._on_flush(row, token)
 
-    def _next_source(self) -> Source:
-        """Return where the next batch comes from: adopted rings first, but for a flush."""
+    def _next_source(self) -> Source | None:
+        """Return the ring that comes before our own, if there is one.
+
+        What another worker has left waits while somebody waits for a flush, and stays
+        where it is at the end.
+        """
         is_urgent = self._is_stopping or self._cursor.flushes
-        return self._adopted[0] if self._adopted and not is_urgent else self._own
+        for each in self._adopted:
+            if not (each.is_foreign and is_urgent):
+                return each
+        return None
 
     def _next_batch(self) -> bool:
         """Take a batch when one is due; return False if the process ends."""
@@ -216,12 +230,12 @@ class Pipeline:
                 self._is_idle = seconds is None
                 self._cursor.wake.wait(seconds)
             self._is_idle = False
-            self._batch = batch = Batch(self._next_source())
+            self._batch = batch = Batch(self._next_source() or self._own)
         self._batch.items = self._take(batch)
         return True
 
     def _take(self, batch: Batch) -> list[Any]:
-        ring, cursor = batch.source
+        ring, cursor, _ = batch.source
         with ring.lock:
             taken = cursor.take(BATCH_SPANS, BATCH_BYTES)
             batch.position = cursor.position
@@ -230,7 +244,7 @@ class Pipeline:
     def _seconds_until_due(self) -> float | None:
         """Return how long a batch waits for more; None while there is nothing."""
         cursor = self._cursor
-        if self._adopted and not self._is_stopping:
+        if self._next_source() is not None:
             return 0.0
         if not cursor.waiting and not cursor.flushes:
             return None

@@ -104,18 +104,21 @@ class Spooler:
         self._adopted.append(file)
         for cursor in ring.cursors:
             cursor.figures.add_received(cursor.queued)
-        adopt(ring, pipelines)
+        adopt(ring, pipelines, is_foreign=True)
 
 
-def adopt(ring: Ring, pipelines: Sequence[Pipeline]) -> None:
+def adopt(
+    ring: Ring, pipelines: Sequence[Pipeline], *, is_foreign: bool = False
+) -> None:
     """Let the pipelines send what is in a ring that another process has left.
 
     Args:
         ring: The ring.
         pipelines: One for each exporter of the ring.
+        is_foreign: As of ``Source``.
     """
     cursors = {(each.signal, each.name): each for each in ring.cursors}
     for pipeline in pipelines:
         cursor = cursors[pipeline.key]
         if cursor.queued:
-            pipeline.adopt(Source(ring, cursor))
+            pipeline.adopt(Source(ring, cursor, is_foreign))

@@ -87,7 +87,9 @@ class Lifecycle:
             self._prepare_spawned_children()
         self._forks = not celery_private.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
-        celery_private.add_timer(sender.app, "export", POLL_SECONDS, self._poll)
+        celery_private.add_timer(
+            sender.app, "export", POLL_SECONDS, self._poll, self._stopping
+        )
 
     def _set_up(self, **_: Any) -> None:
         """Main process, before it connects: its polling of the broker makes no spans.
@@ -109,6 +111,11 @@ class Lifecycle:
         """Main process, from Celery's own timer: no thread of ours."""
         self._telemetry.killed_runs.poll()
         self._telemetry.route.poll()
+
+    def _stopping(self) -> None:
+        """Main process: no timer is called any more, and the pool still sends."""
+        with guarded("some spans may be missing"):
+            self._telemetry.watch_until_the_end()
 
     def _main_started(self, *, forks: bool) -> None:
         route = self._telemetry.route

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 60.0
 
 
+# What is said of items that were refused as poisoned: ``exporter_process/attempts.py``.
+_REFUSED = "were refused by the collector, which takes others"
+_REFUSED_ADVICE = "look at the log of the collector for what is wrong with them"
+
+
 class DeliveryLog:
     """Writes the lines about one signal; only in the main process.
 
@@ -59,7 +64,8 @@ class DeliveryLog:
         self._spool = spool
         self._clock = clock
         self._notice_said = ""
-        self._failed_said = 0
+        self._exporter = counters.rows[EXPORTER_ROW].of(signal)
+        self._refused_said = 0
         self._last_line: float | None = None
         self._is_failing = False
         self._lost_said = 0
@@ -117,16 +123,17 @@ class DeliveryLog:
         messages.log(
             f"{self._items} reach {self._destination} again; {self._lost_said} were lost."
         )
+        if refused := self._take_refused():
+            messages.log(
+                f"{refused} {self._items} of these {_REFUSED} ({self._counters.error})."
+                f" {_as_sentence(_REFUSED_ADVICE)}"
+            )
 
     def _report_loss(self, so_far: str) -> None:
         self._lost_said = self._totals.lost
-        failed = self._totals.failed - self._failed_said
-        self._failed_said = self._totals.failed
-        if failed and not self._counters.is_failing:
-            why = (
-                f"the collector refuses them, and takes others ({self._counters.error})"
-            )
-            advice = "look at its log, and at the limits of what it sends to"
+        if self._take_refused() and not self._counters.is_failing:
+            why = f"they {_REFUSED} ({self._counters.error})"
+            advice = _REFUSED_ADVICE
         elif self._counters.is_failing:
             reason, advice, _ = explain(self._counters.error, self._path)
             why = f"they do not reach {self._destination}: {reason}"
@@ -139,6 +146,12 @@ class DeliveryLog:
         messages.log(
             f"{self._lost_said} {self._items} lost{so_far}: {why}. {_as_sentence(advice)}"
         )
+
+    def _take_refused(self) -> int:
+        """Return how many items were refused, which no line has said (exporter process)."""
+        refused = self._exporter.failed - self._refused_said
+        self._refused_said += refused
+        return refused
 
     def _report_notice(self) -> None:
         """Write what the exporter process has to say, once."""

@@ -60,7 +60,7 @@ GROUP_SECONDS = 0.05
 POLLED_SECONDS = 2.0
 
 # How often a thread looks where no timer does.
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
 
 # How long a wait sleeps between two looks.
 _LOOK_SECONDS = 0.002
@@ -219,7 +219,7 @@ class HandoffRoute:
         self._may_start = may_start
         self._polled = 0.0
         self._timer_called = 0.0  # in this process
-        self._is_closed = False
+        self._has_watcher = False
         self._row = counters.rows[MAIN_ROW]
         self._lanes = {
             each.signal.number: Lane(each, channel, counters) for each in outgoing
@@ -364,14 +364,22 @@ class HandoffRoute:
         The thread is none of ``threading``'s, so that spans are sent as if there were
         none (``contexts.has_other_threads``).
         """
-        if self._supervisor is not None:
+        if self._supervisor is not None and not self._has_watcher:
+            self._has_watcher = True
             _thread.start_new_thread(self._watch, (self._supervisor,))
 
     def _watch(self, supervisor: Supervisor) -> None:
-        while supervisor.is_owner() and not self._is_closed:
+        while supervisor.is_owner() and not supervisor.is_stopped:
             time.sleep(WATCH_SECONDS)
             if not self._is_polled():
                 supervisor.watch()
+
+    def main_is_ending(self) -> None:
+        """Keep an exporter process alive for all that is left (main process)."""
+        self._timer_called = 0.0
+        if self._supervisor is not None:
+            self._supervisor.hurry()
+        self.watch_by_thread()
 
     def child_started(self, row: int) -> None:
         """Count into a row of this process's own."""
@@ -404,7 +412,6 @@ class HandoffRoute:
         """Hand over what is left; in the main process, until all of it is sent."""
         if self._pid != os.getpid():
             self._forget_parent()
-        self._is_closed = True
         supervisor = self._supervisor
         if supervisor is None or not supervisor.is_owner():
             is_done = self._drain(seconds)

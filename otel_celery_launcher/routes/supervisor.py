@@ -41,6 +41,9 @@ SILENT_SECONDS = 10.0
 YOUNG_SECONDS = 2.0
 RESTART_PAUSES = (0.0, 0.0, 0.5, *2 * (1.0,), *5 * (2.0,), 5.0, 10.0, 30.0)
 
+# The longest pause while the worker ends.
+ENDING_PAUSE = 0.2
+
 # How long an exporter process with nothing left to send may take to end.
 END_SECONDS = 0.3
 
@@ -134,6 +137,8 @@ class Supervisor:
         self._memory = self._make_memory()
         self._keeper: RingKeeper | None = None
         self._watching = _thread.allocate_lock()
+        self._is_ending = self._has_hurried = False
+        self.is_stopped = False
         self.restarts = 0
         self.failure = ""  # why no exporter process could be started
 
@@ -193,17 +198,19 @@ class Supervisor:
             return
         if self._start_at is None:
             self._start_at = self._note_death(process.returncode)
+            if self._is_ending:
+                self._start_at = min(self._start_at, self._clock() + ENDING_PAUSE)
+        if self._is_ending and not self._has_hurried:
+            self._has_hurried, self._start_at = True, self._clock()
         if self._clock() >= self._start_at:
             self._replace()
         else:
             self._keep()
 
     def hurry(self) -> None:
-        """Start a successor without a pause, for what is left at the end."""
-        process = self._process
-        if process is not None and self.is_owner() and process.poll() is not None:
-            self._note_death(process.returncode)
-            self._replace()
+        """Replace one that dies almost without a pause from now on: the worker ends."""
+        self._is_ending = True
+        self.watch()
 
     def descriptors(self) -> list[int]:
         """Return the numbers that ``close_open_fds`` must leave open."""
@@ -275,7 +282,10 @@ class Supervisor:
         process = self._process
         if process is None or not self.is_owner():
             return
-        self._channel.close()
+        self.is_stopped = True
+        with self._watching:
+            self._channel.close()
+        process = self._process or process
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -117,7 +117,7 @@ def _adopt(
             spool.leave_alone(file)
             continue
         files.append(file)
-        adopt(ring, pipelines)
+        adopt(ring, pipelines, is_foreign=True)
     return files
 
 

@@ -133,6 +133,11 @@ class Telemetry:
         if isinstance(self.route, HandoffRoute):
             self.route.watch_by_thread()
 
+    def watch_until_the_end(self) -> None:
+        """Watch the exporter process by a thread while the worker stops (main process)."""
+        if isinstance(self.route, HandoffRoute):
+            self.route.main_is_ending()
+
     def fall_back_to_inline(self, reason: str) -> None:
         """Export in each process, since no exporter process can be started."""
         self.front.route, _ = self.route_maker.inline()
