@@ -269,6 +269,8 @@ class Pipeline:
                     self._batch.flushes.append(read_flush(body))
                     continue
                 data = ring.resources.get(header.digest)
+                if data is None:  # sent before or after this ring was used
+                    data = self._ring.resources.get(header.digest)
                 resource = _resource(self._unknown if data is None else data)
                 items += [self._decode(resource, each) for each in split_frames(body)]
             except FrameError:

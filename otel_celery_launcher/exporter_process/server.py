@@ -30,6 +30,7 @@ from otel_celery_launcher.compat import otlp_exporters
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, last_words
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.errors import EXIT_BUG
+from otel_celery_launcher.exporter_process.kept_ring import KeptRing
 from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
 from otel_celery_launcher.exporter_process.spooler import Spooler, adopt
 from otel_celery_launcher.ipc import inherited
@@ -102,6 +103,12 @@ class Server:
             self._counters.begin_resource_epoch()
         self._digest = NO_DIGEST  # of the last message with spans
         self._flushes: dict[tuple[int, int, int], int] = {}
+        self._kept = KeptRing(
+            config["kept"],
+            config["kept_bytes"],
+            self._counters,
+            lambda: self._reads(list(makers)),
+        )
         self._pipelines = self._make_pipelines(makers)
         if self._ring is not in_memory:
             adopt(in_memory, self._all_pipelines())
@@ -194,6 +201,7 @@ class Server:
         self._note_heartbeat()
         while os.getppid() == self._parent:
             poll.poll(HEARTBEAT_SECONDS * 1000)
+            self._kept.look(self._ring, pipelines)
             count, is_open = self._drain()
             before, drained = drained, time.monotonic()
             self._look_after(pipelines)
@@ -203,6 +211,7 @@ class Server:
                 # Nap until about NAP_MESSAGES have come at the rate of just now.
                 elapsed = drained - before
                 time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / count))
+        self._kept.look(self._ring, pipelines)
         self._drain()
         if os.getppid() != self._parent:
             self._end_killed_runs()

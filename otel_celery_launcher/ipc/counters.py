@@ -60,9 +60,9 @@ NOTICE_BYTES = 512  # a sentence with a path
 _WORD = 8
 _REACHED, _REFUSED, _SINCE, _HEARTBEAT = range(4)
 _ERROR_LENGTH, _LEFT_OUT, _NAME_LENGTH, _EPOCH, _REPEATED = range(4, 9)
-_SPOOLS, _NOTICE_LENGTH = range(9, 11)
+_SPOOLS, _NOTICE_LENGTH, _KEPT = range(9, 12)
 _EXPORTED, _FAILED, _DROPPED, _RECEIVED, _QUEUED, _FLUSHED = _FIGURES = range(6)
-_FIRST_BLOCK = 11
+_FIRST_BLOCK = 12
 _WORDS = _FIRST_BLOCK + SIGNALS * len(_FIGURES)
 _ERROR_START = _WORDS * _WORD
 _NAME_START = _ERROR_START + ERROR_BYTES
@@ -232,10 +232,9 @@ class Row:
         """Count items that may arrive twice (exporter process, when it starts)."""
         self._counts[_REPEATED] += count
 
-    @property
-    def epoch_word(self) -> memoryview:
-        """The word of ``Counters.resource_epoch``, in the exporter process's row."""
-        return self._counts[_EPOCH : _EPOCH + 1]
+    def word(self, index: int) -> memoryview:
+        """Return one word, which is read and written without a call."""
+        return self._counts[index : index + 1]
 
     @property
     def repeated(self) -> int:
@@ -373,6 +372,8 @@ class Counters:
         resource_epoch: One word. A process that has sent its resource in another epoch
             sends it again before its next items: the exporter process may have had to
             forget it.
+        has_kept: One word: not 0 if the supervisor has received messages that the
+            exporter process is to take over (``routes/keeper.py``).
 
     Args:
         descriptor: A page made by the main process, inherited by a spawned child;
@@ -388,7 +389,8 @@ class Counters:
         self._inode = os.fstat(self.descriptor).st_ino
         memory = memoryview(mmap.mmap(self.descriptor, _PAGE_BYTES))
         self.rows = Rows(memory)
-        self.resource_epoch = self.rows[EXPORTER_ROW].epoch_word
+        self.resource_epoch = self.rows[EXPORTER_ROW].word(_EPOCH)
+        self.has_kept = self.rows[EXPORTER_ROW].word(_KEPT)
         self._states = memory[_STATES_START:_ROWS_START]
         self._records = memory[_RECORDS_START:]
         self._claimed: dict[int, int] = {}  # record: process

@@ -10,6 +10,7 @@ from pathlib import Path
 QUEUE_BYTES = 64 * 1024 * 1024
 QUEUE_SHARE = 0.05
 QUEUE_BYTES_AT_LEAST = 4 * 1024 * 1024
+KEPT_SHARE = 8
 NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for none
 
 
@@ -20,6 +21,11 @@ def queue_bytes() -> int:
         return QUEUE_BYTES
     share = int(min(limits) * QUEUE_SHARE)
     return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share))
+
+
+def kept_bytes(queue: int) -> int:
+    """Return the bound of what is received while no exporter process reads."""
+    return max(QUEUE_BYTES_AT_LEAST, queue // KEPT_SHARE)
 
 
 def _limit_files() -> list[Path]:

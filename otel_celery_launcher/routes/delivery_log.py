@@ -120,14 +120,14 @@ class DeliveryLog:
     def _report_recovery(self) -> None:
         self._is_failing = False
         self._lost_said = self._totals.lost
+        why = ""
+        if refused := self._take_refused():
+            why = f" {refused} of them {_REFUSED} ({self._counters.error})."
+            why += f" {_as_sentence(_REFUSED_ADVICE)}"
         messages.log(
             f"{self._items} reach {self._destination} again; {self._lost_said} were lost."
+            f"{why}"
         )
-        if refused := self._take_refused():
-            messages.log(
-                f"{refused} {self._items} of these {_REFUSED} ({self._counters.error})."
-                f" {_as_sentence(_REFUSED_ADVICE)}"
-            )
 
     def _report_loss(self, so_far: str) -> None:
         self._lost_said = self._totals.lost

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Receives messages into the ring while no exporter process lives.
+"""Receives messages while no exporter process reads: it is dead, or it is stopped.
 
 Otherwise a hundred messages fill the kernel's buffer, and the rest would wait in the
-processes that made them. Runs in the process that supervises, between the end of an
-exporter process and the start of the next one.
+processes that made them. What is received lies in a ring of its own, which the exporter
+process takes over when it reads again. Runs in the process that supervises.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MESSAGES_AT_ONCE = 2000
 
 
 class RingKeeper:
-    """Receives in the place of an exporter process.
+    """Receives instead of an exporter process.
 
     Args:
-        descriptor: Of the ring's memory.
+        descriptor: Of the memory for the ring.
         size: Of it, in bytes.
         counters: The shared page.
         exporters: Signal and entry point name of each exporter.
@@ -62,6 +62,7 @@ class RingKeeper:
         ring = self._ring or self._open()
         if ring is None:
             return
+        self._counters.has_kept[0] = 1
         source = _socket.socket(fileno=os.dup(read))
         try:
             for _ in range(MESSAGES_AT_ONCE):
@@ -74,7 +75,7 @@ class RingKeeper:
             source.close()
 
     def release(self) -> None:
-        """Leave the ring to the exporter process that is started now."""
+        """Leave the ring to the exporter process, which reads again."""
         memory, self._memory, self._ring = self._memory, None, None
         if memory is not None:
             memory.release()

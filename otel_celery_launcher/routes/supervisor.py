@@ -16,11 +16,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counters import EXPORTER_ROW
-from otel_celery_launcher.ipc.memory_limit import queue_bytes
+from otel_celery_launcher.ipc.memory_limit import kept_bytes, queue_bytes
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
 from otel_celery_launcher.routes.interpreter import python_executable
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 # An exporter process without a heartbeat for this long is killed and replaced.
 SILENT_SECONDS = 10.0
+
+# After this time without a sign of life the supervisor receives instead of it.
+KEEP_SECONDS = 2.0
 
 # The successor of a process that has lived for a while is started at once. If one dies
 # young, there are pauses, in seconds: by how many did so in a row.
@@ -134,7 +137,9 @@ class Supervisor:
         self._young_deaths = 0
         self._start_at: float | None = None  # of the successor
         self._memory_bytes = queue_bytes()
-        self._memory = self._make_memory()
+        self._memory = _make_memory("otel-celery-queue", self._memory_bytes)
+        self._kept_bytes = kept_bytes(self._memory_bytes)
+        self._kept = _make_memory("otel-celery-kept", self._kept_bytes)
         self._keeper: RingKeeper | None = None
         self._watching = _thread.allocate_lock()
         self._is_ending = self._has_hurried = False
@@ -193,8 +198,7 @@ class Supervisor:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
-            if self._is_silent():
-                process.kill()
+            self._look_at(process)
             return
         if self._start_at is None:
             self._start_at = self._note_death(process.returncode)
@@ -207,6 +211,16 @@ class Supervisor:
         else:
             self._keep()
 
+    def _look_at(self, process: subprocess.Popen[bytes]) -> None:
+        """Receive instead of an exporter process that is stopped, or kill it."""
+        silent = self._silent_seconds()
+        if silent > SILENT_SECONDS:
+            process.kill()
+        elif silent > KEEP_SECONDS:
+            self._keep()
+        elif self._keeper is not None:
+            self._keeper.release()
+
     def hurry(self) -> None:
         """Replace one that dies almost without a pause from now on: the worker ends."""
         self._is_ending = True
@@ -214,7 +228,8 @@ class Supervisor:
 
     def descriptors(self) -> list[int]:
         """Return the numbers that ``close_open_fds`` must leave open."""
-        return [] if self._memory is None else self._memory.descriptors()
+        memories = (self._memory, self._kept)
+        return [fd for memory in memories if memory for fd in memory.descriptors()]
 
     def _note_death(self, status: int) -> float:
         """Note how an exporter process has ended; return when the next one may start."""
@@ -231,7 +246,7 @@ class Supervisor:
                 " (SIGBUS): spans wait in memory from now on"
             )
             self._spool = None
-        if not self._is_shared():
+        if not _is_there(self._memory):
             self._count_what_died()
         return now + RESTART_PAUSES[min(self._young_deaths, len(RESTART_PAUSES) - 1)]
 
@@ -243,16 +258,14 @@ class Supervisor:
         self._start()
 
     def _keep(self) -> None:
-        """Receive into the ring in the place of an exporter process."""
-        read, memory = self._channel.read, self._memory
-        if read is None or memory is None or not self._is_shared():
-            return
-        if not self._channel.is_ours():
+        """Receive instead of an exporter process."""
+        read, memory = self._channel.read, self._kept
+        if read is None or not self._channel.is_ours() or not _is_there(memory):
             return
         if self._keeper is None:
             self._keeper = RingKeeper(
                 memory.descriptor,
-                self._memory_bytes,
+                self._kept_bytes,
                 self._counters,
                 [
                     (each.signal, name)
@@ -261,17 +274,6 @@ class Supervisor:
                 ],
             )
         self._keeper.take(read)
-
-    def _make_memory(self) -> SharedMemory | None:
-        """Return memory for the queue; without it, each exporter process has its own."""
-        try:
-            return SharedMemory(new_memory("otel-celery-queue", self._memory_bytes))
-        except OSError:  # no descriptor is left, or over RLIMIT_FSIZE
-            return None
-
-    def _is_shared(self) -> bool:
-        """Return whether the queue outlives an exporter process."""
-        return bool(self.descriptors())
 
     def stop(self) -> None:
         """End the exporter process, which has sent what could be sent; reap it.
@@ -307,9 +309,11 @@ class Supervisor:
             figures.add_dropped(max(0, figures.unaccounted))
 
     def _is_silent(self) -> bool:
+        return self._silent_seconds() > SILENT_SECONDS
+
+    def _silent_seconds(self) -> float:
         row = self._counters.rows[EXPORTER_ROW]
-        last_sign = max(row.heartbeat, self._started)
-        return self._clock() - last_sign > SILENT_SECONDS
+        return self._clock() - max(row.heartbeat, self._started)
 
     def _start(self) -> None:
         read = self._channel.read
@@ -318,12 +322,13 @@ class Supervisor:
         if not self._counters.descriptors():
             self.failure = "the descriptor of its counters was closed"
             return
-        ring = self.descriptors()
         config = {
             "read": read,
             "counters": self._counters.descriptor,
-            "ring": ring[0] if ring else None,
+            "ring": self._memory.descriptor if _is_there(self._memory) else None,
             "ring_bytes": self._memory_bytes,
+            "kept": self._kept.descriptor if _is_there(self._kept) else None,
+            "kept_bytes": self._kept_bytes,
             "signals": [each.config() for each in self._signals],
             "service": self._service_name,
             "spool": None if self._spool is None else asdict(self._spool),
@@ -339,7 +344,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(read, self._counters.descriptor, *ring),
+                pass_fds=(read, self._counters.descriptor, *self.descriptors()),
                 start_new_session=True,
                 cwd="/",
             )
@@ -350,6 +355,19 @@ class Supervisor:
         finally:
             self._started = self._clock()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _make_memory(name: str, size: int) -> SharedMemory | None:
+    """Return memory for a queue; without it, each exporter process has its own."""
+    try:
+        return SharedMemory(new_memory(name, size))
+    except OSError:  # no descriptor is left, or over RLIMIT_FSIZE
+        return None
+
+
+def _is_there(memory: SharedMemory | None) -> TypeGuard[SharedMemory]:
+    """Return whether there is such memory, and its descriptor is still ours."""
+    return memory is not None and bool(memory.descriptors())
 
 
 def _import_path() -> list[str]:

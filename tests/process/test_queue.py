@@ -111,6 +111,26 @@ def test_while_no_exporter_process_lives_the_main_process_keeps_what_ends(
     assert_each_run_arrives(collector, producer, 7)
 
 
+def test_a_stopped_exporter_process_costs_nothing_where_children_are_killed(
+    launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    """SIGSTOP: the main process receives instead, before the kernel's buffer is full."""
+    worker = launcher.worker()
+    producer = Producer(broker)
+    exporter = exporter_of(worker)
+    exporter.suspend()
+    for _ in range(8):
+        producer.send_many("shop.noop", 60)
+        producer.wait_for_results()
+        time.sleep(0.6)  # the main process looks twice a second
+    for child in psutil.Process(worker.popen.pid).children():
+        if child.pid != exporter.pid:
+            child.kill()
+    exporter.resume()
+    worker.stop()
+    assert_each_run_arrives(collector, producer, 1)
+
+
 def test_a_kill_of_everything_but_the_exporter_process_loses_nothing(
     launcher: Launcher, collector: Receiver, broker: str
 ) -> None:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.signals import TRACES
@@ -29,11 +29,11 @@ def test_a_line_a_minute_and_one_at_recovery(
     )
     with caplog.at_level(logging.WARNING):
         for _ in range(600):  # ten minutes of failures
-            counters.rows[1].note_error("refused")
-            counters.rows[1].of(TRACES).add_failed(1)
+            counters.rows[POOL_ROWS[0]].note_error("refused")
+            counters.rows[POOL_ROWS[0]].of(TRACES).add_failed(1)
             delivery_log.poll()
             clock.now += 1
-        counters.rows[1].of(TRACES).add_exported(1)
+        counters.rows[POOL_ROWS[0]].of(TRACES).add_exported(1)
         for _ in range(100):
             delivery_log.poll()
             clock.now += 1
