@@ -28,7 +28,6 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 # What is said of items that were refused as poisoned: ``exporter_process/attempts.py``.
-_REFUSED = "were refused by the collector, which takes others"
 _REFUSED_ADVICE = "look at the log of the collector for what is wrong with them"
 
 
@@ -122,8 +121,10 @@ class DeliveryLog:
         self._lost_said = self._totals.lost
         why = ""
         if refused := self._take_refused():
-            why = f" {refused} of them {_REFUSED} ({self._counters.error})."
-            why += f" {_as_sentence(_REFUSED_ADVICE)}"
+            why = (
+                f" {refused} of them were refused by the collector, which takes others"
+                f" ({self._counters.error}). {_as_sentence(_REFUSED_ADVICE)}"
+            )
         messages.log(
             f"{self._items} reach {self._destination} again; {self._lost_said} were lost."
             f"{why}"
@@ -132,7 +133,10 @@ class DeliveryLog:
     def _report_loss(self, so_far: str) -> None:
         self._lost_said = self._totals.lost
         if self._take_refused() and not self._counters.is_failing:
-            why = f"they {_REFUSED} ({self._counters.error})"
+            why = (
+                "they were refused by the collector, which takes others"
+                f" ({self._counters.error})"
+            )
             advice = _REFUSED_ADVICE
         elif self._counters.is_failing:
             reason, advice, _ = explain(self._counters.error, self._path)

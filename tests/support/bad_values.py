@@ -19,6 +19,7 @@ BAD_VALUES: dict[str, tuple[str, str | None]] = {
     "OTEL_CELERY_EXPORT": ("sometimes", "auto"),
     "OTEL_CELERY_SHUTDOWN_SECONDS": ("ten", None),
     "OTEL_CELERY_STRICT": ("perhaps", "false"),
+    "OTEL_CELERY_SPOOL_BYTES": ("lots", None),
     "OTEL_CELERY_LOG_FORMAT": ("yaml", "text"),
     "OTEL_CELERY_SAMPLE": ("emails.*=some,health.*=0.5,=1", "emails.*=0,health.*=0.5"),
     "OTEL_CELERY_TRACE": ("chain", "parent"),
