@@ -17,6 +17,7 @@ from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding, exit_s
 from otel_celery_launcher.doctor.installed import check_installed
 from otel_celery_launcher.doctor.pool import check_pool
 from otel_celery_launcher.doctor.report import Report
+from otel_celery_launcher.doctor.spool import check_spool
 from otel_celery_launcher.doctor.status_file import note_examined
 from otel_celery_launcher.doctor.variables import (
     check_file_names,
@@ -100,6 +101,7 @@ class Examination:
         settings = Settings.from_environ(environ, self._command_line)
         yield from _settings(settings, sources)
         yield _propagators(environ, sources)
+        yield from check_spool(settings)
         with self.looking_at("the collector"):
             results = check_endpoint(
                 settings, environ, _endpoint_source(environ, sources), self._seconds

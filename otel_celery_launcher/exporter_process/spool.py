@@ -185,6 +185,18 @@ def check_directory(directory: Path) -> None:
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SpoolError(f"{directory}: {exc.strerror or exc}") from exc
+    check_private(directory)
+
+
+def check_private(directory: Path) -> None:
+    """Check that nobody but its owner, this user or root, can write into a directory.
+
+    Raises:
+        SpoolError: Somebody can, or it is no directory.
+    """
+    try:
         status = directory.stat()
     except OSError as exc:
         raise SpoolError(f"{directory}: {exc.strerror or exc}") from exc
@@ -198,6 +210,16 @@ def check_directory(directory: Path) -> None:
         )
     if status.st_uid not in (os.geteuid(), 0):
         raise SpoolError(f"{directory} belongs to user {status.st_uid}")
+
+
+def waiting_in(directory: Path) -> int:
+    """Return how many items wait in files without an owner; asked by other programs."""
+    waiting = 0
+    for path in directory.glob(f"*{SUFFIX}"):
+        if not is_in_use(path):
+            with contextlib.suppress(OSError, RingError):
+                waiting += sum(survey(path).values())
+    return waiting
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:

@@ -85,7 +85,7 @@ def encode_resource(resource: Resource) -> bytes:
 
 
 def without_longest(attributes: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return the attributes without the longest, so that they have so many bytes."""
+    """Return the attributes without the longest, so that they have this number of bytes at most."""
     sizes = {key: len(dump((key, value))) for key, value in attributes.items()}
     total = sum(sizes.values()) + 64
     kept = dict(attributes)

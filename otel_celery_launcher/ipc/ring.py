@@ -177,7 +177,7 @@ class Cursor:
         return self._ring.arrived(self.position)
 
     def take(self, items: int, size: int) -> list[Taken]:
-        """Copy messages out, until there are so many items or bytes (with the lock).
+        """Copy messages out, up to a number of items or bytes (with the lock).
 
         They stay in the ring until ``free``.
         """
@@ -490,7 +490,7 @@ class Ring:
         """Keep a resource; others, or messages that need them, may have to go for it.
 
         Raises:
-            FrameError: There is no room for it, whatever goes.
+            FrameError: There is no room for it, even if all others go.
         """
         size = record_bytes(data)
         if size > self.resources.room:

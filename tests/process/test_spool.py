@@ -85,6 +85,8 @@ def test_a_stop_with_the_collector_away_keeps_the_file_and_says_so(
     (line,) = [line for line in worker.own_lines if " wait in " in line]
     assert f"100 spans for {collector.endpoint} wait in {spool}." in line
     assert " lost" not in worker.output.replace("0 lost so far", "")
+    found = launcher.run("-A", "shop", "doctor", "--wait", "1").stdout
+    assert f"100 spans wait in {spool}, and no worker has their files" in found
     listed = launcher.run("spool", str(spool))
     assert "no owner  spans: 100 for otlp_proto_grpc" in listed.stdout
     assert listed.returncode == 1
@@ -154,6 +156,7 @@ def test_a_directory_that_others_can_write_is_refused(
     worker.wait_for_output("the spool directory cannot be used: ")
     worker.stop()
     assert "has mode 0777: expected one that only its owner can write" in worker.output
+    assert "OC214" in launcher.run("-A", "shop", "doctor", "--wait", "1").stdout
     assert_each_run_arrives(collector, producer)
     assert list(spool.iterdir()) == []
 
