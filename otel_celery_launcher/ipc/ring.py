@@ -190,8 +190,9 @@ class Cursor:
                 self._note_taken(header)
                 taken.append(Taken(header, ring.body_at(position, header)))
             position = ring.next_position(position, header.length)
+        is_all_free = self.mark == self.position
         self.position = self._words[1] = position
-        if not taken:  # only messages of other signals
+        if is_all_free and not taken:  # only messages of other signals
             self.set_mark(position)
         return taken
 
@@ -276,6 +277,7 @@ class Ring:
             self._words[_ACTIVE_WORD : _ACTIVE_WORD + 1],
             lambda number: give_back(_HEAD_BYTES + number * half, half),
         )
+        self._oldest_known = 0  # no mark is before it, since marks only increase
         self.committed = 0  # position of the last message that this process committed
         self._used: dict[
             bytes, int
@@ -449,7 +451,10 @@ class Ring:
     def _make_room(self, position: int, size: int) -> None:
         """Drop what lies in the way, which is of the lap before."""
         limit = position - _LAP + size
-        if self._oldest() < limit:
+        if self._oldest_known >= limit:
+            return
+        self._oldest_known = self._oldest()
+        if self._oldest_known < limit:
             with self.lock:
                 for cursor in self.cursors:
                     while cursor.mark < limit:

@@ -76,7 +76,8 @@ class Sending:
         size: int = 2 * 2**20,
     ) -> None:
         self.figures = row.of(TRACES)
-        self.ring = Ring(mmap.mmap(-1, size), [Reads(1, "test", self.figures)])
+        self.memory = mmap.mmap(-1, size)
+        self.ring = Ring(self.memory, [Reads(1, "test", self.figures)])
         self.tokens: list[int] = []
         self.pipeline = Pipeline(
             TRACES,
@@ -219,6 +220,18 @@ def test_a_batch_of_nothing_but_poison_is_found_out_by_what_comes_behind_it() ->
     for number in range(10):
         pipeline.put(message(str(number)))
     wait_until(lambda: len(exporter.names) == 10, 20, "the others are taken")
+    pipeline.stop(5)
+
+
+def test_a_batch_that_is_stuck_stays_in_the_ring_for_a_successor() -> None:
+    exporter, pipeline = a_picky_pipeline()
+    exporter.is_down = True
+    for number in range(10):
+        pipeline.put(message(str(number)))
+    pipeline.start()
+    wait_until(lambda: exporter.refusals > 18, 10, "it has tried for a while")
+    successor = Ring(pipeline.memory, [Reads(1, "test", pipeline.figures)])
+    assert successor.cursors[0].queued == 10
     pipeline.stop(5)
 
 
