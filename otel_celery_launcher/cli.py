@@ -248,7 +248,6 @@ def _run_own_command(
 
         return bootstrap(words)
     if command_line.command == "spool":
-        environ.setdefault("GRPC_VERBOSITY", "NONE")
         from otel_celery_launcher.spool.command import main as spool
 
         spool(words, command_line.env_files, environ)

@@ -3,6 +3,7 @@
 """All uses of other libraries' private names, one module for each subject.
 
 celery_instrumentor  the contrib instrumentor of Celery
+celery_pools         which of Celery's pools fork
 celery_private       Celery's and billiard's pools, timers, senders, log formats
 result_backends      the calls of Celery's result backends
 providers            OpenTelemetry's tracer providers and span processors

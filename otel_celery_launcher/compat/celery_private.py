@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import _get_active_apps
 from celery.app.task import Context
-from celery.concurrency import get_implementation
 
 from otel_celery_launcher.errors import report_failure
 
@@ -426,40 +425,3 @@ def add_timer(
                 at_stop()
 
     _add_consumer_step(app, OtelCeleryTimer)
-
-
-_SOLO = "celery.concurrency.solo"
-
-# Modules of the pools that run tasks in the main process.
-_POOLS_WITHOUT_FORK = {
-    _SOLO,
-    "celery.concurrency.thread",
-    "celery.concurrency.gevent",
-    "celery.concurrency.eventlet",
-}
-
-
-def runs_tasks_in_main_loop(pool: type | str) -> bool:
-    """Return whether a task keeps the main process's timers from running (solo).
-
-    Args:
-        pool: As for ``never_forks``.
-
-    Raises:
-        Exception: What the import of an application's own pool raises.
-    """
-    kind: Any = get_implementation(pool) if isinstance(pool, str) else pool
-    return any(each.__module__ == _SOLO for each in kind.__mro__)
-
-
-def never_forks(pool: type | str) -> bool:
-    """Return whether a pool runs tasks in the main process.
-
-    Args:
-        pool: Its class, or the name by which ``app.Worker(pool_cls=...)`` takes it.
-
-    Raises:
-        Exception: What the import of an application's own pool raises.
-    """
-    kind: Any = get_implementation(pool) if isinstance(pool, str) else pool
-    return any(each.__module__ in _POOLS_WITHOUT_FORK for each in kind.__mro__)

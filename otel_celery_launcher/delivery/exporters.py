@@ -118,7 +118,7 @@ class PreparedExporter:
         self._exporter.shutdown()
 
     def close(self) -> None:
-        """Close the exporter and its connection, whatever that raises."""
+        """Close the exporter and its connection; no error of that is raised."""
         with suppress(Exception):
             otlp_exporters.close(self._exporter)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.exporter_process.spooler import adopt
-from otel_celery_launcher.ipc.ring import RingError
+from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.ipc.ring_memory import RingMemory
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.exporter_process.pipeline import Pipeline
     from otel_celery_launcher.ipc.counters import Counters
-    from otel_celery_launcher.ipc.ring import Reads, Ring
+    from otel_celery_launcher.ipc.ring import Ring
+    from otel_celery_launcher.ipc.ring_cursor import Reads
 
 
 class KeptRing:

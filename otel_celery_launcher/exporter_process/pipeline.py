@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
     from otel_celery_launcher.delivery.exporters import PreparedExporter
-    from otel_celery_launcher.ipc.counters import Row
-    from otel_celery_launcher.ipc.ring import Cursor, Ring, Taken
+    from otel_celery_launcher.ipc.counter_rows import Row
+    from otel_celery_launcher.ipc.ring import Ring
+    from otel_celery_launcher.ipc.ring_cursor import Cursor, Taken
     from otel_celery_launcher.signals import Signal
 
 # A span waits this long at most for others to go with it.
@@ -262,19 +263,19 @@ class Pipeline:
     def _read(self, ring: Ring, taken: list[Taken]) -> list[Any]:
         """Decode messages; what cannot be decoded is counted as dropped."""
         items: list[Any] = []
-        for header, body in taken:
-            self._batch.item_count += header.item_count
+        for count, digest, body in taken:
+            self._batch.item_count += count
             try:
-                if not header.item_count:
+                if not count:
                     self._batch.flushes.append(read_flush(body))
                     continue
-                data = ring.resources.get(header.digest)
+                data = ring.resources.get(digest)
                 if data is None:  # sent before or after this ring was used
-                    data = self._ring.resources.get(header.digest)
+                    data = self._ring.resources.get(digest)
                 resource = _resource(self._unknown if data is None else data)
                 items += [self._decode(resource, each) for each in split_frames(body)]
             except FrameError:
-                self._count_dropped(header.item_count)
+                self._count_dropped(count)
         return items
 
     def _pause(self, seconds: float, is_first: bool) -> bool:

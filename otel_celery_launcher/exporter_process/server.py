@@ -34,7 +34,8 @@ from otel_celery_launcher.exporter_process.kept_ring import KeptRing
 from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
 from otel_celery_launcher.exporter_process.spooler import Spooler, adopt
 from otel_celery_launcher.ipc import inherited
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import (
     NO_DIGEST,
     RESOURCE,
@@ -44,7 +45,7 @@ from otel_celery_launcher.ipc.datagrams import (
 )
 from otel_celery_launcher.ipc.in_flight import killed_span
 from otel_celery_launcher.ipc.marshalled import encode_resource
-from otel_celery_launcher.ipc.ring import Reads
+from otel_celery_launcher.ipc.ring_cursor import Reads
 from otel_celery_launcher.ipc.ring_memory import RingMemory
 from otel_celery_launcher.ipc.span_frames import encode_span
 from otel_celery_launcher.signals import TRACES, Signal

@@ -18,17 +18,17 @@ import fcntl
 import os
 import re
 import stat
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.ring import RingError
+from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.ipc.ring_memory import RingMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from otel_celery_launcher.ipc.ring import Reads, Ring
+    from otel_celery_launcher.ipc.ring import Ring
+    from otel_celery_launcher.ipc.ring_cursor import Reads
 
 SUFFIX = ".ring"
 
@@ -41,6 +41,10 @@ ORPHANED_SECONDS = 5.0
 
 # Smaller files hold too few messages of the largest size.
 SPOOL_BYTES_AT_LEAST = 4 * 1024 * 1024
+
+
+# A path in a text is cut to this length.
+PATH_CHARACTERS = 200
 
 
 class SpoolError(Exception):
@@ -95,7 +99,7 @@ class Spool:
             found = self._open(self._own)
             return found if found is not None else self._make()
         except OSError as exc:
-            raise SpoolError(f"{self._own}: {exc.strerror or exc}") from exc
+            raise SpoolError(f"{shown(self._own)}: {exc.strerror or exc}") from exc
 
     def orphans(self) -> Iterator[RingFile]:
         """Yield files whose owner is gone, locked."""
@@ -149,12 +153,12 @@ class Spool:
             unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
         )
         try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, self._size)
             else:  # macOS
                 os.ftruncate(descriptor, self._size)
             memory = RingMemory(descriptor, self._size, gives_back=False)
-            memory.claim()
             unfinished.rename(self._own)
         except OSError:
             os.close(descriptor)
@@ -165,11 +169,21 @@ class Spool:
         self._locked.add(inode)
         return RingFile(self._own, memory, inode)
 
-    def _remove_unfinished(self, path: Path) -> None:
+    @staticmethod
+    def _remove_unfinished(path: Path) -> None:
         """Remove what a process has left that was killed while it made a file."""
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 60:
+        if not is_in_use(path):
+            with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def shown(path: Path) -> str:
+    """Return a path for a text; a long one loses its middle."""
+    text = str(path)
+    if len(text) <= PATH_CHARACTERS:
+        return text
+    half = PATH_CHARACTERS // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 def safe_name(name: str) -> str:
@@ -186,7 +200,7 @@ def check_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
-        raise SpoolError(f"{directory}: {exc.strerror or exc}") from exc
+        raise SpoolError(f"{shown(directory)}: {exc.strerror or exc}") from exc
     check_private(directory)
 
 
@@ -199,17 +213,17 @@ def check_private(directory: Path) -> None:
     try:
         status = directory.stat()
     except OSError as exc:
-        raise SpoolError(f"{directory}: {exc.strerror or exc}") from exc
+        raise SpoolError(f"{shown(directory)}: {exc.strerror or exc}") from exc
     if not stat.S_ISDIR(status.st_mode):
-        raise SpoolError(f"{directory}: not a directory")
+        raise SpoolError(f"{shown(directory)}: not a directory")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(status.st_mode)
         raise SpoolError(
-            f"{directory} has mode {mode:04o}: expected one that only its owner can"
+            f"{shown(directory)} has mode {mode:04o}: expected one that only its owner can"
             " write (chmod go-w, or name a directory below it, which is then made)"
         )
     if status.st_uid not in (os.geteuid(), 0):
-        raise SpoolError(f"{directory} belongs to user {status.st_uid}")
+        raise SpoolError(f"{shown(directory)} belongs to user {status.st_uid}")
 
 
 def waiting_in(directory: Path) -> int:

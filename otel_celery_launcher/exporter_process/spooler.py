@@ -17,6 +17,7 @@ from otel_celery_launcher.exporter_process.spool import (
     SpoolError,
     own_ring_in,
     ring_in,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.exporter_process.pipeline import Pipeline
     from otel_celery_launcher.exporter_process.spool import RingFile
-    from otel_celery_launcher.ipc.counters import Row
-    from otel_celery_launcher.ipc.ring import Reads, Ring
+    from otel_celery_launcher.ipc.counter_rows import Row
+    from otel_celery_launcher.ipc.ring import Ring
+    from otel_celery_launcher.ipc.ring_cursor import Reads
 
 # How often it looks for files without an owner.
 LOOK_SECONDS = 10.0
@@ -97,7 +99,7 @@ class Spooler:
         if ring is None:
             self._spool.leave_alone(file)
             self._row.note_notice(
-                f"{file.path} is left alone: another version has written it. Send it with"
+                f"{shown(file.path)} is left alone: another version has written it. Send it with"
                 " that version: otel-celery spool --send DIRECTORY"
             )
             return

@@ -35,17 +35,31 @@ import mmap
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from otel_celery_launcher.ipc.channel import RECEIVE_BYTES
 from otel_celery_launcher.ipc.datagrams import (
     HEADER,
     RESOURCE,
-    VERSION,
     FrameError,
     Header,
     digest_of,
     read_header,
+)
+from otel_celery_launcher.ipc.ring_cursor import Cursor
+from otel_celery_launcher.ipc.ring_head import (
+    ACTIVE_WORD,
+    ALIVE_WORD,
+    HEAD_BYTES,
+    MAGIC,
+    MAGIC_WORD,
+    SIZE_WORD,
+    TABLE_WORD,
+    WORD,
+    RingError,
+    read_table,
+    table_in,
+    write_table,
 )
 from otel_celery_launcher.ipc.ring_resources import RingResources, record_bytes
 
@@ -53,19 +67,7 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable, Sequence
 
-# Read as a number, so that another byte order is another version.
-_MAGIC = int.from_bytes(b"otelrg\x01\x00", "little") + (VERSION << 56)
-
-_WORD = 8
-_HEAD_BYTES = 4096
-_MAGIC_WORD, _SIZE_WORD, _ACTIVE_WORD, _TABLE_WORD, _ALIVE_WORD = range(5)
-
-# Two tables of cursors, of which one is valid: how many, then mark and taken of each,
-# then their names.
-CURSORS = 8
-_TABLE_STARTS, _TABLE_BYTES = (1024, 2048), 1024
-_CURSOR_WORDS = 2
-_NAMES_START, _NAME_BYTES = 256, 64
+    from otel_celery_launcher.ipc.ring_cursor import Reads
 
 # A word with the length of the message, and the monotonic seconds at which it came.
 _SLOT_BYTES = 16
@@ -81,152 +83,6 @@ FIRST_POSITION = _LAP
 
 # An empty ring keeps so much of its memory; what is freed is given back in such pieces.
 KEPT_BYTES = 1024 * 1024
-
-
-class Figures(Protocol):
-    """Where a ring counts: ``counters.Figures``."""
-
-    def add_received(self, count: int) -> None:
-        """Count items that came."""
-
-    def add_dropped(self, count: int) -> None:
-        """Count items that had to go."""
-
-
-class Reads(NamedTuple):
-    """Which exporter a cursor is of.
-
-    Attributes:
-        signal: Number of its signal.
-        name: Of the exporter; the two together identify the cursor in the ring.
-        figures: Where its items are counted.
-    """
-
-    signal: int
-    name: str
-    figures: Figures
-
-
-class Taken(NamedTuple):
-    """A message that a cursor has taken, copied out of the ring."""
-
-    header: Header
-    body: bytes
-
-
-class RingError(Exception):
-    """The memory holds no ring that this version can read."""
-
-
-class Cursor:
-    """One exporter's place in the ring.
-
-    Attributes:
-        wake: Notified when there is something to do; its lock is the ring's.
-        queued: Items that are not freed: they wait, or are being sent.
-        waiting: Items that are not taken yet.
-        waiting_bytes: Of the messages with them.
-        flushes: Flushes that are not taken yet.
-        repeated: Items that a predecessor had taken and not freed: it may have sent them.
-    """
-
-    def __init__(self, ring: Ring, table: memoryview, index: int, reads: Reads) -> None:
-        self._ring = ring
-        self.signal = reads.signal
-        self.name = reads.name
-        self.figures = reads.figures
-        start = 1 + index * _CURSOR_WORDS
-        self._words = table[start : start + _CURSOR_WORDS]
-        self.wake = threading.Condition(ring.lock)
-        self.position = self.mark
-        self.queued = self.waiting = self.waiting_bytes = self.flushes = 0
-        self.repeated = 0
-
-    @property
-    def mark(self) -> int:
-        """The position of the first message that is not freed."""
-        return self._words[0]
-
-    @property
-    def taken(self) -> int:
-        """The position behind the last message that was taken, maybe by a predecessor."""
-        return self._words[1]
-
-    def set_mark(self, position: int) -> None:
-        """Free what is before a position (with the ring's lock)."""
-        self._words[0] = position
-        self.position = max(self.position, position)
-
-    def note_committed(self, header: Header) -> None:
-        """Count a message behind those that are there (with the ring's lock)."""
-        if header.signal != self.signal:
-            return
-        self.queued += header.item_count
-        self.waiting += header.item_count
-        self.waiting_bytes += header.length
-        if not header.item_count:
-            self.flushes += 1
-
-    def note_received(self, header: Header) -> None:
-        """Count the items of a new message (with the ring's lock)."""
-        if header.signal == self.signal and header.item_count:
-            self.figures.add_received(header.item_count)
-
-    def arrived(self) -> float:
-        """Return the monotonic seconds at which the first waiting message came."""
-        return self._ring.arrived(self.position)
-
-    def take(self, items: int, size: int) -> list[Taken]:
-        """Copy messages out, up to a number of items or bytes (with the lock).
-
-        They stay in the ring until ``free``.
-        """
-        ring, taken = self._ring, []
-        position = self.position
-        while items > 0 and size > 0 and (header := ring.header_at(position)):
-            if header.signal == self.signal:
-                items -= header.item_count
-                size -= header.length
-                self._note_taken(header)
-                taken.append(Taken(header, ring.body_at(position, header)))
-            position = ring.next_position(position, header.length)
-        is_all_free = self.mark == self.position
-        self.position = self._words[1] = position
-        if is_all_free and not taken:  # only messages of other signals
-            self.set_mark(position)
-        return taken
-
-    def free(self, position: int, items: int) -> None:
-        """Forget what was taken before a position (with the lock).
-
-        Args:
-            position: Of the cursor when that was taken.
-            items: How many of them had not been freed before.
-        """
-        self.queued -= items
-        self.set_mark(max(self.mark, position))
-
-    def drop(self) -> None:
-        """Drop the oldest message (with the lock): its room is needed.
-
-        One that was taken is still in the memory of its sender, which counts it.
-        """
-        position = self.mark
-        header = self._ring.header_at(position)
-        if header is None:
-            self.set_mark(self._ring.head)
-            return
-        if header.signal == self.signal and position >= self.position:
-            self._note_taken(header)
-            self.queued -= header.item_count
-            self.figures.add_dropped(header.item_count)
-        self.set_mark(self._ring.next_position(position, header.length))
-
-    def _note_taken(self, header: Header) -> None:
-        self.waiting -= header.item_count
-        self.waiting_bytes -= header.length
-        if not header.item_count:
-            self.flushes -= 1
 
 
 class Ring:
@@ -255,27 +111,27 @@ class Ring:
     ) -> None:
         whole = memoryview(memory)
         half = len(whole) // _RESOURCES_SHARE & -mmap.PAGESIZE
-        self._start = _HEAD_BYTES + 2 * half
+        self._start = HEAD_BYTES + 2 * half
         self._slack = slack
-        self._capacity = (len(whole) - self._start - slack - _ZEROED_BYTES) & -_WORD
+        self._capacity = (len(whole) - self._start - slack - _ZEROED_BYTES) & -WORD
         if half == 0 or self._capacity < slack + 2 * _ZEROED_BYTES:
             raise RingError(f"too small: {len(whole)} bytes")
         self.lock = threading.Lock()
         self._on_forgotten = on_forgotten
         self._give_back = give_back
-        self._head_page = whole[:_HEAD_BYTES]
+        self._head_page = whole[:HEAD_BYTES]
         self._words = self._head_page.cast("Q")
         self._data = whole[self._start :]
-        slots = self._data[: len(self._data) & -_WORD]
+        slots = self._data[: len(self._data) & -WORD]
         self._slots, self._times = slots.cast("Q"), slots.cast("d")
         table = self._prepare(len(whole), reads)
         self.resources = RingResources(
             (
-                whole[_HEAD_BYTES : _HEAD_BYTES + half],
-                whole[_HEAD_BYTES + half : self._start],
+                whole[HEAD_BYTES : HEAD_BYTES + half],
+                whole[HEAD_BYTES + half : self._start],
             ),
-            self._words[_ACTIVE_WORD : _ACTIVE_WORD + 1],
-            lambda number: give_back(_HEAD_BYTES + number * half, half),
+            self._words[ACTIVE_WORD : ACTIVE_WORD + 1],
+            lambda number: give_back(HEAD_BYTES + number * half, half),
         )
         self._oldest_known = 0  # no mark is before it, since marks only increase
         self.committed = 0  # position of the last message that this process committed
@@ -296,38 +152,28 @@ class Ring:
         """Write the head page of a new ring; return the table of its cursors."""
         words = self._words
         names = [(each.signal, each.name) for each in reads]
-        if not words[_MAGIC_WORD]:
-            words[_SIZE_WORD] = size
-            self._write_table(0, dict.fromkeys(names, FIRST_POSITION))
-            words[_MAGIC_WORD] = _MAGIC
-        if words[_MAGIC_WORD] != _MAGIC:
+        if not words[MAGIC_WORD]:
+            words[SIZE_WORD] = size
+            write_table(
+                table_in(self._head_page, 0), dict.fromkeys(names, FIRST_POSITION)
+            )
+            words[MAGIC_WORD] = MAGIC
+        if words[MAGIC_WORD] != MAGIC:
             raise RingError("written by another version, or for another machine")
-        active = words[_TABLE_WORD] & 1
-        marks = _read_table(self._table(active))
-        if words[_SIZE_WORD] != size:
+        active = words[TABLE_WORD] & 1
+        marks = read_table(table_in(self._head_page, active))
+        if words[SIZE_WORD] != size:
             raise RingError("damaged")
         if list(marks) != names:
             # An exporter that is new sends what waits for one that there is no more.
             gone = [mark for name, mark in marks.items() if name not in names]
             start = min(gone) if gone else max(marks.values(), default=FIRST_POSITION)
-            self._write_table(
-                1 - active, {name: marks.get(name, start) for name in names}
+            write_table(
+                table_in(self._head_page, 1 - active),
+                {name: marks.get(name, start) for name in names},
             )
-            words[_TABLE_WORD] = active = 1 - active
-        return self._table(active).cast("Q")
-
-    def _table(self, number: int) -> memoryview:
-        return _table_in(self._head_page, number)
-
-    def _write_table(self, number: int, marks: dict[tuple[int, str], int]) -> None:
-        table = self._table(number)
-        words = table.cast("Q")
-        words[0] = len(marks)
-        for index, ((signal, name), mark) in enumerate(marks.items()):
-            words[1 + index * _CURSOR_WORDS] = words[2 + index * _CURSOR_WORDS] = mark
-            text = f"{signal}:{name}".encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
-            start = _NAMES_START + index * _NAME_BYTES
-            table[start : start + _NAME_BYTES] = text
+            words[TABLE_WORD] = active = 1 - active
+        return table_in(self._head_page, active).cast("Q")
 
     def _recover(self) -> None:
         """Find the head, and count what waits for each exporter."""
@@ -367,13 +213,13 @@ class Ring:
     def header_at(self, position: int) -> Header | None:
         """Return the header of a committed message; None at the head."""
         offset = position & _OFFSET
-        length = self._slots[offset // _WORD]
+        length = self._slots[offset // WORD]
         if not HEADER.size <= length <= self._slack:
             return None
         _, _, signal, _, digest, length, count, _ = HEADER.unpack_from(
             self._data, offset + _SLOT_BYTES
         )
-        return Header(signal, count, digest, length)
+        return tuple.__new__(Header, (signal, count, digest, length))
 
     def body_at(self, position: int, header: Header) -> bytes:
         """Return a copy of what is behind the header of a message."""
@@ -382,11 +228,11 @@ class Ring:
 
     def arrived(self, position: int) -> float:
         """Return the monotonic seconds at which a message came."""
-        return self._times[(position & _OFFSET) // _WORD + 1]
+        return self._times[(position & _OFFSET) // WORD + 1]
 
     def next_position(self, position: int, length: int) -> int:
         """Return the position behind a message."""
-        offset = (position & _OFFSET) + _SLOT_BYTES + (length + _WORD - 1 & -_WORD)
+        offset = (position & _OFFSET) + _SLOT_BYTES + (length + WORD - 1 & -WORD)
         lap = position & ~_OFFSET
         return lap + _LAP if offset >= self._capacity else lap | offset
 
@@ -406,7 +252,7 @@ class Ring:
 
     def note_alive(self) -> None:
         """Note the time: a ring in a file is taken from an owner that is long dead."""
-        self._words[_ALIVE_WORD] = time.time_ns()
+        self._words[ALIVE_WORD] = time.time_ns()
 
     # What comes in: the reader's thread.
 
@@ -472,17 +318,17 @@ class Ring:
         self._make_room(following, _ZEROED_BYTES)
         start = following & _OFFSET
         self._data[start : start + _ZEROED_BYTES] = _NOTHING
-        self._times[offset // _WORD + 1] = time.monotonic()
+        self._times[offset // WORD + 1] = time.monotonic()
         with self.lock:
-            self._slots[offset // _WORD] = header.length
+            self._slots[offset // WORD] = header.length
             self.committed = self.head
             self._used[header.digest] = self.head
             if not start:
                 self._high = self._capacity
             self.head = following
             for cursor in self.cursors:
-                cursor.note_committed(header)
-                cursor.note_received(header)
+                if count := cursor.note_committed(header):
+                    cursor.figures.add_received(count)
         return header
 
     def _clear_head(self) -> None:
@@ -572,52 +418,3 @@ class Ring:
         last = min(self._start + end, self._start + len(self._data)) & -mmap.PAGESIZE
         if last > first:
             self._give_back(first, last - first)
-
-
-def _table_in(head_page: memoryview, number: int) -> memoryview:
-    start = _TABLE_STARTS[number]
-    return head_page[start : start + _TABLE_BYTES]
-
-
-def _read_table(table: memoryview) -> dict[tuple[int, str], int]:
-    """Return the mark of each exporter, by its signal and name.
-
-    Raises:
-        RingError: Damaged.
-    """
-    words = table.cast("Q")
-    if words[0] > CURSORS:
-        raise RingError("damaged")
-    marks = {}
-    for index in range(words[0]):
-        start = _NAMES_START + index * _NAME_BYTES
-        text = bytes(table[start : start + _NAME_BYTES]).rstrip(b"\0").decode()
-        signal, _, name = text.partition(":")
-        marks[int(signal), name] = words[1 + index * _CURSOR_WORDS]
-    return marks
-
-
-def names_in(memory: mmap.mmap) -> list[tuple[int, str]]:
-    """Return the exporters of a ring: number of the signal, and name.
-
-    Raises:
-        RingError: Another version's, or damaged.
-    """
-    if len(memory) < _HEAD_BYTES:
-        raise RingError("too small")
-    page = memoryview(memory)[:_HEAD_BYTES]
-    words = page.cast("Q")
-    if words[_MAGIC_WORD] != _MAGIC:
-        raise RingError("written by another version, or for another machine")
-    try:
-        return list(_read_table(_table_in(page, words[_TABLE_WORD] & 1)))
-    except ValueError as exc:
-        raise RingError("damaged") from exc
-
-
-def seconds_since_alive(memory: mmap.mmap) -> float:
-    """Return how long ago the owner of a ring was alive; endless if that is not known."""
-    start = _ALIVE_WORD * _WORD
-    (alive,) = memoryview(memory)[start : start + _WORD].cast("Q")
-    seconds = (time.time_ns() - alive) / 1e9
-    return seconds if seconds >= 0 else float("inf")

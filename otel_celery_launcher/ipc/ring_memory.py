@@ -14,12 +14,9 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.ring import (
-    Reads,
-    Ring,
-    names_in,
-    seconds_since_alive,
-)
+from otel_celery_launcher.ipc.ring import Ring
+from otel_celery_launcher.ipc.ring_cursor import Reads
+from otel_celery_launcher.ipc.ring_head import names_in, seconds_since_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from opentelemetry.context import Context, attach
 
-from otel_celery_launcher.compat import celery_private, contexts
+from otel_celery_launcher.compat import celery_pools, celery_private, contexts
 from otel_celery_launcher.errors import guarded
-from otel_celery_launcher.ipc.counters import BEAT_ROW, POOL_ROWS
+from otel_celery_launcher.ipc.counter_rows import BEAT_ROW, POOL_ROWS
 from otel_celery_launcher.ipc.in_flight import ThreadRecords
 from otel_celery_launcher.tasks.instrumentor import record_in_flight_runs
 from otel_celery_launcher.tasks.schedule import current_entry
@@ -85,7 +85,7 @@ class Lifecycle:
         celery_private.fail_requests_inside(self._telemetry.killed_runs.context_of)
         if self._prepare_spawned_children is not None:
             self._prepare_spawned_children()
-        self._forks = not celery_private.never_forks(sender.pool_cls)
+        self._forks = not celery_pools.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
         celery_private.add_timer(
             sender.app, "export", POLL_SECONDS, self._poll, self._stopping
@@ -104,7 +104,7 @@ class Lifecycle:
         if not self._forks:
             self._main_started(forks=False)
             record_in_flight_runs(ThreadRecords(self._telemetry.counters.claim_record))
-        if celery_private.runs_tasks_in_main_loop(sender.controller.pool_cls):
+        if celery_pools.runs_tasks_in_main_loop(sender.controller.pool_cls):
             self._telemetry.watch_during_tasks()
 
     def _poll(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.delivery.failures import explain
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.settings.checks import safe_repr
 
 if TYPE_CHECKING:

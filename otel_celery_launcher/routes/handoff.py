@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.ipc.channel import Channel, ChannelLostError
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW, MAIN_ROW, Counters
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import MESSAGE_BYTES, Envelope, flush_message
 from otel_celery_launcher.ipc.marshalled import encode_resource
 from otel_celery_launcher.ipc.span_frames import encode_run_end

@@ -32,14 +32,15 @@ from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, error_text
-from otel_celery_launcher.ipc.counters import MAIN_ROW, Counters
+from otel_celery_launcher.ipc.counter_rows import MAIN_ROW
+from otel_celery_launcher.ipc.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
-    from otel_celery_launcher.ipc.counters import Figures, Row
+    from otel_celery_launcher.ipc.counter_rows import Figures, Row
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.route import Exporter, Outgoing
     from otel_celery_launcher.signals import Signal

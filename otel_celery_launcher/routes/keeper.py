@@ -14,7 +14,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.datagrams import FrameError
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class RingKeeper:
 
     def _open(self) -> Ring | None:
         """Claim the ring; None while another process has it, or cannot be had."""
-        from otel_celery_launcher.ipc.ring import Reads, RingError
+        from otel_celery_launcher.ipc.ring_cursor import Reads
+        from otel_celery_launcher.ipc.ring_head import RingError
         from otel_celery_launcher.ipc.ring_memory import RingMemory
 
         row = self._counters.rows[EXPORTER_ROW]

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from otel_celery_launcher.ipc import inherited
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.memory_limit import kept_bytes, queue_bytes
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory

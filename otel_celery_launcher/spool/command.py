@@ -21,7 +21,7 @@ from otel_celery_launcher.exporter_process.spool import (
     is_in_use,
     survey,
 )
-from otel_celery_launcher.ipc.ring import RingError
+from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.settings.dotenv_files import load_env_files
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from otel_celery_launcher.exporter_process.spool import (
     ring_in,
 )
 from otel_celery_launcher.exporter_process.spooler import adopt
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.marshalled import encode_resource
-from otel_celery_launcher.ipc.ring import Reads
+from otel_celery_launcher.ipc.ring_cursor import Reads
 from otel_celery_launcher.ipc.ring_memory import RingMemory
 from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.messages import say
@@ -33,8 +34,9 @@ from otel_celery_launcher.settings.settings import Settings
 from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
+    from otel_celery_launcher.delivery.exporters import PreparedExporter
     from otel_celery_launcher.exporter_process.spool import RingFile
 
 LOOK_SECONDS = 0.05
@@ -54,32 +56,22 @@ def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
     Returns:
         How many spans are left.
     """
-    for problem in prepare_environment(environ):
-        say(problem)
+    environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past all logging
+    problems = prepare_environment(environ)
     settings = Settings.from_environ(environ, program_command_line("worker", "spool"))
-    makers, problems = load_exporters(
+    makers, missing = load_exporters(
         TRACES,
         settings.traces.exporters,
         redacts_exceptions=settings.redacts_exceptions,
     )
-    for problem in problems:
+    for problem in (*problems, *missing):
         say(problem)
     counters = Counters()
-    row = counters.rows[EXPORTER_ROW]
-    reads = [Reads(TRACES.number, name, row.of(TRACES)) for name in makers]
-    ring = RingMemory(None, SPOOL_BYTES_AT_LEAST).ring(reads)
-    pipelines = [
-        Pipeline(
-            TRACES,
-            read_span,
-            make,
-            row,
-            Source(ring, cursor),
-            unknown=encode_resource(Resource.get_empty()),
-            on_flush=lambda *_: None,
-        )
-        for cursor, make in zip(ring.cursors, makers.values(), strict=True)
+    reads = [
+        Reads(TRACES.number, name, counters.rows[EXPORTER_ROW].of(TRACES))
+        for name in makers
     ]
+    pipelines = _pipelines(counters, reads, list(makers.values()))
     if not pipelines:
         say("no exporter: expected OTEL_TRACES_EXPORTER to name one. Nothing is sent")
         return 1
@@ -92,12 +84,37 @@ def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
     for pipeline in pipelines:
         pipeline.stop(STOP_SECONDS)
     left = _remove_what_is_sent(files)
-    exported = counters.of(TRACES).exported
-    say(f"{exported} spans sent, {counters.of(TRACES).lost} refused, {left} left")
-    if left and counters.error:
-        failure = explain(counters.error, settings.traces.printable_path)
-        say(f"the collector does not take them: {failure.reason}; {failure.advice}")
+    _report(counters, left, settings.traces.printable_path)
     return left
+
+
+def _report(counters: Counters, left: int, path: str) -> None:
+    totals = counters.of(TRACES)
+    say(f"{totals.exported} spans sent, {totals.lost} refused, {left} left")
+    if left and counters.error:
+        failure = explain(counters.error, path)
+        say(f"the collector does not take them: {failure.reason}; {failure.advice}")
+
+
+def _pipelines(
+    counters: Counters,
+    reads: list[Reads],
+    makers: list[Callable[[], PreparedExporter]],
+) -> list[Pipeline]:
+    """Return a pipeline for each exporter, with an empty queue of its own."""
+    ring = RingMemory(None, SPOOL_BYTES_AT_LEAST).ring(reads)
+    return [
+        Pipeline(
+            TRACES,
+            read_span,
+            make,
+            counters.rows[EXPORTER_ROW],
+            Source(ring, cursor),
+            unknown=encode_resource(Resource.get_empty()),
+            on_flush=lambda *_: None,
+        )
+        for cursor, make in zip(ring.cursors, makers, strict=True)
+    ]
 
 
 def _note_error(pipelines: list[Pipeline], text: str) -> None:

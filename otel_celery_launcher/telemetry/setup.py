@@ -21,7 +21,8 @@ from otel_celery_launcher import __version__, messages
 from otel_celery_launcher.compat import contexts, providers
 from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.ipc import inherited
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import FrameError
 from otel_celery_launcher.ipc.in_flight import Reason, killed_span
 from otel_celery_launcher.ipc.process_claim import ProcessClaim

@@ -43,7 +43,8 @@ import os, sys
 from opentelemetry.sdk.resources import Resource
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.ipc.channel import Channel
-from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
+from otel_celery_launcher.ipc.counter_rows import POOL_ROWS
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute

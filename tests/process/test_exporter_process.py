@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis
 
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.receiver.memory import Receiver
 from otel_celery_launcher.signals import TRACES
 from tests.support.clock import Clock

@@ -12,14 +12,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import billiard.spawn
-import pytest
 from billiard.context import get_spawning_popen, set_spawning_popen
 from celery import Celery
 from celery.app.log import TaskFormatter
 from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.beat import Scheduler
-from celery.concurrency import get_implementation
 from celery.utils.log import ColorFormatter
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.tasks import Tasks
@@ -52,15 +50,6 @@ def test_spawned_children_inherit_a_descriptor() -> None:
         __import__("billiard.popen_spawn_posix", fromlist=["Popen"])
     )
     assert "init_main_from_name" in inspect.getsource(billiard.spawn)
-
-
-@pytest.mark.parametrize(
-    ("pool", "never"),
-    [("prefork", False), ("solo", True), ("threads", True), ("gevent", True)],
-)
-def test_pools_that_never_fork(pool: str, never: bool) -> None:
-    assert celery_private.never_forks(get_implementation(pool)) is never
-    assert celery_private.never_forks(pool) is never
 
 
 def record_sends() -> tuple[list[str], Callable[[], None]]:

@@ -17,10 +17,12 @@ from otel_celery_launcher.delivery.exporters import PreparedExporter
 from otel_celery_launcher.delivery.sanitizing import sanitize
 from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
 from otel_celery_launcher.exporter_process.span_encoder import encode_spans
-from otel_celery_launcher.ipc.counters import EXPORTER_ROW, Counters, Row
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, Row
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import Envelope, flush_message
 from otel_celery_launcher.ipc.marshalled import encode_resource
-from otel_celery_launcher.ipc.ring import Reads, Ring
+from otel_celery_launcher.ipc.ring import Ring
+from otel_celery_launcher.ipc.ring_cursor import Reads
 from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.ipc.span_frames import encode_span
 from otel_celery_launcher.signals import TRACES

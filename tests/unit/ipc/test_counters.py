@@ -9,12 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from otel_celery_launcher.ipc.counters import (
-    ERROR_BYTES,
-    NAME_BYTES,
-    SIGNALS,
-    Counters,
-)
+from otel_celery_launcher.ipc.counter_rows import ERROR_BYTES, NAME_BYTES, SIGNALS
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.signals import TRACES, Signal
 
 

@@ -19,7 +19,9 @@ from otel_celery_launcher.ipc.datagrams import (
     flush_message,
     split_frames,
 )
-from otel_celery_launcher.ipc.ring import Reads, Ring, RingError, Taken
+from otel_celery_launcher.ipc.ring import Ring
+from otel_celery_launcher.ipc.ring_cursor import Reads, Taken
+from otel_celery_launcher.ipc.ring_head import RingError
 
 SIGNAL = 1
 MEMORY = 64 * 1024
@@ -74,7 +76,7 @@ class Bench:
 
 
 def numbers(taken: list[Taken]) -> list[int]:
-    frames = [frame for each in taken for frame in split_frames(each.body)]
+    frames = [frame for *_, body in taken for frame in split_frames(body)]
     return [int(frame.rstrip(b".")) for frame in frames]
 
 
@@ -284,7 +286,7 @@ def test_flushes_are_messages_like_others() -> None:
     assert (ring.cursors[0].waiting, ring.cursors[0].flushes) == (1, 1)
     with ring.lock:
         taken = ring.cursors[0].take(10, 10**9)
-    assert [each.header.item_count for each in taken] == [1, 0]
+    assert [count for count, *_ in taken] == [1, 0]
     assert ring.cursors[0].flushes == 0
 
 

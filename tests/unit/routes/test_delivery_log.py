@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from otel_celery_launcher.ipc.counters import POOL_ROWS, Counters
+from otel_celery_launcher.ipc.counter_rows import POOL_ROWS
+from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.signals import TRACES
