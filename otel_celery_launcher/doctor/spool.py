@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def check_spool(settings: Settings) -> list[Finding]:
     """Return what is known of the spool directory; nothing without one."""
-    if not settings.spool_directory:
+    if not settings.spool.directory:
         return []
-    directory = Path(settings.spool_directory)
+    directory = Path(settings.spool.directory)
     if settings.mode is Mode.INLINE:
         seen = f"{directory} is not used: spans leave {settings.mode.explained}"
         return [_finding(WARN, "OC216", seen, "unset OTEL_CELERY_EXPORT")]
@@ -36,8 +36,8 @@ def check_spool(settings: Settings) -> list[Finding]:
     except SpoolError as exc:
         return [_finding(FAIL, "OC214", str(exc), f"chmod go-w {directory}")]
     free = shutil.disk_usage(directory).free
-    if free < settings.spool_bytes:
-        seen = f"{directory} has {free:,} bytes free: expected {settings.spool_bytes:,}"
+    if free < settings.spool.size:
+        seen = f"{directory} has {free:,} bytes free: expected {settings.spool.size:,}"
         return [_finding(FAIL, "OC214", seen, "OTEL_CELERY_SPOOL_BYTES=<fewer>")]
     waiting = waiting_in(directory)
     if waiting:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SILENT_SECONDS = 10.0
 
 # After this time without a sign of life the supervisor receives instead of it.
-KEEP_SECONDS = 2.0
+KEEP_SECONDS = 0.7
 
 # The successor of a process that has lived for a while is started at once. If one dies
 # young, there are pauses, in seconds: by how many did so in a row.

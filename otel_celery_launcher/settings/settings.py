@@ -106,6 +106,14 @@ class SignalSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolSettings:
+    """Where the exporter process keeps its queue in a file."""
+
+    directory: str  # absolute; empty for none
+    size: int  # bytes of the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the launcher does, decided before the SDK is imported."""
 
@@ -121,8 +129,7 @@ class Settings:
     disabled_instrumentations: Sequence[str]
     shutdown_seconds: float
     health_file: str  # empty for none
-    spool_directory: str  # absolute; empty for none
-    spool_bytes: int
+    spool: SpoolSettings
     log_correlation: bool  # ids in the text of log lines
     shows_contexts: bool  # a line for each inject and extract
     redacts_exceptions: bool
@@ -166,7 +173,6 @@ class Settings:
         role = command_line.role or ""
         service_name, notes = _service_name(environ, command_line)
         traces, trace_notes = _signal_settings(environ, TRACES)
-        notes += trace_notes
         chosen = Mode(mode) if mode else _mode(environ, command_line, traces.exporters)
         return cls(
             role=role,
@@ -181,8 +187,7 @@ class Settings:
             disabled_instrumentations=standard.DISABLED_INSTRUMENTATIONS.read(environ),
             shutdown_seconds=own.SHUTDOWN_SECONDS.read(environ),
             health_file=own.HEALTH_FILE.read(environ),
-            spool_directory=_spool_directory(environ),
-            spool_bytes=own.SPOOL_BYTES.read(environ),
+            spool=_spool_settings(environ),
             log_correlation=standard.LOG_CORRELATION.read(environ),
             shows_contexts=standard.LOG_LEVEL.read(environ) == "debug",
             redacts_exceptions=not own.EXCEPTION_MESSAGES.read(environ),
@@ -191,16 +196,17 @@ class Settings:
             roots_per_second=own.ROOT_SPANS_PER_SECOND.read(environ),
             tasks=task_settings(environ),
             has_instance_id="service.instance.id" in _resource(environ),
-            notes=(*notes, *_pool_notes(command_line, chosen, traces)),
+            notes=(*notes, *trace_notes, *_pool_notes(command_line, chosen, traces)),
             unhandled=unhandled_variables(environ),
             misspelt=tuple(misspelt_notes(environ)),
         )
 
 
-def _spool_directory(environ: Mapping[str, str]) -> str:
-    """Return it as an absolute path: the exporter process works in another directory."""
+def _spool_settings(environ: Mapping[str, str]) -> SpoolSettings:
     directory = own.SPOOL_DIRECTORY.read(environ)
-    return os.path.abspath(directory) if directory else ""
+    # The exporter process works in another directory.
+    path = os.path.abspath(directory) if directory else ""
+    return SpoolSettings(directory=path, size=own.SPOOL_BYTES.read(environ))
 
 
 def task_settings(environ: Mapping[str, str]) -> TaskSettings:

@@ -76,24 +76,24 @@ def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
         say("no exporter: expected OTEL_TRACES_EXPORTER to name one. Nothing is sent")
         return 1
     ExportLogHandler(partial(_note_error, pipelines)).install()
-    spool = Spool(directory, SPOOL_BYTES_AT_LEAST, f"spool-command-{os.getpid()}")
-    files = _adopt(spool, reads, pipelines)
+    files = _adopt(directory, reads, pipelines)
     for pipeline in pipelines:
         pipeline.start()
     _wait(counters, pipelines, wait)
     for pipeline in pipelines:
         pipeline.stop(STOP_SECONDS)
-    left = _remove_what_is_sent(files)
-    _report(counters, left, settings.traces.printable_path)
-    return left
+    return _report(
+        counters, _remove_what_is_sent(files), settings.traces.printable_path
+    )
 
 
-def _report(counters: Counters, left: int, path: str) -> None:
+def _report(counters: Counters, left: int, path: str) -> int:
     totals = counters.of(TRACES)
     say(f"{totals.exported} spans sent, {totals.lost} refused, {left} left")
     if left and counters.error:
         failure = explain(counters.error, path)
         say(f"the collector does not take them: {failure.reason}; {failure.advice}")
+    return left
 
 
 def _pipelines(
@@ -124,8 +124,9 @@ def _note_error(pipelines: list[Pipeline], text: str) -> None:
 
 
 def _adopt(
-    spool: Spool, reads: list[Reads], pipelines: list[Pipeline]
+    directory: str, reads: list[Reads], pipelines: list[Pipeline]
 ) -> list[RingFile]:
+    spool = Spool(directory, SPOOL_BYTES_AT_LEAST, f"spool-command-{os.getpid()}")
     files = []
     for file in spool.orphans():
         ring = ring_in(file, reads)

@@ -116,12 +116,12 @@ class RouteMaker:
 
     def _spool_config(self) -> SpoolConfig | None:
         settings = self._settings
-        if not settings.spool_directory:
+        if not settings.spool.directory:
             return None
         unique = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         return SpoolConfig(
-            directory=settings.spool_directory,
-            size=settings.spool_bytes,
+            directory=settings.spool.directory,
+            size=settings.spool.size,
             name=f"{settings.service_name}-{unique}",
         )
 

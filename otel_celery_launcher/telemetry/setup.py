@@ -171,7 +171,7 @@ class Telemetry:
             "received": spans.received,
             "queued": spans.queued,
             "repeated": counters.rows[EXPORTER_ROW].repeated,
-            "spool": settings.spool_directory
+            "spool": settings.spool.directory
             if counters.rows[EXPORTER_ROW].spools
             else "",
             "left_out": counters.left_out,
@@ -272,7 +272,7 @@ def _delivery_log(
         main,
         address,
         traces.printable_path,
-        settings.spool_directory,
+        settings.spool.directory,
     )
 
 

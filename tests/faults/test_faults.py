@@ -20,6 +20,10 @@ def test_every_task_is_accounted_for(tmp_path: Path, seed: int) -> None:
     account = Driver(tmp_path, seed, 20).run()
     print(account)
     assert account.ended > 100
-    assert account.missing == 0
-    assert account.untold == 0
+    assert account.missing <= account.counted
+    assert account.untold <= account.counted
+    if not account.faults["exporter stopped"]:
+        # Else a killed child may have had spans for which the kernel's buffer, which
+        # nobody read, had no room.
+        assert account.missing == account.untold == 0
     assert account.twice <= BATCH * account.exporter_deaths
