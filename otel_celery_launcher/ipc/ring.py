@@ -125,19 +125,11 @@ class Ring:
         slots = self._data[: len(self._data) & -WORD]
         self._slots, self._times = slots.cast("Q"), slots.cast("d")
         table = self._prepare(len(whole), reads)
-        self.resources = RingResources(
-            (
-                whole[HEAD_BYTES : HEAD_BYTES + half],
-                whole[HEAD_BYTES + half : self._start],
-            ),
-            self._words[ACTIVE_WORD : ACTIVE_WORD + 1],
-            lambda number: give_back(HEAD_BYTES + number * half, half),
-        )
+        self.resources = self._find_resources(whole, half)
         self._oldest_known = 0  # no mark is before it, since marks only increase
         self.committed = 0  # position of the last message that this process committed
-        self._used: dict[
-            bytes, int
-        ] = {}  # digest: position of the last message with it
+        # By digest of a resource, the position of the last message with it.
+        self._used: dict[bytes, int] = {}
         self.cursors = [
             Cursor(self, table, index, each) for index, each in enumerate(reads)
         ]
@@ -145,6 +137,14 @@ class Ring:
         # What was used of the memory, as far as it is known here.
         self._freed_from = self._oldest()
         self._high = self._capacity
+
+    def _find_resources(self, whole: memoryview, half: int) -> RingResources:
+        middle = HEAD_BYTES + half
+        return RingResources(
+            (whole[HEAD_BYTES:middle], whole[middle : self._start]),
+            self._words[ACTIVE_WORD : ACTIVE_WORD + 1],
+            lambda number: self._give_back(HEAD_BYTES + number * half, half),
+        )
 
     # How it is found.
 
