@@ -92,7 +92,7 @@ class Spooler:
         own = self._own
         if own is not None and own.ring is not None and own.ring.is_empty():
             own.remove()
-            self._row.note_spools(False)
+            self._row.note_spools(bool(self._adopted))
 
     def _adopt(self, file: RingFile, pipelines: Sequence[Pipeline]) -> None:
         ring = ring_in(file, self._reads())
