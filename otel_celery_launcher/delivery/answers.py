@@ -60,7 +60,8 @@ _LATER_CODES = frozenset(
 )
 _UNREACHABLE_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
-# Texts of gRPC (both sides) and of Go's and Java's servers on a message over the limit.
+# Texts of gRPC (both sides) and of Go's, Java's and Rust's servers (which say
+# OUT_OF_RANGE) on a message over the limit.
 _TOO_LARGE_TEXTS = ("larger than max", "message length too large", "exceeds maximum")
 
 # https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes. 401 and 403 are
@@ -87,9 +88,10 @@ def grpc_answer(code: str, details: str, retry_seconds: float | None) -> Answer:
         retry_seconds: Of ``google.rpc.RetryInfo``; None without it.
     """
     error = f"{code}: {details}" if details else code
+    is_too_large = any(text in details for text in _TOO_LARGE_TEXTS)
+    if is_too_large and code in ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE"):
+        return Answer(Verdict.TOO_LARGE, error)
     if code == "RESOURCE_EXHAUSTED":
-        if any(text in details for text in _TOO_LARGE_TEXTS):
-            return Answer(Verdict.TOO_LARGE, error)
         # Without RetryInfo the protocol says: not again. But a full collector and an
         # exhausted quota recover, and servers forget to add it.
         return Answer(Verdict.LATER, error, retry_seconds or 0.0)

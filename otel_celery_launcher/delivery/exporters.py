@@ -86,8 +86,8 @@ class PreparedExporter:
             return self._send_by_export(items)
         try:
             response = self._request(self._prepare(items))
-        except Exception as exc:  # noqa: BLE001 - what an encoder makes of an item
-            return Answer(Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}")
+        except Exception as exc:  # noqa: BLE001 - an encoder, or the client
+            return Answer(Verdict.REFUSED, f"cannot be sent: {error_text(exc)}")
         return _answer(response)
 
     def _send_by_export(self, items: Sequence[Any]) -> Answer:
@@ -98,7 +98,7 @@ class PreparedExporter:
         try:
             items = self._prepare(items)
         except Exception as exc:  # noqa: BLE001 - as above
-            return Answer(Verdict.TOO_LARGE, f"cannot be encoded: {error_text(exc)}")
+            return Answer(Verdict.REFUSED, f"cannot be sent: {error_text(exc)}")
         try:
             result = self._exporter.export(items)
         except OSError as exc:  # nobody listens

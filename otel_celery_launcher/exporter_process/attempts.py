@@ -47,6 +47,10 @@ REBUILD_SECONDS = 60.0
 # it is an outage, three attempts show that it still is one.
 PATIENCE, PATIENCE_IN_OUTAGE = 12, 3
 
+# After each so many answers of "later" the batch is divided: a server may fail at one
+# item with such an answer, or be too slow for the whole.
+LATERS = 5
+
 # How many items a stuck batch may have after others were added to it.
 STUCK_ITEMS = 2048
 
@@ -91,6 +95,11 @@ class _Undecided:
     def __bool__(self) -> bool:
         return bool(self.work or self.suspects)
 
+    def forget_evidence(self, taken: int) -> None:
+        """Begin again: what was taken before an outage says nothing of it after that."""
+        for record in self.refused.values():
+            record[0] = taken
+
     def in_another_way(self, more: list[Any]) -> None:
         """Divide all of it anew: the newest item or any, then halves, at random."""
         items = [item for piece in self.work for item in piece]
@@ -123,20 +132,23 @@ class Attempts:
     def deliver(self, items: list[Any]) -> bool:
         """Send a batch; return False if the process ends before all is decided."""
         left = _Undecided(items)
-        refusals, patience = 0, PATIENCE
+        refusals, patience, laters = 0, PATIENCE, 0
         while left:
             if not left.work:
                 left.work.append(self._more_or_suspect(left))
             piece = left.work.popleft()
             answer = self._send(piece)
             if answer.verdict is Verdict.TAKEN:
-                refusals, patience = 0, PATIENCE
+                refusals, patience, laters = 0, PATIENCE, 0
             elif answer.verdict is Verdict.TOO_LARGE:
                 self._halve_or_drop(left, piece)
             elif answer.verdict is Verdict.LATER:
                 left.work.appendleft(piece)
+                laters += 1
                 if not self._pause(answer):
                     return False
+                if laters % LATERS == 0:  # one of them may be what is in the way
+                    left.in_another_way(self._more(left))
             else:
                 refusals += 1
                 self._judge(left, piece)
@@ -144,6 +156,7 @@ class Attempts:
                     refusals, patience = 0, PATIENCE_IN_OUTAGE
                     if not self._pause(answer):
                         return False
+                    left.forget_evidence(self._taken)
                     left.in_another_way(self._more(left))
         return True
 
@@ -200,9 +213,10 @@ class Attempts:
             self._taken += 1
             self._pauses = 0
             self._built = time.monotonic()
-            self._delivery.count_taken(len(items) - answer.rejected)
-            if answer.rejected:
-                self._delivery.count_refused(answer.rejected)
+            rejected = min(answer.rejected, len(items))
+            self._delivery.count_taken(len(items) - rejected)
+            if rejected:
+                self._delivery.count_refused(rejected)
         elif answer.is_unreachable:
             self._discard_exporter()
         return answer

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.exporter_process.spooler import adopt
+from otel_celery_launcher.ipc.ring_cursor import Reads
 from otel_celery_launcher.ipc.ring_head import RingError
-from otel_celery_launcher.ipc.ring_memory import RingMemory
+from otel_celery_launcher.ipc.ring_memory import RingMemory, Uncounted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from otel_celery_launcher.exporter_process.pipeline import Pipeline
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.ipc.ring import Ring
-    from otel_celery_launcher.ipc.ring_cursor import Reads
 
 
 class KeptRing:
@@ -29,7 +27,7 @@ class KeptRing:
         descriptor: Of its memory; None if there is none.
         size: Of it, in bytes.
         counters: The shared page.
-        reads: Returns the exporters that read a ring.
+        exporters: Number of the signal and name of each exporter.
     """
 
     def __init__(
@@ -37,40 +35,30 @@ class KeptRing:
         descriptor: int | None,
         size: int,
         counters: Counters,
-        reads: Callable[[], Sequence[Reads]],
+        exporters: Sequence[tuple[int, str]],
     ) -> None:
         self._memory = None if descriptor is None else RingMemory(descriptor, size)
         self._counters = counters
-        self._reads = reads
-        self._ring: Ring | None = None
+        self._exporters = exporters
 
-    def look(self, own: Ring, pipelines: Sequence[Pipeline]) -> None:
-        """Take over what is there, or give back what is sent; called before each read.
+    def is_taken_over(self, own: Ring) -> bool:
+        """Move what is there to this process's own ring.
 
-        Args:
-            own: The ring of this process, which learns the resources.
-            pipelines: One for each exporter.
+        Returns:
+            False while the supervisor has not let go of it.
         """
-        memory, ring = self._memory, self._ring
+        memory = self._memory
         if memory is None or not self._counters.has_kept[0]:
-            return
-        if ring is None:
-            if memory.claim():
-                self._take_over(memory, own, pipelines)
-        elif all(each.is_done_with(ring) for each in pipelines):
-            ring.tidy()
-            self._ring = None
-            self._counters.has_kept[0] = 0
-            memory.release()
-
-    def _take_over(
-        self, memory: RingMemory, own: Ring, pipelines: Sequence[Pipeline]
-    ) -> None:
+            return True
+        if not memory.claim():
+            return False
         try:
-            ring = self._ring = memory.ring(self._reads())
+            reads = [Reads(*each, Uncounted()) for each in self._exporters]
+            ring = memory.ring(reads)
+            own.pour(ring)
+            ring.tidy()
         except RingError:  # of a process that was killed before it was made
-            self._counters.has_kept[0] = 0
-            memory.release()
-            return
-        own.learn(ring)
-        adopt(ring, pipelines)
+            pass
+        self._counters.has_kept[0] = 0
+        memory.release()
+        return True

@@ -50,17 +50,10 @@ def _resource(data: bytes) -> Resource:
 
 
 class Source(NamedTuple):
-    """A ring, and the exporter's place in it.
-
-    Attributes:
-        ring: The ring.
-        cursor: The place.
-        is_foreign: Whether another worker has left it, in a file where it can stay.
-    """
+    """A ring, and the exporter's place in it."""
 
     ring: Ring
     cursor: Cursor
-    is_foreign: bool = False
 
 
 @dataclass(slots=True)
@@ -112,7 +105,7 @@ class Pipeline:
         self._row = row
         self._figures = row.of(signal)
         self._own = source
-        self._ring, self._cursor, _ = source
+        self._ring, self._cursor = source
         self._adopted: list[Source] = []
         self._unknown = unknown
         self._on_flush = on_flush
@@ -146,7 +139,7 @@ class Pipeline:
         return self._cursor.signal, self._cursor.name
 
     def adopt(self, source: Source) -> None:
-        """Send what is in another ring before our own."""
+        """Send what another worker has left in a file, before what is our own."""
         with self._ring.lock:
             self._adopted.append(source)
             self._cursor.wake.notify()
@@ -199,11 +192,13 @@ class Pipeline:
 
     def _free(self, batch: Batch) -> None:
         """Forget a batch, of which all is decided."""
-        ring, cursor, _ = batch.source
+        ring, cursor = batch.source
         with ring.lock:
             cursor.free(batch.position, batch.item_count)
             is_empty = not cursor.waiting and not cursor.flushes
         if batch.source is not self._own:
+            with _COUNTING:  # counted as it is sent: another may go on with the rest
+                self._figures.add_received(batch.item_count)
             if is_empty:
                 self._adopted.remove(batch.source)
             return  # whoever had asked for flushes of that ring is gone
@@ -213,14 +208,11 @@ class Pipeline:
     def _next_source(self) -> Source | None:
         """Return the ring that comes before our own, if there is one.
 
-        What another worker has left waits while somebody waits for a flush, and stays
-        where it is at the end.
+        It waits while somebody waits for a flush, and stays where it is at the end.
         """
-        is_urgent = self._is_stopping or self._cursor.flushes
-        for each in self._adopted:
-            if not (each.is_foreign and is_urgent):
-                return each
-        return None
+        if not self._adopted or self._is_stopping or self._cursor.flushes:
+            return None
+        return self._adopted[0]
 
     def _next_batch(self) -> bool:
         """Take a batch when one is due; return False if the process ends."""
@@ -236,7 +228,7 @@ class Pipeline:
         return True
 
     def _take(self, batch: Batch) -> list[Any]:
-        ring, cursor, _ = batch.source
+        ring, cursor = batch.source
         with ring.lock:
             taken = cursor.take(BATCH_SPANS, BATCH_BYTES)
             batch.position = cursor.position
@@ -270,8 +262,6 @@ class Pipeline:
                     self._batch.flushes.append(read_flush(body))
                     continue
                 data = ring.resources.get(digest)
-                if data is None:  # sent before or after this ring was used
-                    data = self._ring.resources.get(digest)
                 resource = _resource(self._unknown if data is None else data)
                 items += [self._decode(resource, each) for each in split_frames(body)]
             except FrameError:

@@ -32,7 +32,7 @@ from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.errors import EXIT_BUG
 from otel_celery_launcher.exporter_process.kept_ring import KeptRing
 from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
-from otel_celery_launcher.exporter_process.spooler import Spooler, adopt
+from otel_celery_launcher.exporter_process.spooler import Spooler
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.counters import Counters
@@ -66,6 +66,9 @@ READ_AT_ONCE = 1000
 # Signs of life, and looks at the parent.
 HEARTBEAT_SECONDS = 0.5
 
+# How long nothing is read because the supervisor has not let go of its ring.
+KEPT_SECONDS = 1.0
+
 # After the worker's end: what is queued may still go out.
 END_SECONDS = 5.0
 
@@ -96,23 +99,21 @@ class Server:
         self._memory = RingMemory(config["ring"], config["ring_bytes"])
         in_memory = self._ring = self._find_ring(list(makers))
         self._spooler: Spooler | None = None
-        if config["spool"] is not None:
+        if config["spool"] is not None and makers:
             self._spooler = Spooler(
                 config["spool"], self._row, lambda: self._reads(list(makers))
             )
             self._ring = self._spooler.own_ring(in_memory)
             self._counters.begin_resource_epoch()
         self._digest = NO_DIGEST  # of the last message with spans
-        self._flushes: dict[tuple[int, int, int], int] = {}
+        self._flushes: dict[tuple[int, int, int], set[str]] = {}
         self._kept = KeptRing(
             config["kept"],
             config["kept_bytes"],
             self._counters,
-            lambda: self._reads(list(makers)),
+            list(makers),
         )
         self._pipelines = self._make_pipelines(makers)
-        if self._ring is not in_memory:
-            adopt(in_memory, self._all_pipelines())
         ExportLogHandler(self._note_error).install()
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
@@ -173,7 +174,7 @@ class Server:
     ) -> dict[int, list[Pipeline]]:
         """Return the pipelines of each signal, by its number."""
         pipelines: dict[int, list[Pipeline]] = {number: [] for number in self._signals}
-        for cursor, ((number, _), make) in zip(
+        for cursor, ((number, name), make) in zip(
             self._ring.cursors, makers.items(), strict=True
         ):
             known = self._signals[number]
@@ -185,7 +186,7 @@ class Server:
                     self._row,
                     Source(self._ring, cursor),
                     unknown=self._resource,
-                    on_flush=partial(self._count_flush, number),
+                    on_flush=partial(self._count_flush, number, name),
                 )
             )
         return pipelines
@@ -194,6 +195,7 @@ class Server:
         """Read until nobody writes any more, then send what is left."""
         pipelines = self._all_pipelines()
         self._row.add_repeated(sum(each.repeated for each in self._ring.cursors))
+        self._count_what_is_missing()
         for pipeline in pipelines:
             pipeline.start()
         poll = select.poll()
@@ -202,7 +204,7 @@ class Server:
         self._note_heartbeat()
         while os.getppid() == self._parent:
             poll.poll(HEARTBEAT_SECONDS * 1000)
-            self._kept.look(self._ring, pipelines)
+            self._take_over_what_is_kept()
             count, is_open = self._drain()
             before, drained = drained, time.monotonic()
             self._look_after(pipelines)
@@ -212,7 +214,7 @@ class Server:
                 # Nap until about NAP_MESSAGES have come at the rate of just now.
                 elapsed = drained - before
                 time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / count))
-        self._kept.look(self._ring, pipelines)
+        self._take_over_what_is_kept()
         self._drain()
         if os.getppid() != self._parent:
             self._end_killed_runs()
@@ -222,6 +224,24 @@ class Server:
         self._note_heartbeat()
         if self._spooler is not None:
             self._spooler.end(pipelines)
+
+    def _count_what_is_missing(self) -> None:
+        """Count what a predecessor was sending after a full ring had dropped it."""
+        for number, figures in self._figures.items():
+            queued = sum(
+                each.queued for each in self._ring.cursors if each.signal == number
+            )
+            figures.add_dropped(max(0, figures.unaccounted - queued))
+
+    def _take_over_what_is_kept(self) -> None:
+        """Take over the supervisor's ring before anything newer is read.
+
+        It lets go of it within half a second, once there is a heartbeat.
+        """
+        end = time.monotonic() + KEPT_SECONDS
+        while not self._kept.is_taken_over(self._ring) and time.monotonic() < end:
+            self._note_heartbeat()
+            time.sleep(NAP_SECONDS)
 
     def _look_after(self, pipelines: Sequence[Pipeline]) -> None:
         """Do what is due after some messages, and twice a second at least."""
@@ -301,12 +321,13 @@ class Server:
             except FrameError:  # of a child whose memory was damaged
                 continue
 
-    def _count_flush(self, number: int, row: int, token: int) -> None:
+    def _count_flush(self, number: int, name: str, row: int, token: int) -> None:
         """Say that a flush was carried out, once all exporters of the signal have."""
         key = number, row, token
         with self._ring.lock:
-            done = self._flushes[key] = self._flushes.get(key, 0) + 1
-            if done < len(self._pipelines[number]):
+            done = self._flushes.setdefault(key, set())
+            done.add(name)
+            if len(done) < len(self._pipelines[number]):
                 return
             del self._flushes[key]
         self._counters.rows[row].of(self._signals[number]).note_flushed(token)

@@ -18,6 +18,8 @@ import fcntl
 import os
 import re
 import stat
+import struct
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,9 @@ _UNFINISHED = ".new"
 # How long a ring must have been without a sign of life before somebody else sends it:
 # the successor of a killed exporter process comes within a second.
 ORPHANED_SECONDS = 5.0
+
+# How often, and with which pause in seconds, a worker asks for its own file.
+OWN_ATTEMPTS, OWN_PAUSE = 10, 0.1
 
 # Smaller files hold too few messages of the largest size.
 SPOOL_BYTES_AT_LEAST = 4 * 1024 * 1024
@@ -69,7 +74,8 @@ class RingFile:
     def remove(self) -> None:
         """Remove the file: all that was in it is sent."""
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            if self.path.stat().st_ino == self.inode:
+                self.path.unlink()
 
 
 class Spool:
@@ -96,10 +102,22 @@ class Spool:
         """
         check_directory(self.directory)
         try:
-            found = self._open(self._own)
-            return found if found is not None else self._make()
+            return self._find_own() or self._make()
         except OSError as exc:
             raise SpoolError(f"{shown(self._own)}: {exc.strerror or exc}") from exc
+
+    def _find_own(self) -> RingFile | None:
+        """Return what a predecessor has left; None if there is nothing.
+
+        Somebody may look at the file just now, or have adopted it.
+        """
+        for _ in range(OWN_ATTEMPTS):
+            found = self._open(self._own)
+            if found is not None or not self._own.exists():
+                return found
+            time.sleep(OWN_PAUSE)
+        self._own = self._own.with_stem(f"{self._own.stem}-{os.getpid()}")
+        return None
 
     def orphans(self) -> Iterator[RingFile]:
         """Yield files whose owner is gone, locked."""
@@ -138,12 +156,17 @@ class Spool:
         except (OSError, SpoolError, ValueError):
             os.close(descriptor)
             return None
-        is_orphan = path == self._own or memory.seconds_since_alive() > ORPHANED_SECONDS
-        if not memory.claim() or not is_orphan or not os.fstat(descriptor).st_nlink:
+        is_free = self._is_orphan(path, memory) and memory.claim()
+        # Its owner may have come back before the lock was ours.
+        is_free = is_free and self._is_orphan(path, memory)
+        if not is_free or not os.fstat(descriptor).st_nlink:
             memory.close()
             return None
         self._locked.add(status.st_ino)
         return RingFile(path, memory, status.st_ino)
+
+    def _is_orphan(self, path: Path, memory: RingMemory) -> bool:
+        return path == self._own or memory.seconds_since_alive() > ORPHANED_SECONDS
 
     def _make(self) -> RingFile:
         unfinished = self._own.with_suffix(_UNFINISHED)
@@ -188,7 +211,8 @@ def shown(path: Path) -> str:
 
 def safe_name(name: str) -> str:
     """Return a text as part of a file name."""
-    return re.sub(r"[^\w.-]+", "-", name)[:150].lstrip(".") or "worker"
+    # What makes it unique is at its end.
+    return re.sub(r"[^\w.-]+", "-", name)[-150:].lstrip(".") or "worker"
 
 
 def check_directory(directory: Path) -> None:
@@ -249,7 +273,7 @@ def ring_in(file: RingFile, reads: Sequence[Reads]) -> Ring | None:
     """Return the ring in a file; None if another version has written it."""
     try:
         file.ring = file.memory.ring(reads)
-    except RingError:
+    except (RingError, IndexError, ValueError, struct.error):  # or damaged
         return None
     return file.ring
 

@@ -66,7 +66,9 @@ class Spooler:
                 f"the spool directory cannot be used: {exc}. Spans wait in memory"
             )
             return in_memory
-        ring.learn(in_memory)
+        for cursor in in_memory.cursors:  # they will come a second time
+            cursor.figures.add_received(-cursor.queued)
+        ring.pour(in_memory)
         self._own = file
         self._row.note_spools(True)
         return ring
@@ -80,11 +82,13 @@ class Spooler:
                 self._adopted.remove(file)
                 file.remove()
                 self._spool.forget(file)
-        now = time.monotonic()
-        if now - self._looked >= LOOK_SECONDS:
-            self._looked = now
-            for file in self._spool.orphans():
-                self._adopt(file, pipelines)
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            # One at a time, so that nothing else waits for long.
+            orphan = next(self._spool.orphans(), None)
+            if orphan is None:
+                self._looked = time.monotonic()
+            else:
+                self._adopt(orphan, pipelines)
 
     def end(self, pipelines: Sequence[Pipeline]) -> None:
         """Remove this process's files as far as all in them is sent."""
@@ -104,23 +108,18 @@ class Spooler:
             )
             return
         self._adopted.append(file)
-        for cursor in ring.cursors:
-            cursor.figures.add_received(cursor.queued)
-        adopt(ring, pipelines, is_foreign=True)
+        adopt(ring, pipelines)
 
 
-def adopt(
-    ring: Ring, pipelines: Sequence[Pipeline], *, is_foreign: bool = False
-) -> None:
-    """Let the pipelines send what is in a ring that another process has left.
+def adopt(ring: Ring, pipelines: Sequence[Pipeline]) -> None:
+    """Let the pipelines send what is in a ring that another worker has left.
 
     Args:
         ring: The ring.
         pipelines: One for each exporter of the ring.
-        is_foreign: As of ``Source``.
     """
     cursors = {(each.signal, each.name): each for each in ring.cursors}
     for pipeline in pipelines:
         cursor = cursors[pipeline.key]
         if cursor.queued:
-            pipeline.adopt(Source(ring, cursor, is_foreign))
+            pipeline.adopt(Source(ring, cursor))

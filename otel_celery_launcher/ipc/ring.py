@@ -180,7 +180,8 @@ class Ring:
         marks = [each.mark for each in self.cursors] or [FIRST_POSITION]
         position = min(marks)
         found: list[tuple[int, Header]] = []
-        while header := self.header_at(position):
+        end = position + _LAP  # further than that only a damaged file leads
+        while position < end and (header := self.header_at(position)):
             found.append((position, header))
             self._used[header.digest] = position
             position = self.next_position(position, header.length)
@@ -219,6 +220,8 @@ class Ring:
         _, _, signal, _, digest, length, count, _ = HEADER.unpack_from(
             self._data, offset + _SLOT_BYTES
         )
+        if length != self._slots[offset // WORD]:  # a file that was damaged
+            return None
         return tuple.__new__(Header, (signal, count, digest, length))
 
     def body_at(self, position: int, header: Header) -> bytes:
@@ -242,6 +245,20 @@ class Ring:
     def is_empty(self) -> bool:
         """Return whether nothing waits for any exporter."""
         return not any(each.queued for each in self.cursors)
+
+    def pour(self, other: Ring) -> None:
+        """Move what waits in another ring of this worker to this one (the reader)."""
+        self.learn(other)
+        position = other._oldest()
+        while header := other.header_at(position):
+            start = (position & _OFFSET) + _SLOT_BYTES
+            self.append(bytes(other._data[start : start + header.length]))
+            position = other.next_position(position, header.length)
+            with other.lock:
+                for cursor in other.cursors:
+                    cursor.free(position, 0)
+        for cursor in other.cursors:
+            cursor.queued = 0
 
     def learn(self, other: Ring) -> None:
         """Keep the resources that another ring knows; this process had sent them there."""

@@ -68,8 +68,14 @@ def read_table(table: memoryview) -> dict[tuple[int, str], int]:
     marks = {}
     for index in range(words[0]):
         start = NAMES_START + index * NAME_BYTES
-        text = bytes(table[start : start + NAME_BYTES]).rstrip(b"\0").decode()
+        text = (
+            bytes(table[start : start + NAME_BYTES])
+            .rstrip(b"\0")
+            .decode("utf-8", "replace")
+        )
         signal, _, name = text.partition(":")
+        if not signal.isdecimal():
+            raise RingError("damaged")
         marks[int(signal), name] = words[1 + index * CURSOR_WORDS]
     return marks
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import mmap
 import os
 from typing import TYPE_CHECKING
@@ -84,9 +85,14 @@ class RingMemory:
             RingError: Another version's, or damaged.
         """
         copy = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-        reads = [Reads(signal, name, _Uncounted()) for signal, name in names_in(copy)]
+        reads = [Reads(signal, name, Uncounted()) for signal, name in names_in(copy)]
         ring = Ring(copy, reads)
-        return {each.name: each.queued for each in ring.cursors}
+        found = {each.name: each.queued for each in ring.cursors}
+        del ring, copy
+        # The two refer to each other. To close the mapping later would release a lock
+        # that this process may have taken on the file meanwhile.
+        gc.collect()
+        return found
 
     def ring(
         self,
@@ -116,8 +122,8 @@ class RingMemory:
                 self._memory.madvise(remove, start, length)
 
 
-class _Uncounted:
-    """Figures of a ring that is only looked at."""
+class Uncounted:
+    """Figures of a ring whose items are counted elsewhere, or not at all."""
 
     def add_received(self, count: int) -> None:
         """Count nothing."""

@@ -14,7 +14,6 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.datagrams import FrameError
 
 if TYPE_CHECKING:
@@ -50,8 +49,10 @@ class RingKeeper:
         self._size = size
         self._counters = counters
         self._exporters = exporters
+        # Made once: to close a mapping releases the locks of this process on its file.
         self._memory: RingMemory | None = None
         self._ring: Ring | None = None
+        self._pid = os.getpid()
 
     def take(self, read: int) -> None:
         """Receive what is there.
@@ -59,11 +60,16 @@ class RingKeeper:
         Args:
             read: The read end of the channel.
         """
+        if self._pid != os.getpid():  # a fork took over; it has not the lock
+            self._pid, self._ring = os.getpid(), None
         ring = self._ring or self._open()
         if ring is None:
             return
         self._counters.has_kept[0] = 1
-        source = _socket.socket(fileno=os.dup(read))
+        try:
+            source = _socket.socket(fileno=os.dup(read))
+        except OSError:  # no descriptor is left
+            return
         try:
             for _ in range(MESSAGES_AT_ONCE):
                 with suppress(FrameError):
@@ -76,27 +82,27 @@ class RingKeeper:
 
     def release(self) -> None:
         """Leave the ring to the exporter process, which reads again."""
-        memory, self._memory, self._ring = self._memory, None, None
-        if memory is not None:
-            memory.release()
+        if self._memory is not None and self._ring is not None:
+            self._ring = None
+            self._memory.release()
 
     def _open(self) -> Ring | None:
-        """Claim the ring; None while another process has it, or cannot be had."""
+        """Claim the ring; None while another process has it, or it cannot be had."""
         from otel_celery_launcher.ipc.ring_cursor import Reads
         from otel_celery_launcher.ipc.ring_head import RingError
-        from otel_celery_launcher.ipc.ring_memory import RingMemory
+        from otel_celery_launcher.ipc.ring_memory import RingMemory, Uncounted
 
-        row = self._counters.rows[EXPORTER_ROW]
         try:
-            memory = RingMemory(self._descriptor, self._size)
+            memory = self._memory or RingMemory(self._descriptor, self._size)
+            self._memory = memory
             if not memory.claim():
                 return None
+            # The exporter process counts what it takes over.
             reads = [
-                Reads(signal.number, name, row.of(signal))
+                Reads(signal.number, name, Uncounted())
                 for signal, name in self._exporters
             ]
-            ring = memory.ring(reads, self._counters.begin_resource_epoch)
+            self._ring = memory.ring(reads)
         except (OSError, RingError):  # no memory; the exporter process will say more
             return None
-        self._memory, self._ring = memory, ring
-        return ring
+        return self._ring

@@ -245,6 +245,7 @@ class Supervisor:
                 f"the exporter process could not read or write {self._spool.directory}"
                 " (SIGBUS): spans wait in memory from now on"
             )
+            row.note_spools(False)
             self._spool = None
         if not _is_there(self._memory):
             self._count_what_died()
@@ -286,6 +287,8 @@ class Supervisor:
             return
         self.is_stopped = True
         with self._watching:
+            if self._keeper is not None:
+                self._keeper.release()
             self._channel.close()
         process = self._process or process
         try:

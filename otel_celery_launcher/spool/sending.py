@@ -135,7 +135,7 @@ def _adopt(
             spool.leave_alone(file)
             continue
         files.append(file)
-        adopt(ring, pipelines, is_foreign=True)
+        adopt(ring, pipelines)
     return files
 
 

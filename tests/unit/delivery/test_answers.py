@@ -52,6 +52,7 @@ def test_grpc_codes(code: str, verdict: Verdict) -> None:
 )
 def test_a_batch_that_is_too_large_is_known_by_its_text(text: str) -> None:
     assert grpc_answer("RESOURCE_EXHAUSTED", text, None).verdict is TOO_LARGE
+    assert grpc_answer("OUT_OF_RANGE", text, None).verdict is TOO_LARGE  # Rust's
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,27 @@ def test_a_batch_that_is_stuck_stays_in_the_ring_for_a_successor() -> None:
     pipeline.stop(5)
 
 
+def test_what_was_taken_between_two_outages_makes_no_poison() -> None:
+    """A collector that flaps: it answers INTERNAL, takes one batch, answers it again."""
+    exporter, pipeline = a_picky_pipeline()
+    pipeline.start()
+    for number in range(60):
+        pipeline.put(message(str(number)))
+    for _ in range(3):
+        exporter.is_down = True
+        exporter.refusals = 0
+        wait_until(lambda: exporter.refusals > 5, 20, "it is refused")
+        exporter.is_down = False
+        flushed(pipeline)
+        for number in range(60):
+            pipeline.put(message(f"more {number}"))
+    exporter.is_down = False
+    flushed(pipeline)
+    assert pipeline.figures.failed == 0
+    assert len(exporter.names) == 240
+    pipeline.stop(5)
+
+
 def test_where_everything_is_refused_it_is_an_outage_and_nothing_is_dropped() -> None:
     exporter, pipeline = a_picky_pipeline()
     exporter.is_down = True

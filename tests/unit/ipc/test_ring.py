@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -219,6 +220,32 @@ def test_what_is_malformed_is_refused_and_leaves_nothing() -> None:
         assert take_all(bench.open(), frees=False) == [1]
     ring.append(bench.message(3))
     assert take_all(bench.open()) == [1, 3]
+
+
+def test_what_waits_in_another_ring_is_moved() -> None:
+    """With its resources; killed meanwhile, one message at most comes twice."""
+    first, second = Bench(), Bench()
+    ring = first.open()
+    ring.append(first.envelope.resource_message())
+    for number in range(20):
+        ring.append(first.message(number))
+    own = second.open()
+    own.pour(first.open())
+    assert own.resources.get(first.envelope.digest) == b"a resource"
+    assert take_all(own) == list(range(20))
+    assert take_all(first.open()) == []
+
+
+def test_a_damaged_file_ends_nothing() -> None:
+    bench = Bench()
+    for number in range(20):
+        bench.open().append(bench.message(number))
+    for position in range(0, 60_000, 97):
+        before = bench.memory[position]
+        bench.memory[position] = (before + 1) % 256
+        with suppress(RingError, IndexError, ValueError):
+            bench.open()
+        bench.memory[position] = before
 
 
 def test_another_version_is_left_alone() -> None:
