@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 MESSAGES_AT_ONCE = 2000
 
 
+# Sees whether a message is there, and leaves it there.
+_LOOK = _socket.MSG_DONTWAIT | _socket.MSG_PEEK
+
+
 class RingKeeper:
     """Receives instead of an exporter process.
 
@@ -62,23 +66,27 @@ class RingKeeper:
         """
         if self._pid != os.getpid():  # a fork took over; it has not the lock
             self._pid, self._ring = os.getpid(), None
-        ring = self._ring or self._open()
-        if ring is None:
-            return
-        self._counters.has_kept[0] = 1
         try:
             source = _socket.socket(fileno=os.dup(read))
         except OSError:  # no descriptor is left
             return
         try:
-            for _ in range(MESSAGES_AT_ONCE):
-                with suppress(FrameError):
-                    if ring.receive(source, _socket.MSG_DONTWAIT) is None:
-                        return
+            source.recv(1, _LOOK)
+            self._take(source)
         except OSError:  # nothing is there
             return
         finally:
             source.close()
+
+    def _take(self, source: _socket.socket) -> None:
+        ring = self._ring or self._open()
+        if ring is None:
+            return
+        self._counters.has_kept[0] = 1
+        for _ in range(MESSAGES_AT_ONCE):
+            with suppress(FrameError):
+                if ring.receive(source, _socket.MSG_DONTWAIT) is None:
+                    return
 
     def release(self) -> None:
         """Leave the ring to the exporter process, which reads again."""

@@ -198,3 +198,47 @@ def test_a_file_of_another_version_is_left_alone(
     worker.stop()
     assert_each_run_arrives(collector, producer)
     assert other.read_bytes() == content
+
+
+BREAKS = """
+import os
+if "_OTEL_CELERY_EXPORTER" in os.environ:
+    raise ImportError("a library is missing here")
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter as Exporter
+"""
+
+
+def test_an_exporter_that_cannot_be_imported_removes_no_file(
+    launcher: Launcher, collector: Receiver, broker: str, spool: Path, tmp_path: Path
+) -> None:
+    """A new image without the package: what waits is there for the next one."""
+    collector.stop()
+    worker = launcher.worker()
+    producer = Producer(broker)
+    run_and_wait_until_read(worker, producer, 50)
+    kill_all(worker)
+    before = files(spool)
+    site = tmp_path / "site"
+    info = site / "breaks-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "breaks.py").write_text(BREAKS)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: breaks\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[opentelemetry_traces_exporter]\nbreaks = breaks:Exporter\n"
+    )
+    broken = launcher.worker(
+        OTEL_TRACES_EXPORTER="breaks",
+        PYTHONPATH=f"{site}:{launcher.environ['PYTHONPATH']}",
+    )
+    other = Producer(broker)
+    other.send_many("shop.noop", 5)
+    other.wait_for_results()
+    time.sleep(6)  # the file counts as left by then
+    broken.stop()
+    assert files(spool) == before
+    collector.start()
+    successor = launcher.worker()
+    collector.wait_for(lambda spans: len(spans) >= 50, 25)
+    successor.stop()
+    assert_each_run_arrives(collector, producer)
+    assert files(spool) == []
