@@ -47,7 +47,7 @@ REBUILD_SECONDS = 60.0
 # it is an outage, three attempts show that it still is one.
 PATIENCE, PATIENCE_IN_OUTAGE = 12, 3
 
-# After each so many answers of "later" the batch is divided: a server may fail at one
+# After each five answers of "later" the batch is divided: a server may fail at one
 # item with such an answer, or be too slow for the whole.
 LATERS = 5
 
