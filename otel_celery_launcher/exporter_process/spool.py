@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.ipc.ring_memory import RingMemory
+from otel_celery_launcher.settings.checks import printable_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,10 +47,6 @@ OWN_ATTEMPTS, OWN_PAUSE = 10, 0.1
 
 # Smaller files hold too few messages of the largest size.
 SPOOL_BYTES_AT_LEAST = 4 * 1024 * 1024
-
-
-# A path in a text is cut to this length.
-PATH_CHARACTERS = 200
 
 
 class SpoolError(Exception):
@@ -104,7 +101,7 @@ class Spool:
         try:
             return self._find_own() or self._make()
         except OSError as exc:
-            raise SpoolError(f"{shown(self._own)}: {exc.strerror or exc}") from exc
+            raise SpoolError(f"{shown(self.directory)}: {exc.strerror or exc}") from exc
 
     def _find_own(self) -> RingFile | None:
         """Return what a predecessor has left; None if there is nothing.
@@ -201,12 +198,8 @@ class Spool:
 
 
 def shown(path: Path) -> str:
-    """Return a path for a text; a long one loses its middle."""
-    text = str(path)
-    if len(text) <= PATH_CHARACTERS:
-        return text
-    half = PATH_CHARACTERS // 2
-    return f"{text[:half]}…{text[-half:]}"
+    """Return a path as a text may have it."""
+    return printable_path(str(path))
 
 
 def safe_name(name: str) -> str:
@@ -286,7 +279,7 @@ def own_ring_in(file: RingFile, reads: Sequence[Reads]) -> Ring:
     """
     ring = ring_in(file, reads)
     if ring is None:
-        raise SpoolError(f"{file.path}: not a spool file of this version")
+        raise SpoolError(f"{shown(file.path)}: not a spool file of this version")
     return ring
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from otel_celery_launcher import messages
 from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
-from otel_celery_launcher.settings.checks import safe_repr
+from otel_celery_launcher.settings.checks import printable_path, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class DeliveryLog:
         self._main = main
         self._destination = destination
         self._path = path or signal.path
-        self._spool = spool
+        self._spool = printable_path(spool)
         self._clock = clock
         self._notice_said = ""
         self._exporter = counters.rows[EXPORTER_ROW].of(signal)

@@ -25,6 +25,7 @@ from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
 from otel_celery_launcher.routes.interpreter import python_executable
 from otel_celery_launcher.routes.keeper import RingKeeper
+from otel_celery_launcher.settings.checks import printable_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -242,8 +243,8 @@ class Supervisor:
         row.note_no_heartbeat()  # no task waits for it
         if self._spool is not None and status == -signal.SIGBUS:
             row.note_notice(
-                f"the exporter process could not read or write {self._spool.directory}"
-                " (SIGBUS): spans wait in memory from now on"
+                "the exporter process could not read or write"
+                f" {printable_path(self._spool.directory)} (SIGBUS): spans wait in memory from now on"
             )
             row.note_spools(False)
             self._spool = None

@@ -282,6 +282,11 @@ def safe_repr(value: str) -> str:
     return f"({len(value)} characters, not shown)"
 
 
+def printable_path(path: str) -> str:
+    """Return a path as a line may have it, to be typed; a pasted key is never shown."""
+    return path if is_printable(path) else f"({len(path)} characters, not shown)"
+
+
 def _sort_names(
     group: str, value: str, also: tuple[str, ...]
 ) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from otel_celery_launcher.exporter_process.spool import (
     SPOOL_BYTES_AT_LEAST,
     Spool,
     ring_in,
+    shown,
 )
 from otel_celery_launcher.exporter_process.spooler import adopt
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
@@ -131,7 +132,7 @@ def _adopt(
     for file in spool.orphans():
         ring = ring_in(file, reads)
         if ring is None:
-            say(f"{file.path} is left alone: another version has written it")
+            say(f"{shown(file.path)} is left alone: another version has written it")
             spool.leave_alone(file)
             continue
         files.append(file)

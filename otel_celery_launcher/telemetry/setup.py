@@ -29,6 +29,7 @@ from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.settings.advice import printable_endpoint
+from otel_celery_launcher.settings.checks import printable_path
 from otel_celery_launcher.settings.settings import Mode
 from otel_celery_launcher.signals import TRACES
 from otel_celery_launcher.tasks.instrumentor import received_messages
@@ -171,7 +172,7 @@ class Telemetry:
             "received": spans.received,
             "queued": spans.queued,
             "repeated": counters.rows[EXPORTER_ROW].repeated,
-            "spool": settings.spool.directory
+            "spool": printable_path(settings.spool.directory)
             if counters.rows[EXPORTER_ROW].spools
             else "",
             "left_out": counters.left_out,
