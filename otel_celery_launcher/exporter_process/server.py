@@ -69,6 +69,9 @@ HEARTBEAT_SECONDS = 0.5
 # How long nothing is read because the supervisor has not let go of its ring.
 KEPT_SECONDS = 1.0
 
+# How long what is left is read at the end, and after which silence it is all.
+LAST_SECONDS, QUIET_SECONDS = 2.0, 0.2
+
 # After the worker's end: what is queued may still go out.
 END_SECONDS = 5.0
 
@@ -215,7 +218,7 @@ class Server:
                 elapsed = drained - before
                 time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / count))
         self._take_over_what_is_kept()
-        self._drain()
+        self._drain_what_is_left(poll)
         if os.getppid() != self._parent:
             self._end_killed_runs()
         end = time.monotonic() + END_SECONDS
@@ -224,6 +227,14 @@ class Server:
         self._note_heartbeat()
         if self._spooler is not None:
             self._spooler.end(pipelines)
+
+    def _drain_what_is_left(self, poll: select.poll) -> None:
+        """Read until nothing comes: pool children may have spans that did not fit."""
+        end = time.monotonic() + LAST_SECONDS
+        _, is_open = self._drain()
+        while is_open and time.monotonic() < end and poll.poll(QUIET_SECONDS * 1000):
+            _, is_open = self._drain()
+            self._note_heartbeat()
 
     def _count_what_is_missing(self) -> None:
         """Count what a predecessor was sending after a full ring had dropped it."""

@@ -112,7 +112,9 @@ def test_killed_exporter_is_replaced_within_two_seconds_and_loses_nothing_unread
     first = exporter_of(worker)
     producer.send_many("shop.noop", 20)
     producer.wait_for_results()
-    collector.wait_for(lambda spans: len(runs(spans)) >= 20, 10)
+    totals = counters_of(worker).of(TRACES)
+    # What it is sending when it is killed comes twice.
+    wait_until(lambda: totals.exported >= 20 and not totals.queued, 10, "all is sent")
     first.suspend()  # reads nothing any more
     producer.send_many("shop.noop", 200)
     producer.wait_for_results()
