@@ -55,7 +55,7 @@ class KeptRing:
         try:
             reads = [Reads(*each, Uncounted()) for each in self._exporters]
             ring = memory.ring(reads)
-            own.pour(ring)
+            own.pour(ring, is_counted=False)
             ring.tidy()
         except RingError:  # of a process that was killed before it was made
             pass

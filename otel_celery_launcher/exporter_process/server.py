@@ -100,12 +100,11 @@ class Server:
         }
         makers = self._make_makers(config["signals"], config["path"])
         self._memory = RingMemory(config["ring"], config["ring_bytes"])
-        in_memory = self._ring = self._find_ring(list(makers))
+        reads = [Reads(*each, self._figures[each[0]]) for each in makers]
+        in_memory = self._ring = self._find_ring(reads)
         self._spooler: Spooler | None = None
         if config["spool"] is not None and makers:
-            self._spooler = Spooler(
-                config["spool"], self._row, lambda: self._reads(list(makers))
-            )
+            self._spooler = Spooler(config["spool"], self._row, reads)
             self._ring = self._spooler.own_ring(in_memory)
             self._counters.begin_resource_epoch()
         self._digest = NO_DIGEST  # of the last message with spans
@@ -152,22 +151,15 @@ class Server:
             self._row.note_error(f"in the exporter process {problem}")
         return makers
 
-    def _reads(self, exporters: Sequence[tuple[int, str]]) -> list[Reads]:
-        return [
-            Reads(number, name, self._figures[number]) for number, name in exporters
-        ]
-
-    def _find_ring(self, exporters: Sequence[tuple[int, str]]) -> Ring:
-        """Return the ring in memory, as the predecessor or its keeper has left it.
+    def _find_ring(self, reads: Sequence[Reads]) -> Ring:
+        """Return the ring in memory, as the predecessor has left it.
 
         A predecessor whose main process has ended may live for END_SECONDS.
         """
         while not self._memory.claim() and os.getppid() == self._parent:
             self._row.note_heartbeat()
             time.sleep(NAP_SECONDS)
-        ring = self._memory.ring(
-            self._reads(exporters), self._counters.begin_resource_epoch
-        )
+        ring = self._memory.ring(reads, self._counters.begin_resource_epoch)
         if not self._memory.is_shared:
             self._counters.begin_resource_epoch()  # what was sent before is gone
         return ring

@@ -21,7 +21,7 @@ from otel_celery_launcher.exporter_process.spool import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from otel_celery_launcher.exporter_process.pipeline import Pipeline
     from otel_celery_launcher.exporter_process.spool import RingFile
@@ -39,14 +39,14 @@ class Spooler:
     Args:
         config: ``directory``, ``size`` and ``name``: ``supervisor.SpoolConfig``.
         row: The exporter process's row of the counters.
-        reads: Returns the exporters that read a ring.
+        reads: The exporters that read a ring.
     """
 
     def __init__(
         self,
         config: dict[str, Any],
         row: Row,
-        reads: Callable[[], Sequence[Reads]],
+        reads: Sequence[Reads],
     ) -> None:
         self._spool = Spool(config["directory"], config["size"], config["name"])
         self._row = row
@@ -60,15 +60,13 @@ class Spooler:
         self._row.note_spools(False)
         try:
             file = self._spool.open_own()
-            ring = own_ring_in(file, self._reads())
+            ring = own_ring_in(file, self._reads)
         except SpoolError as exc:
             self._row.note_notice(
                 f"the spool directory cannot be used: {exc}. Spans wait in memory"
             )
             return in_memory
-        for cursor in in_memory.cursors:  # they will come a second time
-            cursor.figures.add_received(-cursor.queued)
-        ring.pour(in_memory)
+        ring.pour(in_memory, is_counted=True)
         self._own = file
         self._row.note_spools(True)
         return ring
@@ -99,7 +97,7 @@ class Spooler:
             self._row.note_spools(bool(self._adopted))
 
     def _adopt(self, file: RingFile, pipelines: Sequence[Pipeline]) -> None:
-        ring = ring_in(file, self._reads())
+        ring = ring_in(file, self._reads)
         if ring is None:
             self._spool.leave_alone(file)
             self._row.note_notice(

@@ -43,7 +43,6 @@ from otel_celery_launcher.ipc.datagrams import (
     RESOURCE,
     FrameError,
     Header,
-    digest_of,
     read_header,
 )
 from otel_celery_launcher.ipc.ring_cursor import Cursor
@@ -246,13 +245,19 @@ class Ring:
         """Return whether nothing waits for any exporter."""
         return not any(each.queued for each in self.cursors)
 
-    def pour(self, other: Ring) -> None:
-        """Move what waits in another ring of this worker to this one (the reader)."""
+    def pour(self, other: Ring, *, is_counted: bool) -> None:
+        """Move what waits in another ring of this worker to this one (the reader).
+
+        Args:
+            other: The other ring.
+            is_counted: Whether its items were counted as received when they came.
+        """
         self.learn(other)
         position = other._oldest()
         while header := other.header_at(position):
             start = (position & _OFFSET) + _SLOT_BYTES
-            self.append(bytes(other._data[start : start + header.length]))
+            message = bytes(other._data[start : start + header.length])
+            self.append(message, is_counted=is_counted)
             position = other.next_position(position, header.length)
             with other.lock:
                 for cursor in other.cursors:
@@ -265,7 +270,7 @@ class Ring:
         for digest in other.resources.digests:
             data = other.resources.get(digest)
             if data is not None:
-                self._keep_resource(data)
+                self._keep_resource(digest, data)
 
     def note_alive(self) -> None:
         """Note the time: a ring in a file is taken from an owner that is long dead."""
@@ -294,8 +299,12 @@ class Ring:
             self._clear_head()
             raise
 
-    def append(self, message: bytes) -> Header:
-        """Put a message of this process's own into the ring.
+    def append(self, message: bytes, *, is_counted: bool = False) -> Header:
+        """Put a message into the ring that does not come from the channel.
+
+        Args:
+            message: The message.
+            is_counted: Whether its items were counted as received before.
 
         Raises:
             FrameError: It is too long.
@@ -304,7 +313,8 @@ class Ring:
             raise FrameError("too long")
         start = self._make_room_at_head()
         self._data[start : start + len(message)] = message
-        return self._accept(self._data[start : start + len(message)])
+        memory = self._data[start : start + len(message)]
+        return self._accept(memory, is_counted=is_counted)
 
     def _make_room_at_head(self) -> int:
         """Return where a message may be written, of any length."""
@@ -323,11 +333,11 @@ class Ring:
                     while cursor.mark < limit:
                         cursor.drop()
 
-    def _accept(self, memory: memoryview) -> Header:
+    def _accept(self, memory: memoryview, *, is_counted: bool = False) -> Header:
         """Commit the message that lies at the head, or keep the resource that it is."""
         header = read_header(memory)
         if header.signal == RESOURCE:
-            self._keep_resource(bytes(memory[HEADER.size :]))
+            self._keep_resource(header.digest, bytes(memory[HEADER.size :]))
             self._clear_head()
             return header
         offset = self.head & _OFFSET
@@ -344,7 +354,8 @@ class Ring:
                 self._high = self._capacity
             self.head = following
             for cursor in self.cursors:
-                if count := cursor.note_committed(header):
+                count = cursor.note_committed(header)
+                if count and not is_counted:
                     cursor.figures.add_received(count)
         return header
 
@@ -354,7 +365,7 @@ class Ring:
 
     # Resources.
 
-    def _keep_resource(self, data: bytes) -> None:
+    def _keep_resource(self, digest: bytes, data: bytes) -> None:
         """Keep a resource; others, or messages that need them, may have to go for it.
 
         Raises:
@@ -363,12 +374,12 @@ class Ring:
         size = record_bytes(data)
         if size > self.resources.room:
             raise FrameError("a resource that is too large")
-        if not self.resources.add(data):
+        if not self.resources.add(digest, data):
             with self.lock:
                 self._forget_resources(self.resources.room - size)
-            self.resources.add(data)
+            self.resources.add(digest, data)
             self._on_forgotten()
-        self._used[digest_of(data)] = self.head  # its messages are on their way
+        self._used[digest] = self.head  # its messages are on their way
 
     def _forget_resources(self, room: int) -> None:
         """Keep the resources that were used last.

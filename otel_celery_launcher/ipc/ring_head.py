@@ -92,10 +92,7 @@ def names_in(memory: mmap.mmap) -> list[tuple[int, str]]:
     words = page.cast("Q")
     if words[MAGIC_WORD] != MAGIC:
         raise RingError("written by another version, or for another machine")
-    try:
-        return list(read_table(table_in(page, words[TABLE_WORD] & 1)))
-    except ValueError as exc:
-        raise RingError("damaged") from exc
+    return list(read_table(table_in(page, words[TABLE_WORD] & 1)))
 
 
 def seconds_since_alive(memory: mmap.mmap) -> float:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from otel_celery_launcher.ipc.datagrams import digest_of
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -46,9 +44,6 @@ class RingResources:
         self._give_back = give_back
         self._found = dict(self._read())
 
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._found
-
     def __len__(self) -> int:
         return len(self._found)
 
@@ -56,9 +51,8 @@ class RingResources:
         """Return a resource; None if it is not known."""
         return self._found.get(digest)
 
-    def add(self, data: bytes) -> bool:
+    def add(self, digest: bytes, data: bytes) -> bool:
         """Keep a resource; return False if there is no room for it."""
-        digest = digest_of(data)
         if digest in self._found:
             return True
         half = self._active[0] & 1

@@ -230,7 +230,7 @@ def test_what_waits_in_another_ring_is_moved() -> None:
     for number in range(20):
         ring.append(first.message(number))
     own = second.open()
-    own.pour(first.open())
+    own.pour(first.open(), is_counted=True)
     assert own.resources.get(first.envelope.digest) == b"a resource"
     assert take_all(own) == list(range(20))
     assert take_all(first.open()) == []
