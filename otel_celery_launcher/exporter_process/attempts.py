@@ -95,6 +95,10 @@ class _Undecided:
     def __bool__(self) -> bool:
         return bool(self.work or self.suspects)
 
+    def halve(self, piece: list[Any]) -> None:
+        """Divide a piece, which is sent next."""
+        self.work.extendleft(reversed(_halves(piece)))
+
     def forget_evidence(self, taken: int) -> None:
         """Begin again: what was taken before an outage says nothing of it after that."""
         for record in self.refused.values():
@@ -165,7 +169,7 @@ class Attempts:
         if left.taken_before is None:
             left.taken_before = self._taken
         if len(piece) > 1:
-            left.work.extendleft(reversed(_halves(piece)))
+            left.halve(piece)
             return
         (item,) = piece
         record = left.refused.setdefault(id(item), [self._taken, 0])
@@ -198,7 +202,7 @@ class Attempts:
     def _halve_or_drop(self, left: _Undecided, piece: list[Any]) -> None:
         """Halve what is too large; an item alone can never be sent."""
         if len(piece) > 1:
-            left.work.extendleft(reversed(_halves(piece)))
+            left.halve(piece)
         else:
             self._delivery.count_refused(1)
 

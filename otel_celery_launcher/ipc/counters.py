@@ -52,7 +52,7 @@ from otel_celery_launcher.ipc.in_flight import (
     RUNNING,
     InFlightRecord,
 )
-from otel_celery_launcher.ipc.shared_memory import new_memory
+from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +130,7 @@ class Counters:
             if descriptor is None
             else descriptor
         )
-        self._inode = os.fstat(self.descriptor).st_ino
+        self._shared = SharedMemory(self.descriptor)
         memory = memoryview(mmap.mmap(self.descriptor, PAGE_BYTES))
         self.rows = Rows(memory)
         self.resource_epoch = self.rows[EXPORTER_ROW].word(EPOCH)
@@ -192,11 +192,7 @@ class Counters:
 
     def descriptors(self) -> list[int]:
         """Return the descriptor, as a list; empty if it is no longer ours."""
-        try:
-            is_ours = os.fstat(self.descriptor).st_ino == self._inode
-        except OSError:
-            return []
-        return [self.descriptor] if is_ours else []
+        return self._shared.descriptors()
 
     def begin_resource_epoch(self) -> None:
         """Make all processes send their resources again (exporter process)."""
