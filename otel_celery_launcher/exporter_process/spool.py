@@ -21,7 +21,7 @@ import stat
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.ipc.ring_memory import RingMemory
@@ -243,14 +243,38 @@ def check_private(directory: Path) -> None:
         raise SpoolError(f"{shown(directory)} belongs to user {status.st_uid}")
 
 
+class Found(NamedTuple):
+    """A file of a spool directory, as another program sees it.
+
+    Attributes:
+        path: Of the file.
+        is_in_use: Whether a process has it.
+        waiting: How many items wait in it, by exporter.
+        problem: Why it cannot be read; empty if it can.
+    """
+
+    path: Path
+    is_in_use: bool
+    waiting: dict[str, int]
+    problem: str
+
+
+def found_in(directory: Path) -> Iterator[Found]:
+    """Yield the files of a spool directory; asked by other programs."""
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        problem, waiting = "", {}
+        try:
+            waiting = survey(path)
+        except (OSError, RingError) as exc:
+            problem = str(exc)
+        yield Found(path, is_in_use(path), waiting, problem)
+
+
 def waiting_in(directory: Path) -> int:
     """Return how many items wait in files without an owner; asked by other programs."""
-    waiting = 0
-    for path in directory.glob(f"*{SUFFIX}"):
-        if not is_in_use(path):
-            with contextlib.suppress(OSError, RingError):
-                waiting += sum(survey(path).values())
-    return waiting
+    return sum(
+        sum(each.waiting.values()) for each in found_in(directory) if not each.is_in_use
+    )
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:

@@ -15,13 +15,11 @@ import click
 
 from otel_celery_launcher.errors import EXIT_FAILED, EXIT_OK, LauncherError
 from otel_celery_launcher.exporter_process.spool import (
-    SUFFIX,
     SpoolError,
     check_directory,
-    is_in_use,
-    survey,
+    found_in,
+    waiting_in,
 )
-from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.settings.dotenv_files import load_env_files
 
 if TYPE_CHECKING:
@@ -66,7 +64,8 @@ def spool(
         check_directory(Path(directory))
     except SpoolError as exc:
         raise LauncherError(str(exc), "correct its owner or its mode") from exc
-    waiting = _list(Path(directory))
+    _list(Path(directory))
+    waiting = waiting_in(Path(directory))
     if sends and waiting:
         from otel_celery_launcher.spool.sending import send
 
@@ -74,23 +73,19 @@ def spool(
     sys.exit(EXIT_FAILED if waiting else EXIT_OK)
 
 
-def _list(directory: Path) -> int:
-    """Print a line for each file; return how many spans have no owner."""
-    waiting = 0
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
-        state = "in use" if is_in_use(path) else "no owner"
-        try:
-            found = survey(path)
-        except (OSError, RingError) as exc:
-            print(f"{path.name}  {state}  cannot be read: {exc}")  # noqa: T201
+def _list(directory: Path) -> None:
+    """Print a line for each file."""
+    has_orphan = False
+    for path, is_in_use, waiting, problem in found_in(directory):
+        state = "in use" if is_in_use else "no owner"
+        if problem:
+            print(f"{path.name}  {state}  cannot be read: {problem}")  # noqa: T201
             continue
-        counts = ", ".join(f"{count} for {name}" for name, count in found.items())
+        counts = ", ".join(f"{count} for {name}" for name, count in waiting.items())
         print(f"{path.name}  {state}  spans: {counts or 0}")  # noqa: T201
-        if state == "no owner":
-            waiting += sum(found.values())
-    if not waiting:
+        has_orphan = has_orphan or (not is_in_use and any(waiting.values()))
+    if not has_orphan:
         print("nothing waits without an owner")  # noqa: T201
-    return waiting
 
 
 def main(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.resources import Resource
@@ -21,6 +22,7 @@ from otel_celery_launcher.exporter_process.spool import (
     Spool,
     ring_in,
     shown,
+    waiting_in,
 )
 from otel_celery_launcher.exporter_process.spooler import adopt
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
@@ -83,12 +85,13 @@ def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
     _wait(counters, pipelines, wait)
     for pipeline in pipelines:
         pipeline.stop(STOP_SECONDS)
-    return _report(
-        counters, _remove_what_is_sent(files), settings.traces.printable_path
-    )
+    _remove_what_is_sent(files)
+    return _report(counters, directory, settings.traces.printable_path)
 
 
-def _report(counters: Counters, left: int, path: str) -> int:
+def _report(counters: Counters, directory: str, path: str) -> int:
+    """Say what was sent; return what is left, also of an owner that has just ended."""
+    left = waiting_in(Path(directory))
     totals = counters.of(TRACES)
     say(f"{totals.exported} spans sent, {totals.lost} refused, {left} left")
     if left and counters.error:
@@ -153,15 +156,7 @@ def _wait(counters: Counters, pipelines: list[Pipeline], wait: float) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _remove_what_is_sent(files: list[RingFile]) -> int:
-    """Remove empty files; return how many spans the others have."""
-    left = 0
+def _remove_what_is_sent(files: list[RingFile]) -> None:
     for file in files:
-        ring = file.ring
-        if ring is None:
-            continue
-        if ring.is_empty():
+        if file.ring is not None and file.ring.is_empty():
             file.remove()
-        else:
-            left += sum(each.queued for each in ring.cursors)
-    return left
