@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.driver import BATCH, Driver
+from otel_celery_launcher.exporter_process.pipeline import BATCH_SPANS
+from tests.faults.driver import Driver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,4 +27,4 @@ def test_every_task_is_accounted_for(tmp_path: Path, seed: int) -> None:
         # Else a killed child may have had spans for which the kernel's buffer, which
         # nobody read, had no room.
         assert account.missing == account.untold == 0
-    assert account.twice <= BATCH * account.exporter_deaths
+    assert account.twice <= BATCH_SPANS * account.exporter_deaths

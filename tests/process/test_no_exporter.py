@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.harness import CELERY, Producer, run_some, run_tasks, wait_until
+from tests.support.harness import (
+    CELERY,
+    Producer,
+    run_some,
+    run_tasks,
+    wait_until,
+    with_site,
+)
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
     from tests.support.harness import Launcher
-
-SITES = Path(__file__).parent / "sites"
 
 TASKS = 400
 
@@ -64,10 +69,6 @@ def test_a_bug_in_the_exporter_process_leaves_its_place_and_message(
     assert "/dying_exporter.py:10 in fail: two lines and more" in line
     assert "Set OTEL_CELERY_EXPORT=inline until you know why it ends" in line
     worker.stop()
-
-
-def with_site(launcher: Launcher, name: str) -> str:
-    return f"{SITES / name}:{launcher.environ['PYTHONPATH']}"
 
 
 HOOK = """

@@ -11,11 +11,13 @@ import grpc
 import psutil
 import pytest
 
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.receiver.memory import Receiver
 from otel_celery_launcher.receiver.spans import read_request
 from otel_celery_launcher.signals import TRACES
 from tests.support.harness import (
     Producer,
+    assert_each_run_arrives,
     counters_of,
     exporter_of,
     runs,
@@ -25,32 +27,10 @@ from tests.support.harness import (
 if TYPE_CHECKING:
     from tests.support.harness import Launcher, Process
 
-# What one batch has at most; it may come twice if the exporter process is killed.
-BATCH = 512
-
 
 @pytest.fixture(autouse=True)
 def process_mode(child_environ: dict[str, str]) -> None:
     child_environ["OTEL_CELERY_EXPORT"] = "process"
-
-
-def assert_each_run_arrives(
-    collector: Receiver, producer: Producer, kills: int = 0
-) -> None:
-    """Each run is there; those that came twice were in flight at a kill."""
-    expected = set(producer.parents.items())
-
-    def found() -> list[tuple[str, str]]:
-        return [
-            (span.trace_id, span.parent_id)
-            for span in runs(collector.spans)
-            if span.trace_id in producer.parents
-        ]
-
-    collector.wait_for(lambda _: len(set(found())) >= len(expected), 15)
-    missing = expected - set(found())
-    assert not missing, f"{len(missing)} of {len(expected)} are missing"
-    assert len(found()) - len(expected) <= kills * BATCH
 
 
 def kill_again_and_again(worker: Process, times: int, pause: float) -> None:
@@ -144,7 +124,8 @@ def test_a_kill_of_everything_but_the_exporter_process_loses_nothing(
     wait_until(lambda: counters_of(worker).of(TRACES).received >= 300, 5, "read")
     first.kill()
     wait_until(lambda: exporter_of(worker).pid != first.pid, 5, "it is replaced")
-    time.sleep(0.7)  # it starts
+    row = counters_of(worker).rows[EXPORTER_ROW]
+    wait_until(lambda: row.heartbeat, 5, "it has started")
     for process in [
         *psutil.Process(worker.popen.pid).children(),
         psutil.Process(worker.popen.pid),
@@ -230,7 +211,8 @@ def test_solo_is_watched_while_its_task_runs(
     worker = launcher.worker("-P", "solo")
     producer = Producer(broker)
     task = producer.send("shop.nap", 6)
-    time.sleep(1)
+    counters = counters_of(worker)
+    wait_until(lambda: any(counters.in_flight_records()), 10, "it runs")
     first = exporter_of(worker)
     first.kill()
     wait_until(lambda: exporter_of(worker).pid != first.pid, 4, "it is replaced")

@@ -20,6 +20,7 @@ import redis
 from celery import Celery
 from celery.bin.worker import worker as celery_worker
 
+from otel_celery_launcher.exporter_process.pipeline import BATCH_SPANS
 from otel_celery_launcher.ipc.counters import Counters
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def happens(is_true: Callable[[], object], seconds: float) -> bool:
 def wait_until(is_true: Callable[[], object], seconds: float, why: str) -> None:
     if not happens(is_true, seconds):
         pytest.fail(f"not within {seconds} s: {why}")
+
+
+# Folders with packages that a test puts on the import path.
+SITES = Path(__file__).parent.parent / "process" / "sites"
 
 
 @dataclass
@@ -324,6 +329,29 @@ def assert_each_run_once(collector: Receiver, producer: Producer) -> None:
     assert sorted(found) == sorted(expected.items())
     ids = [span.span_id for span in collector.spans]
     assert len(ids) == len(set(ids)), "a span came twice"
+
+
+def assert_each_run_arrives(
+    collector: Receiver, producer: Producer, kills: int = 0
+) -> None:
+    """Each run is there; those that came twice were in flight at a kill."""
+    expected = set(producer.parents.items())
+
+    def found() -> list[tuple[str, str]]:
+        return [
+            (span.trace_id, span.parent_id)
+            for span in runs(collector.spans)
+            if span.trace_id in producer.parents
+        ]
+
+    collector.wait_for(lambda _: len(set(found())) >= len(expected), 15)
+    missing = expected - set(found())
+    assert not missing, f"{len(missing)} of {len(expected)} are missing"
+    assert len(found()) - len(expected) <= kills * BATCH_SPANS
+
+
+def with_site(launcher: Launcher, name: str) -> str:
+    return f"{SITES / name}:{launcher.environ['PYTHONPATH']}"
 
 
 def counters_of(worker: Process) -> Counters:

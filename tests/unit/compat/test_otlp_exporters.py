@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +29,7 @@ from otel_celery_launcher.compat import (
 from otel_celery_launcher.delivery.answers import Answer, Verdict
 from otel_celery_launcher.delivery.exporters import PreparedExporter
 from otel_celery_launcher.receiver.memory import Receiver
+from tests.support.otlp_http import QuietHandler, serve_http
 from tests.support.spans import ended_span
 
 
@@ -96,7 +95,7 @@ def http_collector(
 ) -> Iterator[tuple[str, list[str]]]:
     seen: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             seen.append(self.path)
@@ -107,13 +106,8 @@ def http_collector(
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces", seen
-        server.shutdown()
+    with serve_http(Handler) as address:
+        yield f"{address}/v1/traces", seen
 
 
 IN_PART = ExportTraceServiceResponse()
