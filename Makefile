@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-lowest test-pythons test-celery test-celery-integration test-applications compatibility traces screens lint format docs bench bench-cpu faults outage soak servers build clean
+.PHONY: demo example test test-lowest test-pythons test-celery test-celery-integration test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -79,6 +79,7 @@ format: $(VENV)/tested
 
 docs: $(VENV)/tested
 	$(BIN)/python -m otel_celery_launcher.settings.reference > docs/settings.md
+	$(BIN)/python -m tools.make_metrics
 
 # Random faults on a loaded worker, every task accounted for: make faults SEED=7 SECONDS=600
 SEED ?=
@@ -103,6 +104,14 @@ bench: $(VENV)/tested servers
 # Worker CPU a no-op task alone, beside opentelemetry-instrument; two minutes.
 bench-cpu: $(VENV)/tested servers
 	$(BIN)/python bench/run.py --quick $(ROUNDS)
+
+# What metrics cost, beside the SDK's: docs/metrics.md; a minute.
+bench-metrics: $(VENV)/tested
+	PYTHONPATH=. $(BIN)/python bench/metrics.py
+
+# What a log record costs, beside the SDK's handler: docs/logs.md; two minutes.
+bench-logs: $(VENV)/tested
+	$(BIN)/python bench/logs.py
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

@@ -22,7 +22,8 @@ class Signal:
         items: Its items in the plural, for log lines: ``spans``.
         path: The URL path for OTLP/HTTP.
         decoder: ``module:function`` that makes an item from a resource and a frame.
-            Only the exporter process imports it.
+            Only the exporter process imports it. Empty for a signal that sends no
+            messages.
     """
 
     number: int
@@ -45,4 +46,21 @@ TRACES = Signal(
     decoder="otel_celery_launcher.ipc.span_decoder:read_span",
 )
 
-SIGNALS = (TRACES,)
+# Metrics are no messages: they lie in shared memory (``metrics/page.py``).
+METRICS = Signal(
+    number=2,
+    name="metrics",
+    items="metrics",
+    path="/v1/metrics",
+    decoder="",
+)
+
+LOGS = Signal(
+    number=3,
+    name="logs",
+    items="log records",
+    path="/v1/logs",
+    decoder="otel_celery_launcher.ipc.log_frames:read_log",
+)
+
+SIGNALS = (TRACES, METRICS, LOGS)

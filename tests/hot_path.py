@@ -2,7 +2,7 @@
 
 In one process and without a clock, so the same on every machine: what the profiler of the
 interpreter counts, of functions in Python and in C. VARIANT is ``celery``, ``otel-celery``
-or ``upstream`` (the contrib instrumentor with a BatchSpanProcessor). Prints JSON.
+or ``upstream`` (the contrib instrumentor with a BatchSpanProcessor and a meter provider). Prints JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.app.trace import build_tracer
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,8 @@ def set_up(variant: str) -> Callable[[], None]:
     """Trace this process as a pool child is traced; return what empties its channel."""
     if variant == "upstream":
         from opentelemetry.instrumentation.celery import CeleryInstrumentor
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
@@ -42,6 +44,7 @@ def set_up(variant: str) -> Callable[[], None]:
         provider = TracerProvider()
         provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
         trace.set_tracer_provider(provider)
+        metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
         CeleryInstrumentor().instrument(skip_dep_check=True)
     elif variant == "otel-celery":
         from otel_celery_launcher.command_line import read_command_line
@@ -53,10 +56,10 @@ def set_up(variant: str) -> Callable[[], None]:
         command_line = read_command_line(["-A", "hot", "worker"], os.environ)
         started = setup.start(Settings.from_environ(os.environ, command_line))
         record_in_flight_runs(started.counters.in_flight_record(1))
-        channel = started.channel
-        assert channel is not None
-        assert channel.read is not None
-        reader = socket.socket(fileno=os.dup(channel.read))
+        assert started.channels is not None
+        read = started.channels.main.read
+        assert read is not None
+        reader = socket.socket(fileno=os.dup(read))
 
         def empty() -> None:
             with suppress(BlockingIOError):

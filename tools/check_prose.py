@@ -23,7 +23,7 @@ AVOIDED = {
     r"\b[Ww]hatever\b": "'anything', or name it",
     r"\bstands\b(?! for)": "'is', or 'has'",
     r"\bin the place of\b": "instead of",
-    r"\bunrun\b": "discarded",
+    r"(?<!celery\.tasks\.)\bunrun\b": "discarded",
     r"\blean\b": "lazy",
     r"\bhosted\b": "program",
     r"\bforeign\b": "third-party",

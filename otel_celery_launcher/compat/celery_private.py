@@ -93,6 +93,11 @@ def _forget_task_senders(around: Callable[..., Any]) -> None:
             del kept["send_task_message"]
 
 
+def registered_tasks(app: Any) -> Any:
+    """Return the tasks that an application has by now, without finalizing it."""
+    return app._tasks
+
+
 def keep_out_of_headers(*names: str) -> None:
     """Keep headers of ours out of ``self.request.headers``.
 
@@ -229,8 +234,14 @@ def watch_skipped_runs_of_main(
     _add_consumer_step(app, OtelCelerySkippedRuns)
 
 
-def watch_schedule_entries(current: ContextVar[str]) -> None:
+def watch_schedule_entries(
+    current: ContextVar[str], on_publish: Callable[[Any], None] = lambda _: None
+) -> None:
     """Keep the name of the schedule's entry that beat publishes, while it does.
+
+    Args:
+        current: The name.
+        on_publish: Called with the entry before.
 
     Every scheduler sends an entry by ``Scheduler.apply_async`` (celery ``beat.py``).
     """
@@ -243,6 +254,7 @@ def watch_schedule_entries(current: ContextVar[str]) -> None:
     @wraps(apply_async)
     def apply_entry(self: Any, entry: Any, *arguments: Any, **named: Any) -> Any:
         token = current.set(str(entry.name))
+        on_publish(entry)
         try:
             return apply_async(self, entry, *arguments, **named)
         finally:

@@ -21,6 +21,15 @@ _MODULES = tuple(
     f"opentelemetry.exporter.otlp.proto.{each}.trace_exporter"
     for each in ("grpc", "http")
 )
+_METRIC_MODULES = tuple(
+    f"opentelemetry.exporter.otlp.proto.{each}.metric_exporter"
+    for each in ("grpc", "http")
+)
+
+_LOG_MODULES = tuple(
+    f"opentelemetry.exporter.otlp.proto.{each}._log_exporter"
+    for each in ("grpc", "http")
+)
 
 _RETRY_INFO = "google.rpc.retryinfo-bin"
 
@@ -52,11 +61,11 @@ class HttpResponse(NamedTuple):
 def request_by(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
     """Return a function that sends a batch once; None for an exporter of another kind.
 
-    The function returns the collector's response message (gRPC), a ``GrpcStatus`` or an
+    A batch is a list of spans or log records, or the SDK's ``MetricsData``. The function returns the collector's response message (gRPC), a ``GrpcStatus`` or an
     ``HttpResponse``, and raises what encoding raises.
     """
     module = type(exporter).__module__
-    if module not in _MODULES:
+    if module not in (*_MODULES, *_METRIC_MODULES, *_LOG_MODULES):
         return None
     if ".grpc." in module:
         return _grpc_request(exporter)
@@ -114,8 +123,13 @@ def _http_request(exporter: Any) -> Callable[[Sequence[Any]], Any] | None:
     else:
         return None
 
+    encodes = dict.fromkeys(_METRIC_MODULES, "encode_metrics")
+    encodes |= dict.fromkeys(_LOG_MODULES, "encode_logs")
+
     def request(items: Sequence[Any]) -> HttpResponse:
-        data = module.encode_spans(items).SerializePartialToString()
+        # Looked up each time: ``replace_encoder``.
+        encode = getattr(module, encodes.get(module.__name__, "encode_spans"))
+        data = encode(items).SerializePartialToString()
         try:
             return send(data)
         except OSError as exc:  # all errors of requests and urllib3 that matter here
@@ -157,6 +171,14 @@ def _reason(reason: str | None, content: bytes, *, is_ok: bool) -> str:
     return shown if shown.isprintable() else reason or ""
 
 
+def limit_timeout(exporter: Any, seconds: float) -> None:
+    """Let an exporter take so long for one request at most."""
+    for holder in (exporter, getattr(exporter, "_client", None)):
+        present = getattr(holder, "_timeout", None)
+        if isinstance(present, (int, float)) and present > seconds:
+            holder._timeout = seconds  # type: ignore[union-attr]
+
+
 def close(exporter: Any) -> None:
     """Close an exporter and its connection; older gRPC exporters leave it open."""
     exporter.shutdown()
@@ -165,16 +187,17 @@ def close(exporter: Any) -> None:
         channel.close()
 
 
-def replace_encoder(encode: Callable[..., Any]) -> None:
-    """Give the OTLP exporters another ``encode_spans`` (in the exporter process).
+def replace_encoder(name: str, encode: Callable[..., Any]) -> None:
+    """Give the OTLP exporters another encoder (in the exporter process).
 
     Args:
+        name: Of the SDK's: ``encode_spans`` or ``encode_logs``.
         encode: Sanitizes what it encodes.
     """
-    for name in _MODULES:
-        module: Any = sys.modules.get(name)
-        if hasattr(module, "encode_spans"):
-            module.encode_spans = encode
+    for each in (*_MODULES, *_LOG_MODULES):
+        module: Any = sys.modules.get(each)
+        if hasattr(module, name):
+            setattr(module, name, encode)
             module.is_sanitizing = True
 
 

@@ -52,11 +52,14 @@ class SpanStarter:
         kind: trace_api.SpanKind,
         attributes: Callable[[], dict[str, Any]],
         links: Sequence[trace_api.Link] = (),
+        start_time: int | None = None,
     ) -> trace_api.Span:
         """Start a span; ``attributes`` makes what it starts with."""
         tracer = self._look()
-        if tracer.needs_sdk_start:
-            return self._tracer.start_span(name, context, kind, attributes(), links)
+        if tracer.needs_sdk_start or start_time is not None:
+            return self._tracer.start_span(
+                name, context, kind, attributes(), links, start_time
+            )
         span: trace_api.Span | None = None
         if tracer.follows_parent:
             span = self._child(name, context, kind, links)

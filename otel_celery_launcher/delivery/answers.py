@@ -13,6 +13,13 @@ import enum
 from dataclasses import dataclass
 from http import HTTPStatus
 
+# Begins the error of a batch that no encoder takes, so that nothing was asked.
+CANNOT_BE_SENT = "cannot be sent"
+
+
+# How the error begins of a collector that has no pipeline for a signal.
+_UNSUPPORTED_ERRORS = ("UNIMPLEMENTED", "code: 404", "code: 405")
+
 
 class Verdict(enum.Enum):
     """What becomes of a batch."""
@@ -40,6 +47,16 @@ class Answer:
     wait_seconds: float = 0.0
     rejected: int = 0
     is_unreachable: bool = False
+
+    @property
+    def is_unsupported(self) -> bool:
+        """Whether the collector has nothing that takes this signal."""
+        return is_unsupported(self.error)
+
+
+def is_unsupported(error: str) -> bool:
+    """Return whether an error says that the collector has nothing that takes a signal."""
+    return error.startswith(_UNSUPPORTED_ERRORS)
 
 
 TAKEN = Answer(Verdict.TAKEN)

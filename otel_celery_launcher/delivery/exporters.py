@@ -10,8 +10,9 @@ import, and the exporters are made after it, which does not touch the network.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_celery_launcher.compat import otlp_exporters
 from otel_celery_launcher.delivery.answers import (
+    CANNOT_BE_SENT,
     TAKEN,
     Answer,
     Verdict,
@@ -63,9 +65,15 @@ class PreparedExporter:
     Args:
         exporter: The exporter that sends.
         preparations: Called with each batch, in order.
+
+    Attributes:
+        on_sent: Called after each request: how long it took in seconds, and the answer.
+        guard: Returns what it works in: ``fork_gate.py``.
     """
 
     def __init__(self, exporter: Any, preparations: Sequence[Preparation]) -> None:
+        self.on_sent: Callable[[float, Answer], object] | None = None
+        self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
         self._exporter = exporter
         self._preparations = preparations
         self._request = otlp_exporters.request_by(exporter)
@@ -77,17 +85,36 @@ class PreparedExporter:
             Exception: Any exception of the exporter.
         """
         # Each signal has an enumeration of its own: SpanExportResult, LogExportResult, …
-        result = self._exporter.export(self._prepare(items))
+        with self.guard():
+            result = self._exporter.export(self._prepare(items))
         return getattr(result, "name", "") == "SUCCESS"
 
-    def send(self, items: Sequence[Any]) -> Answer:
+    def limit_timeout(self, seconds: float) -> None:
+        """Let one request take so long at most."""
+        otlp_exporters.limit_timeout(self._exporter, seconds)
+
+    @property
+    def reader(self) -> Any:
+        """The SDK's object, if it is no exporter but a reader that is asked (Prometheus)."""
+        return None if hasattr(self._exporter, "export") else self._exporter
+
+    def send(self, items: Any) -> Answer:
         """Send a batch once; return what the collector has answered."""
+        began = time.perf_counter()
+        with self.guard():
+            answer = self._send(items)
+        if self.on_sent is None:
+            return answer
+        self.on_sent(time.perf_counter() - began, answer)
+        return answer
+
+    def _send(self, items: Any) -> Answer:
         if self._request is None:
             return self._send_by_export(items)
         try:
             response = self._request(self._prepare(items))
         except Exception as exc:  # noqa: BLE001 - an encoder, or the client
-            return Answer(Verdict.REFUSED, f"cannot be sent: {error_text(exc)}")
+            return Answer(Verdict.REFUSED, f"{CANNOT_BE_SENT}: {error_text(exc)}")
         return _answer(response)
 
     def _send_by_export(self, items: Sequence[Any]) -> Answer:
@@ -98,7 +125,7 @@ class PreparedExporter:
         try:
             items = self._prepare(items)
         except Exception as exc:  # noqa: BLE001 - as above
-            return Answer(Verdict.REFUSED, f"cannot be sent: {error_text(exc)}")
+            return Answer(Verdict.REFUSED, f"{CANNOT_BE_SENT}: {error_text(exc)}")
         try:
             result = self._exporter.export(items)
         except OSError as exc:  # nobody listens
@@ -115,11 +142,12 @@ class PreparedExporter:
 
     def shutdown(self) -> None:
         """Close the exporter's connection."""
-        self._exporter.shutdown()
+        with self.guard():
+            self._exporter.shutdown()
 
     def close(self) -> None:
         """Close the exporter and its connection; no error of that is raised."""
-        with suppress(Exception):
+        with self.guard(), suppress(Exception):
             otlp_exporters.close(self._exporter)
 
 

@@ -49,11 +49,11 @@ def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         key: value for key, value in (attributes or {}).items() if key not in MESSAGES
     }
     if STACKTRACE in kept:
-        kept[STACKTRACE] = _frames(str(kept[STACKTRACE]))
+        kept[STACKTRACE] = frames_of(str(kept[STACKTRACE]))
     return kept
 
 
-def _frames(stacktrace: str) -> str:
+def frames_of(stacktrace: str) -> str:
     """Return files, lines and functions of a traceback.
 
     A message or a note may contain lines that look like frames or like a whole

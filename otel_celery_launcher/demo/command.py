@@ -22,17 +22,21 @@ import click
 
 from otel_celery_launcher.errors import EXIT_FAILED, EXIT_OK
 from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.tail.metric_table import DURATION, MetricTable
 from otel_celery_launcher.tail.output import (
     prepare_output,
     until_reader_leaves,
     write_line,
 )
-from otel_celery_launcher.tail.screen import Screen
+from otel_celery_launcher.tail.screen import PLAIN_COLUMNS, Screen
 from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange
 from otel_celery_launcher.terminal import LINES, escape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from otel_celery_launcher.receiver.logs import ReceivedLog
+    from otel_celery_launcher.receiver.metrics import ReceivedPoint
 
 # What the checkout must leave: one line for each span, parents above by indentation.
 EXPECTED = """\
@@ -63,6 +67,7 @@ Next, with your own application:
 QUICK = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 SPANS_SECONDS = 30.0  # a slow machine starts a worker in 5
+LOGS_SECONDS = 3.0  # after the spans: they have a queue of their own
 STOP_SECONDS = 15.0
 
 
@@ -76,17 +81,24 @@ def run_demo() -> int:
         )
         environ = _environ(Path(folder), receiver.endpoint)
         log = _run_workflow(Path(folder), environ, receiver)
-    rows = arrange(receiver.spans)
-    wrong = check(rows)
+    rows = arrange(receiver.spans, records=_in_traces(receiver.logs))
+    table = MetricTable()
+    table.add(receiver.points)
+    wrong = check(rows) + check_metrics(rows, receiver.points) + check_logs(rows)
     if wrong:
         write_line("\nThe trace is not what it should be:\n  " + "\n  ".join(wrong))
         write_line(f"\nThe worker's log:\n{escape_controls(log, keep=LINES)}")
         return EXIT_FAILED
     seen = " ".join(f"{key}={value}" for key, value in EXPECTED_BAGGAGE.items())
     write_line(
-        f"{len(rows)} spans, 1 trace, {time.monotonic() - start:.1f} s.\n"
-        f"send_email saw the request's baggage: {seen}."
+        f"{len(rows)} spans, {sum(len(row.lines) for row in rows)} log records, 1 trace,"
+        f" {time.monotonic() - start:.1f} s.\n"
+        f"send_email saw the request's baggage: {seen}.\n\n"
+        "The same tasks as metrics, which `otel-celery tail --metrics` shows:\n"
     )
+    known = {row.span.trace_id for row in rows}
+    for line in table.lines(PLAIN_COLUMNS, known.__contains__):
+        write_line(line)
     write_line(NEXT)
     return EXIT_OK
 
@@ -137,6 +149,30 @@ def check(rows: Sequence[WaterfallRow]) -> list[str]:
     return wrong
 
 
+def check_metrics(
+    rows: Sequence[WaterfallRow], points: Sequence[ReceivedPoint]
+) -> list[str]:
+    """Return a line if the metrics count other runs than there are spans."""
+    last = {point.key: point for point in points if point.metric == DURATION}
+    counted = sum(point.count for point in last.values())
+    ran = sum(row.span.kind == "CONSUMER" for row in rows)
+    return [] if counted == ran else [f"{ran} runs, and {counted} in the metrics"]
+
+
+def check_logs(rows: Sequence[WaterfallRow]) -> list[str]:
+    """Return a line for each run without the line that Celery logs at its end."""
+    return [
+        f"{row.span.name} has no log line"
+        for row in rows
+        if row.span.kind == "CONSUMER" and not row.lines
+    ]
+
+
+def _in_traces(logs: Sequence[ReceivedLog]) -> list[ReceivedLog]:
+    """Return the records that are in a trace: the worker's own start is in none."""
+    return [each for each in logs if each.trace_id]
+
+
 def expected_paths() -> list[str]:
     """Return the path from the root to each expected span."""
     paths = []
@@ -169,7 +205,9 @@ def _environ(folder: Path, endpoint: str) -> dict[str, str]:
     return kept | {
         "OTEL_CELERY_DEMO_FOLDER": str(folder),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_LOGS_EXPORTER": "otlp",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_CELERY_QUEUE_METRICS": "false",  # folders are no broker to ask
         "PYTHONWARNINGS": "ignore",
     }
 
@@ -198,7 +236,11 @@ def _run_workflow(folder: Path, environ: dict[str, str], receiver: Receiver) -> 
             )
             expected = len(expected_paths())
             spans = receiver.wait_for(lambda came: len(came) >= expected, SPANS_SECONDS)
-            Screen().show(arrange(spans))
+            runs = {each.span_id for each in spans if each.kind == "CONSUMER"}
+            logs = receiver.wait_for_logs(
+                lambda came: runs <= {each.span_id for each in came}, LOGS_SECONDS
+            )
+            Screen().show(arrange(spans, records=_in_traces(logs)))
             write_line("\nStopping the worker (Celery takes some seconds here) …")
         finally:
             _stop(worker)

@@ -8,6 +8,7 @@ demo's worker and is imported by its web process.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from opentelemetry.context import attach, detach
 from otel_celery_launcher.demo import broker
 
 tracer = trace.get_tracer(__name__)
+logger = logging.getLogger("shop")
 
 
 def _folder(name: str) -> str:
@@ -27,7 +29,9 @@ def _folder(name: str) -> str:
 
 
 broker.use()
-app = Celery("shop", broker="filesystem://", backend=f"file://{_folder('results')}")
+app = Celery(
+    "shop", broker="filesystem://localhost", backend=f"file://{_folder('results')}"
+)
 app.conf.update(
     broker_transport_options={
         "data_folder_in": _folder("broker"),
@@ -45,6 +49,7 @@ app.conf.update(
 def reserve_stock(order: int) -> int:
     """Do something that deserves a span of its own."""
     with tracer.start_as_current_span("look up warehouse"):
+        logger.info("order %s: the last one in stock", order)
         return order
 
 

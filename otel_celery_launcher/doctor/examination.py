@@ -14,6 +14,10 @@ from otel_celery_launcher.command_line import GENERIC_MODULE_NAMES
 from otel_celery_launcher.doctor.broker import check_broker
 from otel_celery_launcher.doctor.endpoint import check_endpoint, endpoint_variable
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding, exit_status
+from otel_celery_launcher.doctor.further_signals import (
+    check_further_signals,
+    check_log_paths,
+)
 from otel_celery_launcher.doctor.installed import check_installed
 from otel_celery_launcher.doctor.pool import check_pool
 from otel_celery_launcher.doctor.report import Report
@@ -107,9 +111,14 @@ class Examination:
                 settings, environ, _endpoint_source(environ, sources), self._seconds
             )
         yield from results
+        if not any(each.level == FAIL for each in results):
+            with self.looking_at("the collector: metrics and logs"):
+                results = [*check_further_signals(settings, self._seconds)]
+            yield from results
         with self.looking_at("the application: it is imported"):
             results, application = self._look()
         yield from results
+        yield from check_log_paths(settings)
         if self._command_line.role == "worker":
             yield from check_pool(application, self._command_line.pool, settings)
         if application is not None:

@@ -55,7 +55,7 @@ def check_variables(
         if name in UNREAD:
             findings.append(_warn("OC204", name, f"ignored: {UNREAD[name]}", source))
         elif name in unhandled:
-            what = "not handled: metrics, logs, files"
+            what = "not handled: it names a provider, a configurator or a file"
             findings.append(_warn("OC205", name, what, source))
         elif name in unknown:
             findings.append(_unknown(name, unknown[name], source))

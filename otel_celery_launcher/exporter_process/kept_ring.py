@@ -24,6 +24,7 @@ class KeptRing:
     """The supervisor's ring, as the exporter process sees it.
 
     Args:
+        number: Of the queue.
         descriptor: Of its memory; None if there is none.
         size: Of it, in bytes.
         counters: The shared page.
@@ -32,11 +33,13 @@ class KeptRing:
 
     def __init__(
         self,
+        number: int,
         descriptor: int | None,
         size: int,
         counters: Counters,
         exporters: Sequence[tuple[int, str]],
     ) -> None:
+        self._number = number
         self._memory = None if descriptor is None else RingMemory(descriptor, size)
         self._counters = counters
         self._exporters = exporters
@@ -48,7 +51,7 @@ class KeptRing:
             False while the supervisor has not let go of it.
         """
         memory = self._memory
-        if memory is None or not self._counters.has_kept[0]:
+        if memory is None or not self._counters.has_kept[self._number]:
             return True
         if not memory.claim():
             return False
@@ -59,6 +62,6 @@ class KeptRing:
             ring.tidy()
         except RingError:  # of a process that was killed before it was made
             pass
-        self._counters.has_kept[0] = 0
+        self._counters.has_kept[self._number] = 0
         memory.release()
         return True

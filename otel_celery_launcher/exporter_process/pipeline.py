@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_celery_launcher.delivery.export_log import last_words
+from otel_celery_launcher.delivery.health import MainHealth
 from otel_celery_launcher.exporter_process.attempts import Attempts, Delivery
 from otel_celery_launcher.ipc.datagrams import FrameError, read_flush, split_frames
 from otel_celery_launcher.ipc.marshalled import read_resource
@@ -24,7 +25,9 @@ from otel_celery_launcher.ipc.marshalled import read_resource
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
+    from otel_celery_launcher.delivery.answers import Answer
     from otel_celery_launcher.delivery.exporters import PreparedExporter
+    from otel_celery_launcher.delivery.health import Health
     from otel_celery_launcher.ipc.counter_rows import Row
     from otel_celery_launcher.ipc.ring import Ring
     from otel_celery_launcher.ipc.ring_cursor import Cursor, Taken
@@ -88,6 +91,7 @@ class Pipeline:
         source: The queue of this worker.
         unknown: The resource of items whose own cannot be found, encoded.
         on_flush: Called when all before a flush was sent.
+        health: Gets what becomes of attempts; None for that of spans.
     """
 
     def __init__(
@@ -100,7 +104,11 @@ class Pipeline:
         *,
         unknown: bytes,
         on_flush: OnFlush,
+        health: Health | None = None,
     ) -> None:
+        self._health = health or MainHealth(row, row.of(signal))
+        # Called after each request: how long it took in seconds, and the answer.
+        self.on_sent: Callable[[float, Answer], object] | None = None
         self._decode = decode
         self._row = row
         self._figures = row.of(signal)
@@ -110,10 +118,10 @@ class Pipeline:
         self._unknown = unknown
         self._on_flush = on_flush
         self._batch = Batch(source)
-        self._is_stopping = False
-        self._is_idle = False
+        self._is_stopping = self._is_idle = False
+        self._make_exporter = make_exporter
         self._attempts = Attempts(
-            make_exporter,
+            self._make,
             Delivery(
                 note_error=self._note,
                 count_taken=self._count_exported,
@@ -126,6 +134,11 @@ class Pipeline:
         self._thread = threading.Thread(
             target=self._run, daemon=True, name=f"otel-export-{signal.name}"
         )
+
+    def _make(self) -> PreparedExporter:
+        exporter = self._make_exporter()
+        exporter.on_sent = self.on_sent
+        return exporter
 
     @property
     def queued(self) -> int:
@@ -284,11 +297,11 @@ class Pipeline:
 
     def _note(self, text: str) -> None:
         self._last_error = text
-        self._row.note_error(text)
+        self._health.note_error(text)
 
     def _count_exported(self, count: int) -> None:
         with _COUNTING:
-            self._figures.add_exported(count)
+            self._health.count_exported(count)
 
     def _count_failed(self, count: int) -> None:
         with _COUNTING:

@@ -17,9 +17,10 @@ import os
 import select
 import signal
 import site
-import socket
 import sys
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -30,32 +31,26 @@ from otel_celery_launcher.compat import otlp_exporters
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, last_words
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.errors import EXIT_BUG
-from otel_celery_launcher.exporter_process.kept_ring import KeptRing
-from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
-from otel_celery_launcher.exporter_process.spooler import Spooler
+from otel_celery_launcher.exporter_process.intake import Intake, Makers
+from otel_celery_launcher.exporter_process.metric_export import MetricExport
+from otel_celery_launcher.exporter_process.pipeline import Pipeline
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import (
-    NO_DIGEST,
-    RESOURCE,
     Envelope,
     FrameError,
-    read_flush,
 )
 from otel_celery_launcher.ipc.in_flight import killed_span
 from otel_celery_launcher.ipc.marshalled import encode_resource
-from otel_celery_launcher.ipc.ring_cursor import Reads
-from otel_celery_launcher.ipc.ring_memory import RingMemory
 from otel_celery_launcher.ipc.span_frames import encode_span
-from otel_celery_launcher.signals import TRACES, Signal
+from otel_celery_launcher.metrics.page import DamagedPageError
+from otel_celery_launcher.signals import LOGS, METRICS, TRACES, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from otel_celery_launcher.delivery.exporters import PreparedExporter
-    from otel_celery_launcher.ipc.datagrams import Header
-    from otel_celery_launcher.ipc.ring import Ring
 
 # To sleep between reads costs half of what waking for each span costs. The kernel's
 # buffer holds about a hundred messages: a task whose end finds it full has to wait.
@@ -84,53 +79,42 @@ class Server:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._read = socket.socket(fileno=config["read"])
         self._counters = Counters(config["counters"])
         self._row = self._counters.rows[EXPORTER_ROW]
         self._parent = config["parent"]
         self._resource = encode_resource(
             Resource({"service.name": config["service"], "celery.role": "worker"})
         )
-        self._signals = {
-            each["signal"]["number"]: Signal(**each["signal"])
-            for each in config["signals"]
-        }
-        self._figures = {
-            number: self._row.of(known) for number, known in self._signals.items()
-        }
-        makers = self._make_makers(config["signals"], config["path"])
-        self._memory = RingMemory(config["ring"], config["ring_bytes"])
-        reads = [Reads(*each, self._figures[each[0]]) for each in makers]
-        in_memory = self._ring = self._find_ring(reads)
-        self._spooler: Spooler | None = None
-        if config["spool"] is not None and makers:
-            self._spooler = Spooler(config["spool"], self._row, reads)
-            self._ring = self._spooler.own_ring(in_memory)
-            self._counters.begin_resource_epoch()
-        self._digest = NO_DIGEST  # of the last message with spans
-        self._flushes: dict[tuple[int, int, int], set[str]] = {}
-        self._kept = KeptRing(
-            config["kept"],
-            config["kept_bytes"],
-            self._counters,
-            list(makers),
-        )
-        self._pipelines = self._make_pipelines(makers)
+        makers = [
+            self._make_makers(queue["signals"], config["path"])
+            for queue in config["queues"]
+        ]
+        _use_own_encoders({number for each in makers for number, _ in each})
+        self._intakes = [
+            Intake(
+                queue,
+                self._counters,
+                of_queue,
+                parent=self._parent,
+                unknown=self._resource,
+                spool=None if queue["number"] else config["spool"],
+                flush_metrics=self._flush_metrics,
+            )
+            for queue, of_queue in zip(config["queues"], makers, strict=True)
+        ]
+        self._metrics = self._make_metrics(config)
         ExportLogHandler(self._note_error).install()
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
 
     def _make_makers(
         self, configs: list[dict[str, Any]], import_path: list[str]
-    ) -> dict[tuple[int, str], Callable[[], PreparedExporter]]:
+    ) -> Makers:
         """Return what makes each exporter, by the number of its signal and its name."""
-        makers = {
+        return {
             (each["signal"]["number"], name): make
             for each in configs
             for name, make in self._load_exporters(each, import_path).items()
         }
-        if makers:
-            _use_own_encoder()
-        return makers
 
     def _load_exporters(
         self, config: dict[str, Any], import_path: list[str]
@@ -140,7 +124,7 @@ class Server:
         An editable install is found by an import hook that only its .pth file installs.
         These files run the environment's start-up code, so they run only if needed.
         """
-        known, names = self._signals[config["signal"]["number"]], config["exporters"]
+        known, names = Signal(**config["signal"]), config["exporters"]
         redacts = config["redacts_exceptions"]
         makers, problems = load_exporters(known, names, redacts_exceptions=redacts)
         if problems:
@@ -151,165 +135,112 @@ class Server:
             self._row.note_error(f"in the exporter process {problem}")
         return makers
 
-    def _find_ring(self, reads: Sequence[Reads]) -> Ring:
-        """Return the ring in memory, as the predecessor has left it.
-
-        A predecessor whose main process has ended may live for END_SECONDS.
-        """
-        while not self._memory.claim() and os.getppid() == self._parent:
-            self._row.note_heartbeat()
-            time.sleep(NAP_SECONDS)
-        ring = self._memory.ring(reads, self._counters.begin_resource_epoch)
-        if not self._memory.is_shared:
-            self._counters.begin_resource_epoch()  # what was sent before is gone
-        return ring
-
-    def _make_pipelines(
-        self, makers: dict[tuple[int, str], Callable[[], PreparedExporter]]
-    ) -> dict[int, list[Pipeline]]:
-        """Return the pipelines of each signal, by its number."""
-        pipelines: dict[int, list[Pipeline]] = {number: [] for number in self._signals}
-        for cursor, ((number, name), make) in zip(
-            self._ring.cursors, makers.items(), strict=True
-        ):
-            known = self._signals[number]
-            pipelines[number].append(
-                Pipeline(
-                    known,
-                    _import_function(known.decoder),
-                    make,
-                    self._row,
-                    Source(self._ring, cursor),
-                    unknown=self._resource,
-                    on_flush=partial(self._count_flush, number, name),
-                )
+    def _make_metrics(self, config: dict[str, Any]) -> MetricExport | None:
+        """Return what exports the page; None without metrics."""
+        metrics = config["metrics"]
+        if metrics is None:
+            return None
+        load = partial(
+            self._load_exporters,
+            {"signal": asdict(METRICS), "redacts_exceptions": False, **metrics},
+            config["path"],
+        )
+        try:
+            made = MetricExport(
+                metrics, load, self._counters, self._parent, config["path"]
             )
-        return pipelines
+        except (OSError, DamagedPageError):  # no memory, or another release's
+            return None
+        made.watch(self._all_pipelines())
+        return made
 
     def run(self) -> None:
         """Read until nobody writes any more, then send what is left."""
-        pipelines = self._all_pipelines()
-        self._row.add_repeated(sum(each.repeated for each in self._ring.cursors))
-        self._count_what_is_missing()
-        for pipeline in pipelines:
-            pipeline.start()
+        for intake in self._intakes:
+            intake.start()
+        if self._metrics is not None:
+            self._metrics.start()
         poll = select.poll()
-        poll.register(self._read, select.POLLIN)
+        for intake in self._intakes:
+            poll.register(intake.read, select.POLLIN)
         drained = time.monotonic()
         self._note_heartbeat()
         while os.getppid() == self._parent:
-            poll.poll(HEARTBEAT_SECONDS * 1000)
-            self._take_over_what_is_kept()
-            count, is_open = self._drain()
+            is_woken = poll.poll(HEARTBEAT_SECONDS * 1000)
+            count, is_open = self._receive()
             before, drained = drained, time.monotonic()
-            self._look_after(pipelines)
+            self._look_after()
             if not is_open:
                 break
             if count:
                 # Nap until about NAP_MESSAGES have come at the rate of just now.
                 elapsed = drained - before
                 time.sleep(min(NAP_SECONDS, NAP_MESSAGES * elapsed / count))
-        self._take_over_what_is_kept()
-        self._drain_what_is_left(poll)
-        if os.getppid() != self._parent:
+            elif is_woken:  # by a queue that nobody writes to any more
+                time.sleep(NAP_SECONDS)
+        self._receive_what_is_left(poll)
+        self._end()
+
+    def _end(self) -> None:
+        """Send what is left, with a time limit."""
+        is_orphan = os.getppid() != self._parent
+        if is_orphan:
             self._end_killed_runs()
         end = time.monotonic() + END_SECONDS
-        for pipeline in pipelines:
-            pipeline.stop(max(0.0, end - time.monotonic()))
+        for intake in self._intakes:
+            intake.stop(end)
         self._note_heartbeat()
-        if self._spooler is not None:
-            self._spooler.end(pipelines)
+        if self._metrics is not None:
+            self._metrics.stop(max(0.0, end - time.monotonic()), is_orphan=is_orphan)
+        for intake in self._intakes:
+            intake.close()
 
-    def _drain_what_is_left(self, poll: select.poll) -> None:
-        """Read until nothing comes: pool children may have spans that did not fit."""
-        end = time.monotonic() + LAST_SECONDS
-        _, is_open = self._drain()
-        while is_open and time.monotonic() < end and poll.poll(QUIET_SECONDS * 1000):
-            _, is_open = self._drain()
-            self._note_heartbeat()
+    def _receive(self) -> tuple[int, bool]:
+        """Read what is there, spans first.
 
-    def _count_what_is_missing(self) -> None:
-        """Count what a predecessor was sending after a full ring had dropped it."""
-        for number, figures in self._figures.items():
-            queued = sum(
-                each.queued for each in self._ring.cursors if each.signal == number
-            )
-            figures.add_dropped(max(0, figures.unaccounted - queued))
-
-    def _take_over_what_is_kept(self) -> None:
-        """Take over the supervisor's ring before anything newer is read.
-
-        It lets go of it within half a second, once there is a heartbeat.
+        Returns:
+            How many messages, and whether anybody writes to the first queue.
         """
-        end = time.monotonic() + KEPT_SECONDS
-        while not self._kept.is_taken_over(self._ring) and time.monotonic() < end:
-            self._note_heartbeat()
-            time.sleep(NAP_SECONDS)
+        total, are_open = 0, []
+        for intake in self._intakes:
+            intake.take_over_what_is_kept()
+            count, is_open = intake.drain()
+            total += count
+            are_open.append(is_open)
+        return total, are_open[0]
 
-    def _look_after(self, pipelines: Sequence[Pipeline]) -> None:
+    def _receive_what_is_left(self, poll: select.poll) -> None:
+        """Read until nothing comes: pool children may have items that did not fit."""
+        end = time.monotonic() + LAST_SECONDS
+        _, is_open = self._receive()
+        while is_open and time.monotonic() < end and poll.poll(QUIET_SECONDS * 1000):
+            _, is_open = self._receive()
+            self._note_heartbeat()
+
+    def _look_after(self) -> None:
         """Do what is due after some messages, and twice a second at least."""
-        for pipeline in pipelines:
-            pipeline.notice()
+        are_well = [intake.look_after() for intake in self._intakes]
         self._note_heartbeat()
-        if self._spooler is not None:
-            self._spooler.look(pipelines)
-        if not all(pipeline.is_alive() for pipeline in pipelines):
+        is_well = self._metrics is None or self._metrics.is_alive()
+        if not (is_well and all(are_well)):
             os._exit(EXIT_BUG)  # its last words are noted; another one is started
 
     def _all_pipelines(self) -> list[Pipeline]:
-        return [each for some in self._pipelines.values() for each in some]
+        return [each for intake in self._intakes for each in intake.pipelines]
 
-    def _drain(self) -> tuple[int, bool]:
-        """Read what is there; return how many messages, and whether anybody writes."""
-        ring, known = self._ring, self._pipelines
-        for count in range(READ_AT_ONCE):
-            try:
-                header = ring.receive(self._read, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                ring.tidy()
-                return count, True
-            except OSError:
-                return count, False
-            except FrameError:
-                self._count_refused()
-                continue
-            if header is None:
-                return count, False
-            if not known.get(header.signal):
-                self._take_without_exporter(header)
-            elif header.signal == TRACES.number and header.item_count:
-                self._digest = header.digest
-        return READ_AT_ONCE, True
-
-    def _count_refused(self) -> None:
-        """Count what is not a message."""
-        figures = self._row.of(TRACES)
-        figures.add_received(1)
-        figures.add_dropped(1)
-
-    def _take_without_exporter(self, header: Header) -> None:
-        """Count items of a signal that is not known, or that no exporter can send."""
-        if header.signal == RESOURCE:
-            return
-        figures = self._figures.get(header.signal)
-        if figures is None:
-            figures = self._row.of(TRACES)
-            figures.add_received(header.item_count)
-            figures.add_dropped(header.item_count)
-            return
-        figures.add_received(header.item_count)
-        figures.add_failed(header.item_count)
-        if not header.item_count:
-            body = self._ring.body_at(self._ring.committed, header)
-            row, token = read_flush(body)
-            self._counters.rows[row].of(self._signals[header.signal]).note_flushed(
-                token
-            )
+    def _flush_metrics(self, row: int, token: int) -> None:
+        """Export metrics now, and say so."""
+        note = self._counters.rows[row].of(METRICS).note_flushed
+        if self._metrics is None:
+            note(token)
+        else:
+            self._metrics.flush(partial(note, token))
 
     def _end_killed_runs(self) -> None:
         """End the runs of pool children that died with the worker's main process."""
         empty = Resource.get_empty()
-        resource = self._ring.resources.get(self._digest) or self._resource
+        ring = self._intakes[0].ring
+        resource = ring.resources.get(self._intakes[0].last_digest) or self._resource
         envelope = Envelope(TRACES.number, resource)
         for record in self._counters.in_flight_records():
             run = record.read()
@@ -317,56 +248,45 @@ class Server:
                 continue
             record.clear()
             reason = {"text": "the worker's main process is gone"}
+            if self._metrics is not None:
+                self._metrics.end_killed_run(run, time.time_ns())
             try:
                 data = encode_span(killed_span(run, empty, time.time_ns(), reason))
-                self._ring.append(envelope.resource_message())
-                self._ring.append(envelope.message([data]))
+                ring.append(envelope.resource_message())
+                ring.append(envelope.message([data]))
             except FrameError:  # of a child whose memory was damaged
                 continue
 
-    def _count_flush(self, number: int, name: str, row: int, token: int) -> None:
-        """Say that a flush was carried out, once all exporters of the signal have."""
-        key = number, row, token
-        with self._ring.lock:
-            done = self._flushes.setdefault(key, set())
-            done.add(name)
-            if len(done) < len(self._pipelines[number]):
-                return
-            del self._flushes[key]
-        self._counters.rows[row].of(self._signals[number]).note_flushed(token)
-
     def _note_error(self, text: str) -> None:
         """Tell the pipeline in whose thread an exporter has logged."""
-        for pipelines in self._pipelines.values():
-            for pipeline in pipelines:
-                pipeline.note_error(text)
+        for intake in self._intakes:
+            intake.note_error(text)
 
     def _note_heartbeat(self) -> None:
-        for number, pipelines in self._pipelines.items():
-            self._figures[number].note_queued(sum(each.queued for each in pipelines))
+        for intake in self._intakes:
+            intake.note_queued()
         self._row.note_heartbeat()
 
 
-def _import_function(name: str) -> Callable[[Resource, bytes], Any]:
-    """Return what ``module:function`` names."""
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+# Our encoders, by number of the signal: a module of this package, and its function.
+_ENCODERS = {
+    TRACES.number: ("span_encoder", "encode_spans"),
+    LOGS.number: ("log_encoder", "encode_logs"),
+}
 
 
-def _use_own_encoder() -> None:
-    """Make the OTLP exporters encode with ``span_encoder.py``.
+def _use_own_encoders(signals: set[int]) -> None:
+    """Make the OTLP exporters encode with ``span_encoder.py`` and ``log_encoder.py``.
 
     Imports protobuf; called after ``load_exporters`` has imported the exporters. If
-    anything in them is not as expected, the SDK's encoder stays.
+    anything in them is not as expected, the SDK's encoders stay.
     """
-    try:
-        from otel_celery_launcher.exporter_process import span_encoder
-
-        is_faithful = span_encoder.is_faithful()
-    except Exception:  # noqa: BLE001 - of another release's encoder or protobuf
-        return
-    if is_faithful:
-        otlp_exporters.replace_encoder(span_encoder.encode_spans)
+    for number in signals & set(_ENCODERS):
+        module, function = _ENCODERS[number]
+        with suppress(Exception):  # of another release's encoder or protobuf
+            encoder = import_module(f"{__package__}.{module}")
+            if encoder.is_faithful():
+                otlp_exporters.replace_encoder(function, getattr(encoder, function))
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import (
@@ -31,6 +30,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from otel_celery_launcher.delivery.sanitizing import sanitize
+from otel_celery_launcher.exporter_process.otlp_wire import (
+    GROUPS_KEPT,
+    KEPT,
+    LONG,
+    LOW,
+    Headers,
+    OtherKindError,
+    attribute,
+    blocks,
+    text,
+)
 from otel_celery_launcher.ipc.marshalled import load
 from otel_celery_launcher.ipc.span_decoder import EndedSpan, FramedSpan, read_span
 from otel_celery_launcher.ipc.span_frames import encode_span
@@ -40,25 +50,14 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-# How many encoded attributes are cached, and how long a text may be to be cached. A
-# text as long as a UUID usually is one, and does not recur.
-KEPT = 4096
-_KEPT_LENGTH = 36
-_LONG = 128  # characters of a name, or of a key, that is not kept
-_KEPT_NUMBERS = frozenset({bool, int})
-
-# How many pairs of resource and scope, and sets of shared attributes, are cached.
-GROUPS_KEPT = 512
-
 _IDS = struct.Struct(">2sQQ2sQ")  # trace_id = 1, span_id = 2
 _PARENT = struct.Struct(">2sQ")  # parent_span_id = 4
 _KIND_AND_TIMES = struct.Struct("<BBBQBQ")  # kind = 6, start = 7, end = 8
 _FLAGS = struct.Struct("<2sI")  # flags = 16
-_DOUBLE = struct.Struct("<Bd")
+_ATTRIBUTE = b"\x4a"  # attributes = 9
 _NO_STATUS = b"\x7a\x00"  # status = 15, which is there and empty
 
 _IS_REMOTE_IS_KNOWN, _IS_REMOTE = 0x100, 0x200
-_LOW = 2**64 - 1
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
@@ -79,16 +78,14 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         group = groups.get(key)
         if group is None:
             group = groups[key] = (span, [])
-        group[1].append(b"\x12" + _sized(data))  # spans = 2
+        group[1].append(data)
     request = encode_spans_slowly(sanitize(others))
-    blocks = []
-    for key, (span, encoded) in groups.items():
-        resource_header, scope_header = _headers(key, span)
-        scope_spans = scope_header + b"".join(encoded)
-        # scope_spans = 2 of the resource's, resource_spans = 1 of the request
-        block = resource_header + b"\x12" + _sized(scope_spans)
-        blocks.append(b"\x0a" + _sized(block))
-    request.MergeFromString(b"".join(blocks))
+    request.MergeFromString(
+        blocks(
+            (_headers.of(key, span.frame[0], span), encoded)
+            for key, (span, encoded) in groups.items()
+        )
+    )
     return request
 
 
@@ -99,14 +96,14 @@ def _encode_fast(span: FramedSpan) -> bytes | None:
     assert context is not None  # noqa: S101 - as _has_fast_encoding has seen
     trace_id, flags = context[0], _IS_REMOTE_IS_KNOWN
     parts = [
-        _IDS.pack(b"\x0a\x10", trace_id >> 64, trace_id & _LOW, b"\x12\x08", context[1])
+        _IDS.pack(b"\x0a\x10", trace_id >> 64, trace_id & LOW, b"\x12\x08", context[1])
     ]
     if parent is not None:
         parts.append(_PARENT.pack(b"\x22\x08", parent[1]))
         if parent[2]:
             flags |= _IS_REMOTE
     try:
-        parts.append(_kept_name(name) if len(name) < _LONG else _name(name))
+        parts.append(_kept_name(name) if len(name) < LONG else _name(name))
         # 0 is "unspecified" in OTLP
         parts.append(_KIND_AND_TIMES.pack(0x30, kind + 1, 0x39, start, 0x41, end))
         if shared:
@@ -114,115 +111,40 @@ def _encode_fast(span: FramedSpan) -> bytes | None:
             if not names.isdisjoint(own):
                 return None
             parts.append(data)
-        for key, value in own.items():
-            is_short = len(key) < _LONG and (
-                type(value) in _KEPT_NUMBERS
-                or (type(value) is str and len(value) < _KEPT_LENGTH)
-            )
-            parts.append((_kept_attribute if is_short else _attribute)(key, value))
-    except (_OtherKindError, UnicodeEncodeError):
+        parts += [attribute(_ATTRIBUTE, key, value) for key, value in own.items()]
+    except (OtherKindError, UnicodeEncodeError):
         return None
     parts.append(_NO_STATUS)
     parts.append(_FLAGS.pack(b"\x85\x01", flags))
     return b"".join(parts)
 
 
-class _OtherKindError(Exception):
-    """A value is not of the kinds that are encoded here."""
-
-
 def _name(name: str) -> bytes:
-    return b"\x2a" + _text(name)  # name = 5
+    return b"\x2a" + text(name)  # name = 5
 
 
 _kept_name = lru_cache(KEPT)(_name)
 
 
 @lru_cache(GROUPS_KEPT)
-def _kept_attributes(encoded: bytes) -> tuple[frozenset[str], bytes]:
+def _kept_attributes(data: bytes) -> tuple[frozenset[str], bytes]:
     """Return names and OTLP of attributes that many spans have in common."""
-    shared: dict[str, Any] = load(encoded)
-    return frozenset(shared), b"".join(starmap(_attribute, shared.items()))
+    shared: dict[str, Any] = load(data)
+    encoded = [attribute(_ATTRIBUTE, key, value) for key, value in shared.items()]
+    return frozenset(shared), b"".join(encoded)
 
 
-def _attribute(key: str, value: Any) -> bytes:
-    """Return an attribute with tag and length."""
-    data = _value(value)
-    pair = (_kept_key(key) if len(key) < _LONG else _key(key)) + b"\x12" + _sized(data)
-    return b"\x4a" + _sized(pair)  # attributes = 9; key = 1, value = 2
+def _encode_headers(span: FramedSpan) -> tuple[bytes, bytes]:
+    """Return a resource and a scope as the SDK encodes them, without any span."""
+    (resource_spans,) = encode_spans_slowly([span]).resource_spans
+    (scope_spans,) = resource_spans.scope_spans
+    scope_spans.ClearField("spans")
+    scope_header = scope_spans.SerializeToString()
+    resource_spans.ClearField("scope_spans")
+    return resource_spans.SerializeToString(), scope_header
 
 
-_kept_attribute = lru_cache(KEPT, typed=True)(_attribute)
-
-
-def _value(value: Any) -> bytes:
-    kind = type(value)
-    if kind is str:
-        return b"\x0a" + _text(value)
-    if kind is float:
-        return _DOUBLE.pack(0x21, value)
-    if kind is bool:
-        return b"\x10\x01" if value else b"\x10\x00"
-    if kind is int and -(2**63) <= value < 2**63:
-        return b"\x18" + _varint(value & _LOW)
-    if kind is tuple or kind is list:
-        parts = [b"\x0a" + _sized(_value(each)) for each in value]
-        return b"\x2a" + _sized(b"".join(parts))  # array_value = 5
-    raise _OtherKindError
-
-
-def _key(key: str) -> bytes:
-    return b"\x0a" + _text(key) if key else b""  # key = 1
-
-
-_kept_key = lru_cache(KEPT)(_key)
-
-
-def _text(text: str) -> bytes:
-    return _sized(text.encode())
-
-
-def _sized(data: bytes) -> bytes:
-    """Return bytes after their length."""
-    return _varint(len(data)) + data
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return _BYTES[number]
-    data = bytearray()
-    while number >= 128:
-        data.append(number & 127 | 128)
-        number >>= 7
-    data.append(number)
-    return bytes(data)
-
-
-_BYTES = [bytes((number,)) for number in range(128)]
-
-_known: dict[tuple[int, bytes], tuple[Resource, bytes, bytes]] = {}
-
-
-def _headers(key: tuple[int, bytes], span: FramedSpan) -> tuple[bytes, bytes]:
-    """Return a resource and a scope as the SDK encodes them, without any span.
-
-    Args:
-        key: Identity of the resource, and the scope as encoded in a frame.
-        span: Any span with this resource and scope.
-    """
-    resource = span.frame[0]
-    headers = _known.get(key)
-    if headers is None or headers[0] is not resource:
-        (resource_spans,) = encode_spans_slowly([span]).resource_spans
-        (scope_spans,) = resource_spans.scope_spans
-        scope_spans.ClearField("spans")
-        scope_header = scope_spans.SerializeToString()
-        resource_spans.ClearField("scope_spans")
-        if len(_known) >= GROUPS_KEPT:
-            _known.clear()
-        headers = (resource, resource_spans.SerializeToString(), scope_header)
-        _known[key] = headers
-    return headers[1], headers[2]
+_headers = Headers(_encode_headers)
 
 
 def is_faithful() -> bool:

@@ -31,6 +31,15 @@ import fcntl
 import os
 import socket
 import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_celery_launcher.signals import LOGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_celery_launcher.signals import Signal
 
 _KIND = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
 _SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -72,8 +81,13 @@ class Channel:
         except OSError:
             return False
 
-    def send(self, message: bytes) -> bool:
+    def send(self, message: bytes, in_flight: memoryview | None = None) -> bool:
         """Hand a message over; False where it does not fit now.
+
+        Args:
+            message: The message.
+            in_flight: A byte that is 0 from the moment on in which it is handed over: a
+                process may be killed anywhere. As it was, where it does not fit.
 
         Raises:
             ChannelLostError: The descriptor is no longer ours, or nobody reads.
@@ -81,7 +95,10 @@ class Channel:
         if not self.is_ours():
             raise ChannelLostError
         try:
-            self._socket.send(message, _SEND_FLAGS)
+            if in_flight is None:
+                self._socket.send(message, _SEND_FLAGS)
+            else:
+                self._send_at_once(message, in_flight)
         except BlockingIOError:
             return False
         except OSError as exc:
@@ -89,6 +106,16 @@ class Channel:
                 return False
             raise ChannelLostError from exc
         return True
+
+    def _send_at_once(self, message: bytes, in_flight: memoryview) -> None:
+        before = in_flight[0]
+        send = self._socket.send
+        try:
+            in_flight[0] = 0
+            send(message, _SEND_FLAGS)  # nothing may come between these two lines
+        except OSError:
+            in_flight[0] = before
+            raise
 
     def descriptors(self) -> list[int]:
         """Return the numbers that ``close_open_fds`` must leave open."""
@@ -105,6 +132,41 @@ class Channel:
         """Close both ends; the main process's last act."""
         for descriptor in self.descriptors():
             os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The pairs of a worker.
+
+    Log records have one of their own: with a single pair, a process that floods it makes
+    19 of 20 spans of another find the kernel's buffer full.
+
+    Attributes:
+        main: For all but log records.
+        logs: For log records; None where none leave.
+    """
+
+    main: Channel
+    logs: Channel | None = None
+
+    @classmethod
+    def make(cls, *, has_logs: bool) -> Channels:
+        """Make the pairs; runs in the launcher before the application is imported."""
+        return cls(Channel.make(), Channel.make() if has_logs else None)
+
+    def of(self, signal: Signal) -> Channel:
+        """Return the one that a signal takes."""
+        return self.logs if signal is LOGS and self.logs is not None else self.main
+
+    def __iter__(self) -> Iterator[Channel]:
+        """Yield them, the main one first."""
+        yield self.main
+        if self.logs is not None:
+            yield self.logs
+
+    def descriptors(self) -> list[int]:
+        """Return the numbers that ``close_open_fds`` must leave open."""
+        return [each for channel in self for each in channel.descriptors()]
 
 
 def above_standard(descriptor: int) -> int:

@@ -38,9 +38,12 @@ NOTICE_BYTES = 512  # a sentence with a path
 _WORD = 8
 REACHED, REFUSED, SINCE, _HEARTBEAT = range(4)
 _ERROR_LENGTH, LEFT_OUT, _NAME_LENGTH, EPOCH, _REPEATED = range(4, 9)
-_SPOOLS, _NOTICE_LENGTH, KEPT = range(9, 12)
+_SPOOLS, _NOTICE_LENGTH = range(9, 11)
+QUEUES = 2  # of the exporter process: for spans, for log records
+KEPT = 11  # and one for each further queue
 EXPORTED, FAILED, DROPPED, _RECEIVED, QUEUED, _FLUSHED = _FIGURES = range(6)
-_FIRST_BLOCK = 12
+_LOGS_FAIL = KEPT + QUEUES
+_FIRST_BLOCK = _LOGS_FAIL + 1
 _WORDS = _FIRST_BLOCK + SIGNALS * len(_FIGURES)
 _ERROR_START = _WORDS * _WORD
 _NAME_START = _ERROR_START + ERROR_BYTES
@@ -102,6 +105,10 @@ class Figures:
         """Count items that the collector took."""
         self.words[EXPORTED] += count
         self._row.note_success()
+
+    def add_sent(self, count: int) -> None:
+        """Count what the collector took; says nothing of whether others reach it."""
+        self.words[EXPORTED] += count
 
     def add_failed(self, count: int) -> None:
         """Count items whose export failed for good."""
@@ -210,9 +217,18 @@ class Row:
         """Count items that may arrive twice (exporter process, when it starts)."""
         self._counts[_REPEATED] += count
 
-    def word(self, index: int) -> memoryview:
-        """Return one word, which is read and written without a call."""
-        return self._counts[index : index + 1]
+    def note_logs_fail(self, fail: bool) -> None:
+        """Say whether attempts to send log records fail (exporter process)."""
+        self._counts[_LOGS_FAIL] = fail
+
+    @property
+    def logs_fail(self) -> bool:
+        """Whether attempts to send log records fail."""
+        return bool(self._counts[_LOGS_FAIL])
+
+    def words(self, index: int, count: int = 1) -> memoryview:
+        """Return some words, which are read and written without a call."""
+        return self._counts[index : index + count]
 
     @property
     def repeated(self) -> int:

@@ -35,6 +35,7 @@ from otel_celery_launcher.ipc.counter_rows import (
     NEVER_REACHED_SECONDS,
     PAGE_BYTES,
     QUEUED,
+    QUEUES,
     REACHED,
     RECORDS,
     RECORDS_START,
@@ -49,7 +50,6 @@ from otel_celery_launcher.ipc.counter_rows import (
 from otel_celery_launcher.ipc.in_flight import (
     NONE,
     RECORD_BYTES,
-    RUNNING,
     InFlightRecord,
 )
 from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
@@ -116,8 +116,8 @@ class Counters:
         resource_epoch: One word. A process that has sent its resource in another epoch
             sends it again before its next items: the exporter process may have had to
             forget it.
-        has_kept: One word: not 0 if the supervisor has received messages that the
-            exporter process is to take over (``routes/keeper.py``).
+        has_kept: One word a queue: not 0 if the supervisor has received messages that
+            the exporter process is to take over (``routes/keeper.py``).
 
     Args:
         descriptor: A page made by the main process, inherited by a spawned child;
@@ -133,8 +133,8 @@ class Counters:
         self._shared = SharedMemory(self.descriptor)
         memory = memoryview(mmap.mmap(self.descriptor, PAGE_BYTES))
         self.rows = Rows(memory)
-        self.resource_epoch = self.rows[EXPORTER_ROW].word(EPOCH)
-        self.has_kept = self.rows[EXPORTER_ROW].word(KEPT)
+        self.resource_epoch = self.rows[EXPORTER_ROW].words(EPOCH)
+        self.has_kept = self.rows[EXPORTER_ROW].words(KEPT, QUEUES)
         self._states = memory[STATES_START:ROWS_START]
         self._records = memory[RECORDS_START:]
         self._claimed: dict[int, int] = {}  # record: process
@@ -168,16 +168,36 @@ class Counters:
                     continue
                 if self._states[index] == NONE:
                     self._claimed[index] = os.getpid()
-                    return self.in_flight_record(index, slot)
+                    record = self.in_flight_record(index, slot)
+                    record.take(os.getpid())
+                    return record
         return None
 
     def in_flight_records(self) -> Iterator[InFlightRecord]:
         """Yield the record of each run."""
-        states = bytes(self._states)
-        index = states.find(RUNNING)
-        while index >= 0:
-            yield self.in_flight_record(index)
-            index = states.find(RUNNING, index + 1)
+        for index, state in enumerate(bytes(self._states)):
+            if state != NONE:
+                yield self.in_flight_record(index)
+
+    def last_run_of(self, pid: int) -> tuple[str, bool] | None:
+        """Return the task's id of the last run that a process has recorded.
+
+        Args:
+            pid: Of the process.
+
+        Returns:
+            The id, empty if there was no run, and whether the run has not ended. None if
+            the process has no record, or another one has taken it over.
+        """
+        found = None
+        for index in range(RECORDS):
+            record = self.in_flight_record(index)
+            if record.pid != pid:
+                continue
+            if record.read() is not None:
+                return record.task_id, True
+            found = (record.task_id, False)
+        return found
 
     def claim_supervision(self) -> bool:
         """Try to become the process that supervises; its end releases the lock."""

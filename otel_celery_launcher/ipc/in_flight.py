@@ -8,6 +8,10 @@ their parent, and with all that was known at the start. The child writes the rec
 main process reads it (``tasks/killed.py``), or the exporter process if the main process
 is killed. Each process claims a record (``Counters.claim_record``); that of a dead process
 is free again when its run was ended.
+
+A process may be killed anywhere. So the record's state changes directly after the
+addition that counts the run, and directly before the call that sends its span, with no
+other call between the two. A run is then counted once and has one span.
 """
 
 from __future__ import annotations
@@ -36,12 +40,18 @@ RECORD_BYTES = 2048
 assert _HEAD.size + _ID_BYTES + START_BYTES <= RECORD_BYTES  # noqa: S101 - of constants
 
 # States of a record. Those of all records are adjacent, so one read finds all runs.
-NONE, RUNNING = 0, 1
+# An ENDING run is counted in the metrics, and its span has not left yet.
+NONE, RUNNING, ENDING = 0, 1, 2
 
 # ``text``, ``error.type`` and other attributes: what is known of the end of a run.
 Reason = dict[str, str]
 
 WORKER_LOST = "billiard.exceptions.WorkerLostError"
+
+
+def recorded_id(task_id: str) -> str:
+    """Return the id of a task as a record has it."""
+    return task_id.encode("utf-8", "replace")[:_ID_BYTES].decode("utf-8", "replace")
 
 
 class InFlightRun(NamedTuple):
@@ -51,6 +61,7 @@ class InFlightRun(NamedTuple):
     task_id: str
     frame: bytes  # the span at its start: ``span_frames.py``
     slot: int = 0  # of the pool
+    is_counted: bool = False  # in the metrics
 
     @property
     def is_alive(self) -> bool:
@@ -71,12 +82,20 @@ class InFlightRecord:
         memory: ``RECORD_BYTES`` of the shared page.
         state: The byte of its state.
         slot: Of the pool: where what is written runs.
+
+    Attributes:
+        state: ``RUNNING``, ``ENDING`` from the moment on in which it is counted, ``NONE``
+            from the moment on in which its span is sent.
     """
 
     def __init__(self, memory: memoryview, state: memoryview, slot: int) -> None:
         self._memory = memory
-        self._state = state
+        self.state = state
         self._slot = slot
+
+    def take(self, pid: int) -> None:
+        """Make this the record of a process, which has recorded nothing so far."""
+        self._memory[: _HEAD.size] = _HEAD.pack(pid, 0, 0, self._slot)
 
     def write(self, pid: int, task_id: str, frame: bytes) -> None:
         """Record a run; the state goes last, so that a reader sees all of it or nothing.
@@ -86,29 +105,43 @@ class InFlightRecord:
             task_id: Of the task.
             frame: The span at its start: ``span_frames.py``.
         """
-        self._state[0] = NONE
+        self.state[0] = NONE
         task = task_id.encode("utf-8", "replace")[:_ID_BYTES]
         head = _HEAD.pack(pid, len(task), len(frame), self._slot)
         data = head + task + frame
         self._memory[: len(data)] = data
-        self._state[0] = RUNNING
+        self.state[0] = RUNNING
 
     def clear(self) -> None:
         """Forget the run: its span has ended."""
-        self._state[0] = NONE
+        self.state[0] = NONE
+
+    @property
+    def pid(self) -> int:
+        """The process that has it, or had it last; 0 for none."""
+        return int(_HEAD.unpack_from(self._memory)[0])
+
+    @property
+    def task_id(self) -> str:
+        """The task's id of the run that was written last, whether it goes on or not."""
+        length = _HEAD.unpack_from(self._memory)[1]
+        task = self._memory[_HEAD.size : _HEAD.size + length]
+        return bytes(task).decode("utf-8", "replace")
 
     def read(self) -> InFlightRun | None:
         """Return the run, None where there is none."""
-        if self._state[0] != RUNNING:
+        state = self.state[0]
+        if state == NONE:
             return None
         memory = self._memory
         pid, id_length, length, slot = _HEAD.unpack_from(memory)
         middle = _HEAD.size + id_length
         return InFlightRun(
             pid,
-            bytes(memory[_HEAD.size : middle]).decode("utf-8", "replace"),
+            self.task_id,
             bytes(memory[middle : middle + length]),
             slot,
+            state == ENDING,
         )
 
 
@@ -125,6 +158,7 @@ class ThreadRecords:
         self._claim = claim
         self._free: list[InFlightRecord] = []
         self._used: dict[int, InFlightRecord] = {}
+        self._none = memoryview(bytearray(1))
 
     def write(self, pid: int, task_id: str, frame: bytes) -> None:
         """Record a run: ``InFlightRecord.write``; nothing if no record is left."""
@@ -137,12 +171,22 @@ class ThreadRecords:
             self._used[thread] = record
         record.write(pid, task_id, frame)
 
+    @property
+    def state(self) -> memoryview:
+        """The state of the run of this thread: ``InFlightRecord.state``."""
+        record = self._used.get(threading.get_ident())
+        return self._none if record is None else record.state
+
     def clear(self) -> None:
         """Forget the run of this thread."""
         record = self._used.pop(threading.get_ident(), None)
         if record is not None:
             record.clear()
             self._free.append(record)
+
+
+# Of the run of the calling thread.
+Record = InFlightRecord | ThreadRecords
 
 
 def killed_span(

@@ -43,7 +43,8 @@ DOCTOR = "_OTEL_CELERY_DOCTOR"
 # The file into which processes below ``exec --doctor`` write that they have examined.
 EXAMINED = "_OTEL_CELERY_EXAMINED"
 
-# Descriptor of the counters, and descriptor and inode of the channel's write end.
+# Descriptors of the counters and of the metrics (-1 for none), descriptor and inode of
+# each channel's write end.
 SPAWN = "_OTEL_CELERY_INHERITED"
 
 # The main process's resource, as JSON: no detector runs in a child, which has 4 s to come up.

@@ -10,7 +10,8 @@ from pathlib import Path
 QUEUE_BYTES = 64 * 1024 * 1024
 QUEUE_SHARE = 0.05
 QUEUE_BYTES_AT_LEAST = 4 * 1024 * 1024
-KEPT_SHARE = 8
+KEPT_SHARE = 2
+LOG_SHARE = 4
 NO_LIMIT = 2**60  # cgroup v1 writes a number near 2**63 for none
 
 
@@ -21,6 +22,11 @@ def queue_bytes() -> int:
         return QUEUE_BYTES
     share = int(min(limits) * QUEUE_SHARE)
     return max(QUEUE_BYTES_AT_LEAST, min(QUEUE_BYTES, share))
+
+
+def log_queue_bytes(queue: int) -> int:
+    """Return the bound of the queue of log records: a quarter of that of spans."""
+    return max(QUEUE_BYTES_AT_LEAST, queue // LOG_SHARE)
 
 
 def kept_bytes(queue: int) -> int:

@@ -81,7 +81,7 @@ _OFFSET = _LAP - 1
 FIRST_POSITION = _LAP
 
 # An empty ring keeps so much of its memory; what is freed is given back in such pieces.
-KEPT_BYTES = 1024 * 1024
+KEPT_BYTES = 512 * 1024
 
 
 class Ring:

@@ -19,9 +19,12 @@ from otel_celery_launcher.compat.span_fields import Lazy
 from otel_celery_launcher.ipc.datagrams import FrameError
 from otel_celery_launcher.ipc.marshalled import READ_ERRORS, load
 from otel_celery_launcher.ipc.span_frames import (
+    COUNTED,
+    COUNTED_START,
     RUN_END,
     RUN_START,
     SPAN,
+    CountedRun,
     RunStart,
     SpanRecord,
 )
@@ -42,6 +45,29 @@ def read_span(resource: Resource, data: bytes) -> ReadableSpan:
         return make(resource, record, shared)
     except READ_ERRORS as exc:
         raise FrameError(f"not a span: {exc!r}") from exc
+
+
+def read_counted_run(data: bytes) -> CountedRun:
+    """Return what is counted of a run in flight, whether it has a span or not.
+
+    Raises:
+        FrameError: Not written by this version.
+    """
+    try:
+        if data[:1] == COUNTED:
+            _, start = COUNTED_START.unpack_from(data)
+            task, system, destination = load(data[COUNTED_START.size :])
+            return CountedRun(task, system, destination, start)
+        record, shared = _read(data)
+        attributes = {**(load(shared) if shared else {}), **record.attributes}
+    except READ_ERRORS as exc:
+        raise FrameError(f"not a run: {exc!r}") from exc
+    return CountedRun(
+        str(attributes.get("celery.task_name", "")),
+        str(attributes.get("messaging.system", "")),
+        str(attributes.get("messaging.destination.name", "")),
+        record.start or 0,
+    )
 
 
 class EndedSpan(ReadableSpan):

@@ -7,6 +7,8 @@ A frame begins with its kind, one byte:
 SPAN        a whole span: ``SpanRecord``
 RUN_START   a run as it began: ``RunStart``, which has what most runs need
 RUN_END     a run that ends as it began: its start, when it ended, attributes added
+COUNTED     a run without a span, which is counted all the same: ``CountedRun``; only in
+            the records of runs in flight
 
 The start of a run is encoded anyway, for the case that its process is killed
 (``in_flight.py``). Read by ``span_decoder.py``.
@@ -14,6 +16,7 @@ The start of a run is encoded anyway, for the case that its process is killed
 
 from __future__ import annotations
 
+import struct
 from marshal import dumps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.compat.lazy_span import SpanStart
 
-SPAN, RUN_START, RUN_END = b"s", b"r", b"e"
+SPAN, RUN_START, RUN_END, COUNTED = b"s", b"r", b"e", b"c"
+
+# Begins a frame of a run without a span: kind, start in nanoseconds since the epoch.
+COUNTED_START = struct.Struct("=cQ")
 
 # A longer one is cut. A datagram must fit the socket's send buffer (212,992 bytes on a
 # stock Linux kernel, net.core.wmem_default).
@@ -81,6 +87,15 @@ class RunStart(NamedTuple):
     shared: bytes  # attributes that other runs have, too: ``encode_shared``
     own: dict[str, Any]  # attributes after these
     scope: bytes
+
+
+class CountedRun(NamedTuple):
+    """What is counted of a run, whether it has a span or not."""
+
+    task: str
+    system: str
+    destination: str
+    start: int  # nanoseconds since the epoch
 
 
 class Cut(NamedTuple):
@@ -161,6 +176,13 @@ def encode_run_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
         changes: Attributes that it ends with, too.
     """
     return RUN_END + dumps((start, ended, changes))
+
+
+def encode_counted_run(task: str, system: str, destination: str) -> bytes:
+    """Return what follows COUNTED_START in the frame of a run without a span."""
+    characters = START_CHARACTERS * 4
+    texts = (task, system, destination)
+    return dump(tuple(each[:characters] for each in texts))
 
 
 def _record(span: ReadableSpan) -> tuple[Any, ...]:

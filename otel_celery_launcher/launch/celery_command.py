@@ -114,10 +114,12 @@ def _prepare_spawned_children(telemetry: Telemetry) -> None:
     """Let spawned pool children set up telemetry (main process of a worker)."""
     os.environ.pop(inherited.MODE, None)  # of a worker above, or before a re-exec
     descriptors = [telemetry.counters.descriptor]
-    numbers = list(descriptors)
-    if telemetry.channel is not None:
-        descriptors.append(telemetry.channel.write)
-        numbers += [telemetry.channel.write, telemetry.channel.inode]
+    page = [] if telemetry.metrics is None else telemetry.metrics.page.descriptors()
+    numbers = [*descriptors, *(page or [-1])]
+    descriptors += page
+    for channel in telemetry.channels or ():
+        descriptors.append(channel.write)
+        numbers += [channel.write, channel.inode]
     if telemetry.provider is not None:
         attributes = dict(telemetry.provider.resource.attributes)
         os.environ[inherited.RESOURCE] = json.dumps(attributes, default=str)

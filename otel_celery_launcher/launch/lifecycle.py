@@ -85,6 +85,13 @@ class Lifecycle:
         celery_private.fail_requests_inside(self._telemetry.killed_runs.context_of)
         if self._prepare_spawned_children is not None:
             self._prepare_spawned_children()
+        if self._telemetry.metrics is not None:
+            with guarded("the worker's own metrics are missing"):
+                self._telemetry.metrics.worker.connect()
+            with guarded("the broker's queues are not counted"):
+                self._telemetry.tell_of_broker(sender.app)
+        with guarded("some killed runs may be missing"):
+            self._telemetry.watch_pool(sender.app)
         self._forks = not celery_pools.never_forks(sender.pool_cls)
         self._main_started(forks=True)  # with any pool: `-B` forks beat
         celery_private.add_timer(
@@ -101,6 +108,7 @@ class Lifecycle:
 
     def _worker_ready(self, sender: Any = None, **_: Any) -> None:
         """Main process: where tasks run in it, it forks no more, and records them."""
+        self._telemetry.advise_on_logs()
         if not self._forks:
             self._main_started(forks=False)
             record_in_flight_runs(ThreadRecords(self._telemetry.counters.claim_record))
@@ -109,8 +117,7 @@ class Lifecycle:
 
     def _poll(self) -> None:
         """Main process, from Celery's own timer: no thread of ours."""
-        self._telemetry.killed_runs.poll()
-        self._telemetry.route.poll()
+        self._telemetry.poll()
 
     def _stopping(self) -> None:
         """Main process: no timer is called any more, and the pool still sends."""
@@ -118,6 +125,7 @@ class Lifecycle:
             self._telemetry.watch_until_the_end()
 
     def _main_started(self, *, forks: bool) -> None:
+        self._telemetry.main_started()
         route = self._telemetry.route
         route.main_started(forks=forks)
         if route.failure:
@@ -148,7 +156,8 @@ class Lifecycle:
         """Beat: the process that stays; `worker -B` sends this signal, too."""
         if self._telemetry.settings.role != "beat":
             return
-        celery_private.watch_schedule_entries(current_entry)
+        self._watch_schedule()
+        self._telemetry.advise_on_logs()
         self._telemetry.main.claim()
         self._main_started(forks=False)
         # Its look at the schedule, often in a database, is no trace: a publish is.
@@ -158,7 +167,7 @@ class Lifecycle:
         """``worker -B``: a forked process that SIGTERM ends at once."""
         attach(Context())  # not the main process's
         contexts.suppress_instrumentations_outside_spans()
-        celery_private.watch_schedule_entries(current_entry)
+        self._watch_schedule()
         self._telemetry.set_slot("beat")
         self._telemetry.route.child_started(BEAT_ROW)
 
@@ -168,6 +177,15 @@ class Lifecycle:
             os.kill(os.getpid(), number)
 
         signal.signal(signal.SIGTERM, close_and_die)
+
+    def _watch_schedule(self) -> None:
+        """Say what beat publishes, and how late (beat's process)."""
+        metrics = self._telemetry.metrics
+        if metrics is None:
+            celery_private.watch_schedule_entries(current_entry)
+            return
+        metrics.beat.connect()
+        celery_private.watch_schedule_entries(current_entry, metrics.beat.publishing)
 
     def _is_child(self) -> bool:
         return self._telemetry.is_spawned or not self._telemetry.main.is_this()

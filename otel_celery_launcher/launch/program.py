@@ -134,9 +134,11 @@ def program_name(argv: Sequence[str]) -> str:
 def is_uwsgi() -> bool:
     """Return whether this Python is inside uWSGI, which forks without Python's hooks.
 
-    The module is there for applications; at Python's own start there is only the file.
+    The module is there for applications; at Python's own start there is only the file,
+    or the script of the distribution ``pyuwsgi``, which runs uWSGI in Python.
     """
-    if "uwsgi" in sys.modules:
+    script = program_name(sys.orig_argv)
+    if "uwsgi" in sys.modules or script in {"uwsgi", "pyuwsgi"}:
         return True
     try:
         return Path("/proc/self/exe").readlink().name.startswith("uwsgi")

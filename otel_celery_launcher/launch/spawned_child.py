@@ -16,7 +16,7 @@ from otel_celery_launcher.command_line import read_command_line
 from otel_celery_launcher.compat import celery_private
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.ipc import inherited
-from otel_celery_launcher.ipc.channel import Channel
+from otel_celery_launcher.ipc.channel import Channel, Channels
 from otel_celery_launcher.launch.celery_command import note_set_up
 from otel_celery_launcher.launch.descriptor_limit import require_descriptors
 from otel_celery_launcher.launch.lifecycle import Lifecycle
@@ -37,10 +37,12 @@ def _set_up() -> None:
         read_command_line(sys.argv[1:], os.environ),
         os.environ.get(inherited.MODE),
     )
-    counters, *pair = map(int, os.environ[inherited.SPAWN].split(":"))
+    counters, page, *pairs = map(int, os.environ[inherited.SPAWN].split(":"))
+    channels = [Channel(*each) for each in zip(pairs[::2], pairs[1::2], strict=True)]
     from_main = FromMain(
         counters=counters,
-        channel=Channel(*pair) if settings.mode is Mode.PROCESS else None,
+        channels=Channels(*channels) if settings.mode is Mode.PROCESS else None,
+        page=page if page >= 0 else None,
         resource=json.loads(os.environ.get(inherited.RESOURCE, "{}")),
     )
     telemetry = start(settings, from_main)

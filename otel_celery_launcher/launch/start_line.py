@@ -16,6 +16,7 @@ from otel_celery_launcher import __version__, messages
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.settings.advice import printable_endpoint
 from otel_celery_launcher.settings.checks import safe_repr
+from otel_celery_launcher.signals import LOGS, METRICS
 from otel_celery_launcher.telemetry.suppression import DRIVERS
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def _text(telemetry: Telemetry) -> str:
         off += f"; once: {' '.join(once)} below sqlalchemy"
     return (
         f"{__version__}, {settings.role}, service {safe_repr(settings.service_name)},"
-        f" {_where(settings)}, sampler {settings.sampler}; instrumented: {on}{off}"
+        f" {_where(settings)}, sampler {settings.sampler}, {_metrics(settings)}{_logs(settings)};"
+        f" instrumented: {on}{off}"
     )
 
 
@@ -114,6 +116,21 @@ def _where(settings: Settings) -> str:
     return f"{exporters}{target} {settings.mode.explained}"
 
 
+def _metrics(settings: Settings) -> str:
+    """Return where metrics go, and how often."""
+    exporters = settings.signals[METRICS].exporters
+    if not exporters:
+        return "no metrics"
+    names = [EXPORTERS.get(each, each) for each in exporters]
+    return f"metrics by {' and '.join(names)} each {settings.metrics.interval:g} s"
+
+
+def _logs(settings: Settings) -> str:
+    """Return where log records go; empty if they stay."""
+    names = [EXPORTERS.get(each, each) for each in settings.signals[LOGS].exporters]
+    return f", logs by {' and '.join(names)}" if names else ""
+
+
 def _fields(telemetry: Telemetry) -> dict[str, Any]:
     """Return what the start line says, and all that is off, for a program."""
     settings = telemetry.settings
@@ -127,6 +144,8 @@ def _fields(telemetry: Telemetry) -> dict[str, Any]:
         else "",
         "export": settings.mode.value,
         "sampler": settings.sampler,
+        "metrics": list(settings.signals[METRICS].exporters),
+        "metric_interval": settings.metrics.interval,
         "instrumented": telemetry.instrumented.on,
         "off": {each.name: each.reason for each in telemetry.instrumented.off},
     }

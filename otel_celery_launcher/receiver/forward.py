@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from otel_celery_launcher.receiver.grpc_server import MESSAGE_BYTES, METHOD
+from otel_celery_launcher.receiver.grpc_server import (
+    LOGS_METHOD,
+    MESSAGE_BYTES,
+    METHOD,
+    METRICS_METHOD,
+)
 from otel_celery_launcher.receiver.metadata import as_metadata
 from otel_celery_launcher.settings.otlp_checks import split_endpoint
 
@@ -37,6 +42,7 @@ _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    method: str
     body: bytes
     metadata: list[tuple[str, str | bytes]]
 
@@ -68,7 +74,10 @@ class Forwarder:
             self._channel = grpc.secure_channel(target, credentials, options)
         else:
             self._channel = grpc.insecure_channel(target, options)
-        self._call = self._channel.unary_unary(METHOD)
+        self._calls = {
+            method: self._channel.unary_unary(method)
+            for method in (METHOD, METRICS_METHOD, LOGS_METHOD)
+        }
         self._waiting: deque[_Request] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -82,9 +91,14 @@ class Forwarder:
         why = f" ({self.dropped} had no room)" if self.dropped else ""
         return f"{self.sent} requests forwarded, {lost} not{why}"
 
-    def put(self, body: bytes, headers: Iterable[tuple[str, str | bytes]]) -> None:
+    def put(
+        self,
+        body: bytes,
+        headers: Iterable[tuple[str, str | bytes]],
+        method: str = METHOD,
+    ) -> None:
         """Hand a request on, with the headers that are not of its connection."""
-        request = _Request(body, as_metadata(headers))
+        request = _Request(method, body, as_metadata(headers))
         with self._changed:
             if self._bytes + request.size_bytes > QUEUE_BYTES:
                 self.dropped += 1
@@ -131,7 +145,8 @@ class Forwarder:
     def _is_done(self, request: _Request) -> bool:
         """Send once; return whether it has been taken or refused."""
         try:
-            self._call(request.body, timeout=CALL_SECONDS, metadata=request.metadata)
+            call = self._calls[request.method]
+            call(request.body, timeout=CALL_SECONDS, metadata=request.metadata)
         except grpc.RpcError as exc:
             if _may_succeed_later(exc):
                 return False

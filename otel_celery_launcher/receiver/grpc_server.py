@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import grpc
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METRICS_METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+LOGS_METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+
+# Takes a request and its context.
+Take = Callable[[bytes, grpc.ServicerContext], None]
 
 # Twice a Collector's default limit for gRPC. A decoded request of many small parts
 # takes up to fifty times its bytes (measured), so the limit is no higher.
@@ -36,6 +40,8 @@ class GrpcServer:
         port: 0 lets the system choose.
         host: Name or address to listen on.
         credentials: For TLS.
+        take_metrics: The same for metrics; None answers UNIMPLEMENTED.
+        take_logs: The same for log records.
 
     Attributes:
         port: The one it listens on.
@@ -46,10 +52,12 @@ class GrpcServer:
 
     def __init__(
         self,
-        take: Callable[[bytes, grpc.ServicerContext], None],
+        take: Take,
         port: int = 0,
         host: str = "127.0.0.1",
         credentials: grpc.ServerCredentials | None = None,
+        take_metrics: Take | None = None,
+        take_logs: Take | None = None,
     ) -> None:
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="receiver"),
@@ -59,7 +67,8 @@ class GrpcServer:
             ],
             maximum_concurrent_rpcs=CALLS,
         )
-        self._server.add_generic_rpc_handlers((_Export(take),))
+        takes = {METHOD: take, METRICS_METHOD: take_metrics, LOGS_METHOD: take_logs}
+        self._server.add_generic_rpc_handlers((_Export(takes),))
         address = f"{host}:{port}"
         try:
             if credentials is None:
@@ -80,21 +89,23 @@ class GrpcServer:
 
 
 class _Export(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, take: Callable[[bytes, grpc.ServicerContext], None]) -> None:
-        self._take = take
+    def __init__(self, takes: dict[str, Take | None]) -> None:
+        self._takes = takes
 
     def service(self, call: grpc.HandlerCallDetails) -> Any:
-        if call.method != METHOD:
+        take = self._takes.get(call.method)
+        if take is None:
             return None
-        return grpc.unary_unary_rpc_method_handler(self._export)
+        return grpc.unary_unary_rpc_method_handler(partial(self._export, take))
 
-    def _export(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    @staticmethod
+    def _export(take: Take, request: bytes, context: grpc.ServicerContext) -> bytes:
         if len(request) > MESSAGE_BYTES:  # decompressed; older gRPC does not look
             context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"larger than {MESSAGE_BYTES} bytes"
             )
         try:
-            self._take(request, context)
+            take(request, context)
         except ValueError as exc:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
-        return b""  # an ExportTraceServiceResponse without a word
+        return b""  # a response without a word

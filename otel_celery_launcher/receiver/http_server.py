@@ -12,9 +12,10 @@ import io
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otel_celery_launcher.receiver.http_body import (
     PIECE_BYTES,
@@ -25,10 +26,12 @@ from otel_celery_launcher.receiver.http_body import (
     read_body,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+# Takes a request and its headers.
+Take = Callable[[bytes, Mapping[str, str]], None]
 
 PATH = "/v1/traces"
+METRICS_PATH = "/v1/metrics"
+LOGS_PATH = "/v1/logs"
 PROTOBUF = "application/x-protobuf"
 
 # A thread each; more of them are closed at once, and exporters try again.
@@ -50,6 +53,8 @@ class HttpServer:
         take: Called with each request and its headers; a ValueError is status 400.
         port: 0 lets the system choose.
         host: Name or address to listen on.
+        take_metrics: The same for metrics; None answers 404.
+        take_logs: The same for log records.
 
     Attributes:
         port: The one it listens on.
@@ -60,14 +65,17 @@ class HttpServer:
 
     def __init__(
         self,
-        take: Callable[[bytes, Mapping[str, str]], None],
+        take: Take,
         port: int = 0,
         host: str = "127.0.0.1",
+        take_metrics: Take | None = None,
+        take_logs: Take | None = None,
     ) -> None:
         class Handler(_Handler):
             pass
 
-        Handler.take = staticmethod(take)
+        takes = {PATH: take, METRICS_PATH: take_metrics, LOGS_PATH: take_logs}
+        Handler.takes = {path: each for path, each in takes.items() if each}
         Handler.budget = Budget(BODIES_BYTES)
         self._server = _Server((host, port), Handler)
         self.port = int(self._server.server_address[1])
@@ -106,7 +114,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    take: Callable[[bytes, Mapping[str, str]], None]
+    takes: dict[str, Take]
     budget: Budget
 
     def setup(self) -> None:
@@ -141,13 +149,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, body: bytes) -> tuple[HTTPStatus, str]:
         """Hand a request on; return the answer."""
-        if self.path.partition("?")[0] != PATH:
-            return HTTPStatus.NOT_FOUND, f"traces are taken at {PATH}"
+        take = self.takes.get(self.path.partition("?")[0])
+        if take is None:
+            return (
+                HTTPStatus.NOT_FOUND,
+                f"expected one of {', '.join(self.takes)}",
+            )
         if self.headers.get_content_type() != PROTOBUF:
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected {PROTOBUF}"
         try:
             body = decode(body, self.headers.get("Content-Encoding", ""))
-            self.take(body, dict(self.headers))
+            take(body, dict(self.headers))
         except RefusalError as refusal:
             return refusal.status, str(refusal)
         except ValueError as exc:

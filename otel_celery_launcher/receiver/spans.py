@@ -68,13 +68,10 @@ def read_request(data: bytes, *, is_brief: bool = False) -> list[ReceivedSpan]:
         ValueError: It is not a request, or has too many spans.
     """
     check_spans(data)
-    try:
-        request = ExportTraceServiceRequest.FromString(data)
-    except DecodeError as exc:
-        raise ValueError("not an OTLP trace request") from exc
+    request = parse_request(ExportTraceServiceRequest, data, "trace")
     spans = []
     for resource_spans in request.resource_spans:
-        resource = _attributes(
+        resource = read_attributes(
             pair
             for pair in resource_spans.resource.attributes
             if not is_brief or pair.key == "service.name"
@@ -87,6 +84,23 @@ def read_request(data: bytes, *, is_brief: bool = False) -> list[ReceivedSpan]:
     return spans
 
 
+def parse_request(kind: Any, data: bytes, name: str) -> Any:
+    """Return a request's message.
+
+    Args:
+        kind: Class of the message.
+        data: The request's bytes.
+        name: Of the signal, as the error has it.
+
+    Raises:
+        ValueError: It is not a request of this kind.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as exc:
+        raise ValueError(f"not an OTLP {name} request") from exc
+
+
 def _span(
     span: Span, resource: dict[str, Any], scope: str, is_brief: bool
 ) -> ReceivedSpan:
@@ -96,16 +110,18 @@ def _span(
     return ReceivedSpan(
         name=span.name,
         kind=_kind(span.kind),
-        trace_id=_id(span.trace_id, TRACE_ID_BYTES),
-        span_id=_id(span.span_id, SPAN_ID_BYTES),
-        parent_id=_id(span.parent_span_id, SPAN_ID_BYTES),
+        trace_id=read_id(span.trace_id, TRACE_ID_BYTES),
+        span_id=read_id(span.span_id, SPAN_ID_BYTES),
+        parent_id=read_id(span.parent_span_id, SPAN_ID_BYTES),
         start=span.start_time_unix_nano / 1e9,
         end=span.end_time_unix_nano / 1e9,
         is_error=span.status.code == 2,
         status_text=span.status.message,
-        attributes=_attributes(span.attributes),
-        events=tuple((event.name, _attributes(event.attributes)) for event in events),
-        links=tuple(_id(link.span_id, SPAN_ID_BYTES) for link in span.links),
+        attributes=read_attributes(span.attributes),
+        events=tuple(
+            (event.name, read_attributes(event.attributes)) for event in events
+        ),
+        links=tuple(read_id(link.span_id, SPAN_ID_BYTES) for link in span.links),
         resource=resource,
         scope=scope,
     )
@@ -116,7 +132,7 @@ def _kind(number: int) -> str:
     return KINDS[number if 0 <= number < len(KINDS) else 0]
 
 
-def _id(value: bytes, length: int) -> str:
+def read_id(value: bytes, length: int) -> str:
     """Return an id in hex; any other length is refused, as the Collector does.
 
     Raises:
@@ -132,11 +148,15 @@ def memory_bytes(span: ReceivedSpan) -> int:
 
     Many small values take ten times their bytes on the wire, so each one is counted.
     """
-    parts = (
+    return memory_bytes_of(
         span.name, span.status_text, span.attributes, span.events, span.links,
         span.resource, span.scope,
     )  # fmt: skip
-    return SPAN_BYTES + sum(map(_memory_bytes, parts))
+
+
+def memory_bytes_of(*values: Any) -> int:
+    """Return about how much memory an item with these values takes."""
+    return SPAN_BYTES + sum(map(_memory_bytes, values))
 
 
 def _memory_bytes(value: Any) -> int:
@@ -149,16 +169,18 @@ def _memory_bytes(value: Any) -> int:
     return size
 
 
-def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
+def read_attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    """Return attributes as Python has them."""
+    return {pair.key: read_value(pair.value) for pair in pairs}
 
 
-def _value(value: AnyValue) -> Any:
+def read_value(value: AnyValue) -> Any:
+    """Return a value as Python has it."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
     if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
+        return [read_value(item) for item in value.array_value.values]
     if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
+        return read_attributes(value.kvlist_value.values)
     return getattr(value, kind)

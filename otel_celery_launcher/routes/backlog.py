@@ -21,11 +21,15 @@ Item = tuple[Envelope, bytes]
 class Backlog:
     """A queue of frames, bounded by bytes.
 
+    Args:
+        limit: The bound.
+
     Attributes:
         bytes: Of the frames that wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = BACKLOG_BYTES) -> None:
+        self._limit = limit
         self._items: deque[Item] = deque()
         self.bytes = 0
 
@@ -37,7 +41,7 @@ class Backlog:
         self._items.append((envelope, data))
         self.bytes += len(data)
         dropped = 0
-        while self.bytes > BACKLOG_BYTES and len(self._items) > 1:
+        while self.bytes > self._limit and len(self._items) > 1:
             self.bytes -= len(self._items.popleft()[1])
             dropped += 1
         return dropped

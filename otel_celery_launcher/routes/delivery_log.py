@@ -17,7 +17,7 @@ from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.settings.checks import printable_path, safe_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.ipc.process_claim import ProcessClaim
@@ -31,6 +31,26 @@ SECONDS_BETWEEN_LINES = 60.0
 _REFUSED_ADVICE = "look at the log of the collector for what is wrong with them"
 
 
+class _Pace:
+    """Lets a line through once in ``SECONDS_BETWEEN_LINES``.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: float | None = None
+
+    def take(self) -> bool:
+        """Return whether a line may be written now; it is, then."""
+        now = self._clock()
+        if self._last is not None and now - self._last < SECONDS_BETWEEN_LINES:
+            return False
+        self._last = now
+        return True
+
+
 class DeliveryLog:
     """Writes the lines about one signal; only in the main process.
 
@@ -42,6 +62,7 @@ class DeliveryLog:
         path: The path there, as it may be shown.
         spool: The spool directory; empty for none.
         clock: Monotonic seconds.
+        also: Signals of whose items it is only said how many were lost.
     """
 
     def __init__(
@@ -53,7 +74,12 @@ class DeliveryLog:
         path: str = "",
         spool: str = "",
         clock: Callable[[], float] = time.monotonic,
+        *,
+        also: Sequence[Signal] = (),
     ) -> None:
+        self._also = dict.fromkeys(also, 0)
+        self._also_pace = _Pace(clock)
+        self._refused: dict[Signal, int] = {}  # lost, when they were last not taken
         self._items = signal.items
         self._totals = counters.of(signal)
         self._counters = counters
@@ -61,15 +87,14 @@ class DeliveryLog:
         self._destination = destination
         self._path = path or signal.path
         self._spool = printable_path(spool)
-        self._clock = clock
         self._notice_said = ""
         self._exporter = counters.rows[EXPORTER_ROW].of(signal)
         self._refused_said = 0
-        self._last_line: float | None = None
+        self._pace = _Pace(clock)
         self._is_failing = False
         self._lost_said = 0
         self._left_out_said = 0
-        self._left_out_line: float | None = None
+        self._left_out_pace = _Pace(clock)
 
     def poll(self) -> None:
         """Write a line if one is due. Called by timers and after each export."""
@@ -79,11 +104,15 @@ class DeliveryLog:
             self._report_failure()
         elif self._is_failing:
             self._report_recovery()
-        elif self._totals.lost > self._lost_said and self._take_turn():
+        elif self._totals.lost > self._lost_said and self._pace.take():
             self._report_loss(" so far")
         if self._counters.left_out > self._left_out_said:
             self._report_left_out()
         self._report_notice()
+        if self._counters.rows[EXPORTER_ROW].logs_fail:
+            self._note_refused()
+        elif self._has_lost_others() and self._also_pace.take():
+            self._report_losses_of_others(" so far")
 
     def report_end(self) -> None:
         """Write the last line, due or not, if items were lost that no line has said.
@@ -95,6 +124,7 @@ class DeliveryLog:
         self._report_notice()
         if self._totals.lost > self._lost_said:
             self._report_loss("")
+        self._report_losses_of_others("")
         if self._counters.rows[EXPORTER_ROW].spools and self._totals.queued:
             messages.log(
                 f"{self._totals.queued} {self._items} for {self._destination} wait in"
@@ -105,7 +135,7 @@ class DeliveryLog:
             self._say_left_out()
 
     def _report_failure(self) -> None:
-        if not self._take_turn():
+        if not self._pace.take():
             return
         self._is_failing = True
         self._lost_said = self._totals.lost
@@ -151,6 +181,34 @@ class DeliveryLog:
             f"{self._lost_said} {self._items} lost{so_far}: {why}. {_as_sentence(advice)}"
         )
 
+    def _has_lost_others(self) -> bool:
+        return any(
+            self._counters.of(signal).lost > said for signal, said in self._also.items()
+        )
+
+    def _note_refused(self) -> None:
+        """Note what is lost while the collector does not take it: a line has said so."""
+        self._refused = {each: self._counters.of(each).lost for each in self._also}
+
+    def _report_losses_of_others(self, so_far: str) -> None:
+        for signal, said in self._also.items():
+            lost = self._counters.of(signal).lost
+            if lost <= said:
+                continue
+            self._also[signal] = lost
+            if self._counters.rows[EXPORTER_ROW].logs_fail:
+                why = "the collector does not take them"
+            elif lost <= self._refused.get(signal, 0):
+                why = "the collector did not take them"
+            else:
+                why = (
+                    "they could not be delivered in time. Let fewer leave:"
+                    " OTEL_PYTHON_LOG_HANDLER_LEVEL=warning"
+                )
+            messages.log(
+                f"{lost} {signal.items} lost{so_far}; spans are not affected: {why}"
+            )
+
     def _take_refused(self) -> int:
         """Return how many items were refused, which no line has said (exporter process)."""
         refused = self._exporter.failed - self._refused_said
@@ -165,12 +223,8 @@ class DeliveryLog:
             messages.log(notice)
 
     def _report_left_out(self) -> None:
-        now = self._clock()
-        line = self._left_out_line
-        if line is not None and now - line < SECONDS_BETWEEN_LINES:
-            return
-        self._left_out_line = now
-        self._say_left_out()
+        if self._left_out_pace.take():
+            self._say_left_out()
 
     def _say_left_out(self) -> None:
         self._left_out_said = self._counters.left_out
@@ -179,16 +233,6 @@ class DeliveryLog:
             f" one process; the last with {safe_repr(self._counters.left_out_name)}. Begin"
             " fewer, or set OTEL_CELERY_ROOT_SPANS_PER_SECOND to what you want"
         )
-
-    def _take_turn(self) -> bool:
-        now = self._clock()
-        if (
-            self._last_line is not None
-            and now - self._last_line < SECONDS_BETWEEN_LINES
-        ):
-            return False
-        self._last_line = now
-        return True
 
 
 def _as_sentence(advice: str) -> str:

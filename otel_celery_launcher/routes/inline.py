@@ -32,16 +32,24 @@ from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.delivery.deadline import run_with_deadline
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, error_text
-from otel_celery_launcher.ipc.counter_rows import MAIN_ROW
+from otel_celery_launcher.delivery.health import MainHealth, SecondHealth
+from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
 from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.routes.counting_exporter import (
+    CountingExporter,
+    is_exporting,
+    note_error,
+)
+from otel_celery_launcher.signals import LOGS, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
-    from otel_celery_launcher.ipc.counter_rows import Figures, Row
+    from otel_celery_launcher.delivery.health import Health
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
+    from otel_celery_launcher.routes.inline_metrics import InlineMetrics
     from otel_celery_launcher.routes.route import Exporter, Outgoing
     from otel_celery_launcher.signals import Signal
 
@@ -56,64 +64,6 @@ UNANNOUNCED_SECONDS = 2.0
 
 # A collector that came up meanwhile answers a process's first attempt in this time.
 FIRST_ATTEMPT_SECONDS = 0.1
-
-_thread = threading.local()
-
-
-def is_exporting() -> bool:
-    """Return whether this thread is inside an export of ours."""
-    return getattr(_thread, "is_exporting", False)
-
-
-class CountingExporter:
-    """What the SDK's queue exports to: an exporter whose results are counted.
-
-    Args:
-        exporter: The exporter that sends.
-        row: This process's row of the counters.
-        figures: Those of the signal in it.
-        after: Called after each export, in the exporting thread.
-    """
-
-    def __init__(
-        self,
-        exporter: Exporter,
-        row: Row,
-        figures: Figures,
-        after: Callable[[], None],
-    ) -> None:
-        self._exporter = exporter
-        self._row = row
-        self._figures = figures
-        self._after = after
-        self.handled = 0  # items whose fate is known, delivered or not
-
-    def export(self, items: Sequence[Any]) -> None:
-        """Send a batch; a failure is counted and kept, never raised."""
-        _thread.is_exporting = True
-        try:
-            is_taken = self._exporter.export(items)
-        except Exception as exc:  # noqa: BLE001 - any exporter; counted and reported
-            self._row.note_error(error_text(exc))
-            is_taken = False
-        finally:
-            _thread.is_exporting = False
-        if is_taken:
-            self._figures.add_exported(len(items))
-        else:
-            self._figures.add_failed(len(items))
-            self._row.note_failure()
-        self.handled += len(items)
-        self._after()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Return True: nothing is held here."""
-        del timeout_millis
-        return True
-
-    def shutdown(self) -> None:
-        """Close the exporter's connection."""
-        self._exporter.shutdown()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +98,7 @@ class InlineLane:
         self._counters = counters
         self._delivery_log = delivery_log
         self._put = inline.outgoing.put
+        self._prepare = inline.outgoing.prepare
         self.use_row(MAIN_ROW)
         self.forget_parent()
 
@@ -172,6 +123,7 @@ class InlineLane:
     def export(self, item: Any) -> None:
         """Put an item into the SDK's queues."""
         self._received += 1
+        item = self._prepare(item)
         for queue in self.queues:
             self._put(queue, item)
         if self._exporters:
@@ -200,7 +152,7 @@ class InlineLane:
     def send_held(self) -> None:
         """Send what is held at once (the forked sender)."""
         for exporter in self._make_exporters():
-            exporter.export(list(self.held))
+            exporter.export([self._prepare(item) for item in self.held])
 
     def close(self) -> list[Callable[[], object]]:
         """Return calls that send what is in the queues and end them."""
@@ -229,8 +181,15 @@ class InlineLane:
             self._delivery_log.poll()
             return None
         return CountingExporter(
-            exporter, self._row, self._figures, self._delivery_log.poll
+            exporter, self._figures, self._make_health(), self._delivery_log.poll
         )
+
+    def _make_health(self) -> Health:
+        signal, counters = self._inline.outgoing.signal, self._counters
+        if signal is not LOGS:
+            return MainHealth(self._row, self._figures)
+        row = counters.rows[EXPORTER_ROW]
+        return SecondHealth(signal, row, self._figures, lambda: counters.is_failing)
 
 
 class InlineRoute:
@@ -243,6 +202,10 @@ class InlineRoute:
         holds: Whether this process holds its items until it is known to stay.
         forks_safely: Whether exporters can be made in a process forked from an
             exporting one (not with gRPC).
+        metrics: Exports metrics; None without them.
+
+    Attributes:
+        has_sent: Whether exporters were made in this process.
     """
 
     failure = ""  # nothing has to be started
@@ -258,7 +221,9 @@ class InlineRoute:
         *,
         holds: bool,
         forks_safely: bool,
+        metrics: InlineMetrics | None = None,
     ) -> None:
+        self.metrics = metrics
         self._counters = counters
         self._delivery_log = delivery_log
         self._forks_safely = forks_safely
@@ -269,6 +234,7 @@ class InlineRoute:
         }
         self._starting = threading.Lock()
         self._sender: int | None = None
+        self.has_sent = False
         self._pid = os.getpid()
         self._take: Callable[[InlineLane, Any], None] = (
             InlineLane.hold if holds else self._start_and_export
@@ -285,9 +251,10 @@ class InlineRoute:
         *,
         ends_work: bool,
         ends_task: bool,
+        in_flight: memoryview | None = None,
     ) -> None:
         """Take an item: ``Route.hand_over``."""
-        del resource, ends_work, ends_task
+        del resource, ends_work, ends_task, in_flight
         if self._pid != os.getpid():
             self._begin_after_fork()
         self._take(self._lanes[signal.number], item)
@@ -296,8 +263,16 @@ class InlineRoute:
         """Count a span that is not begun."""
         self._row.add_left_out(name)
 
-    def flush(self, seconds: float) -> bool:
+    def begin_metrics(self) -> None:
+        """Note that this process has measured something for the first time."""
+        if self.metrics is not None:
+            self.metrics.begin()
+
+    def flush(self, seconds: float, signals: Sequence[Signal] | None = None) -> bool:
         """Send what is there; return whether that ended in time."""
+        is_asked = signals is None or METRICS in signals
+        if self.metrics is not None and is_asked and not self.metrics.flush(seconds):
+            return False
         lanes = self._lanes.values()
         queues = [queue for lane in lanes for queue in lane.queues]
         if self._pid != os.getpid() or not queues:
@@ -306,11 +281,29 @@ class InlineRoute:
             [queue.force_flush for queue in queues], seconds, self._is_hopeless
         )
 
+    def hold(self, signal: Signal, item: Any) -> None:
+        """Keep an item until there is a reason to make the exporters."""
+        if self._pid != os.getpid():
+            self._begin_after_fork()
+        self._lanes[signal.number].hold(item)
+
+    def take_held(self, signal: Signal) -> list[Any]:
+        """Return what was kept by ``hold``, which leaves by another route."""
+        lane = self._lanes.get(signal.number)
+        if lane is None:
+            return []
+        held = lane.held
+        items = list(held)
+        held.clear()
+        return items
+
     # The life of a process: launch/lifecycle.py and telemetry/setup.py.
 
     def main_started(self, *, forks: bool) -> None:
         """Export from here in a main process that never forks."""
         self._pid = os.getpid()  # a detached beat is the one that stays
+        if self.metrics is not None:
+            self.metrics.main_started(forks=forks)
         if not forks:
             self.child_started(MAIN_ROW)
 
@@ -326,6 +319,7 @@ class InlineRoute:
         if self._pid != os.getpid():
             self._forget_parent()
         self._row = self._counters.rows[row]
+        self.has_sent = True
         for lane in self._lanes.values():
             lane.use_row(row)
             lane.start()
@@ -343,8 +337,11 @@ class InlineRoute:
         if any(lane.held for lane in lanes):
             self.child_started(MAIN_ROW)
         self._take = InlineLane.drop
+        closing = [close for lane in lanes for close in lane.close()]
+        if self.metrics is not None:
+            closing += self.metrics.last(end - time.monotonic())
         is_done = run_with_deadline(
-            [close for lane in lanes for close in lane.close()],
+            closing,
             end - time.monotonic(),
             self._is_hopeless,
         )
@@ -356,10 +353,12 @@ class InlineRoute:
         """Send held items and write due lines; called by the main process's timer."""
         if self._pid == os.getpid():
             self._send_held()
+        if self.metrics is not None:
+            self.metrics.poll()
         self._delivery_log.poll()
 
     def _note_error(self, text: str) -> None:
-        self._row.note_error(text)
+        note_error(text)
         self._delivery_log.poll()
 
     def _start_and_export(self, lane: InlineLane, item: Any) -> None:

@@ -14,6 +14,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from otel_celery_launcher.ipc.counter_rows import MAIN_ROW
 from otel_celery_launcher.ipc.datagrams import FrameError
 
 if TYPE_CHECKING:
@@ -32,10 +33,30 @@ MESSAGES_AT_ONCE = 2000
 _LOOK = _socket.MSG_DONTWAIT | _socket.MSG_PEEK
 
 
+class _Dropped:
+    """Counts what is dropped here; the exporter process counts what it takes over.
+
+    Args:
+        counters: The shared page.
+        signal: Whose items these are.
+    """
+
+    def __init__(self, counters: Counters, signal: Signal) -> None:
+        self._figures = counters.rows[MAIN_ROW].of(signal)
+
+    def add_received(self, count: int) -> None:
+        """Count nothing."""
+
+    def add_dropped(self, count: int) -> None:
+        """Count items for which the ring had no room."""
+        self._figures.add_dropped(count)
+
+
 class RingKeeper:
     """Receives instead of an exporter process.
 
     Args:
+        number: Of the queue.
         descriptor: Of the memory for the ring.
         size: Of it, in bytes.
         counters: The shared page.
@@ -44,11 +65,13 @@ class RingKeeper:
 
     def __init__(
         self,
+        number: int,
         descriptor: int,
         size: int,
         counters: Counters,
         exporters: Sequence[tuple[Signal, str]],
     ) -> None:
+        self._number = number
         self._descriptor = descriptor
         self._size = size
         self._counters = counters
@@ -82,7 +105,7 @@ class RingKeeper:
         ring = self._ring or self._open()
         if ring is None:
             return
-        self._counters.has_kept[0] = 1
+        self._counters.has_kept[self._number] = 1
         for _ in range(MESSAGES_AT_ONCE):
             with suppress(FrameError):
                 if ring.receive(source, _socket.MSG_DONTWAIT) is None:
@@ -94,20 +117,28 @@ class RingKeeper:
             self._ring = None
             self._memory.release()
 
+    def drop(self) -> None:
+        """Count what no exporter process has taken over (the end of the worker)."""
+        ring = self._ring or self._open()
+        if ring is None:
+            return
+        for cursor in ring.cursors:
+            cursor.figures.add_dropped(cursor.queued)
+        self._counters.has_kept[self._number] = 0
+
     def _open(self) -> Ring | None:
         """Claim the ring; None while another process has it, or it cannot be had."""
         from otel_celery_launcher.ipc.ring_cursor import Reads
         from otel_celery_launcher.ipc.ring_head import RingError
-        from otel_celery_launcher.ipc.ring_memory import RingMemory, Uncounted
+        from otel_celery_launcher.ipc.ring_memory import RingMemory
 
         try:
             memory = self._memory or RingMemory(self._descriptor, self._size)
             self._memory = memory
             if not memory.claim():
                 return None
-            # The exporter process counts what it takes over.
             reads = [
-                Reads(signal.number, name, Uncounted())
+                Reads(signal.number, name, _Dropped(self._counters, signal))
                 for signal, name in self._exporters
             ]
             self._ring = memory.ring(reads)

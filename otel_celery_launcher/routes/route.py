@@ -19,14 +19,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from otel_celery_launcher.routes.backlog import BACKLOG_BYTES
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
     from otel_celery_launcher.signals import Signal
 
 # Hands over the span of a run that nobody has looked at: resource, start frame, end in
-# nanoseconds since the epoch, attributes that it ends with.
-HandOverRun = Callable[["Resource", bytes, int, dict[str, str]], None]
+# nanoseconds since the epoch, attributes that it ends with, the state of its record.
+HandOverRun = Callable[
+    ["Resource", bytes, int, dict[str, str], "memoryview | None"], None
+]
 
 
 class Exporter(Protocol):
@@ -39,6 +43,10 @@ class Exporter(Protocol):
         """Close the connection."""
 
 
+def _same(item: Any) -> Any:
+    return item
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
     """A signal as a process of the worker sends it.
@@ -47,13 +55,19 @@ class Outgoing:
         signal: Its ``Signal``.
         encode: Makes a frame of an item, for the exporter process.
         make_queue: Makes the SDK's queue and thread before an exporter, for inline export.
-        put: Puts an item into such a queue.
+        put: Puts what ``prepare`` returns into such a queue.
+        prepare: Makes what the SDK's exporter takes of an item.
+        backlog_bytes: What may wait in a process for room in the kernel's buffer.
+        is_waited_for: Whether the end of a task may wait for that room.
     """
 
     signal: Signal
     encode: Callable[[Any], bytes]
     make_queue: Callable[[Any], Any]
     put: Callable[[Any, Any], object]
+    backlog_bytes: int = BACKLOG_BYTES
+    is_waited_for: bool = True
+    prepare: Callable[[Any], Any] = _same
 
 
 class Route(Protocol):
@@ -83,6 +97,7 @@ class Route(Protocol):
         *,
         ends_work: bool,
         ends_task: bool,
+        in_flight: memoryview | None = None,
     ) -> None:
         """Take an item that is complete.
 
@@ -92,13 +107,23 @@ class Route(Protocol):
             resource: Its resource.
             ends_work: Whether the item is this process's local root, such as a request.
             ends_task: Whether a task ends with it.
+            in_flight: The state of the run's record. It is cleared in the moment in
+                which the span leaves: a killed process's run is not lost, nor sent twice.
         """
 
     def count_left_out(self, name: str) -> None:
         """Count a span that is not begun."""
 
-    def flush(self, seconds: float) -> bool:
-        """Send what is there; return whether that ended in time."""
+    def begin_metrics(self) -> None:
+        """Note that this process has measured something for the first time."""
+
+    def flush(self, seconds: float, signals: Sequence[Signal] | None = None) -> bool:
+        """Send what is there; return whether that ended in time.
+
+        Args:
+            seconds: How long it may take.
+            signals: What is sent; None for all.
+        """
 
     def main_started(self, *, forks: bool) -> None:
         """Begin in a main process, before its first fork.

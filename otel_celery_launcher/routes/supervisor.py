@@ -16,23 +16,20 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
-from otel_celery_launcher.ipc.memory_limit import kept_bytes, queue_bytes
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
-from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
-from otel_celery_launcher.routes.interpreter import python_executable
-from otel_celery_launcher.routes.keeper import RingKeeper
+from otel_celery_launcher.routes.interpreter import python_executable, secret_input
 from otel_celery_launcher.settings.checks import printable_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from otel_celery_launcher.ipc.channel import Channel
     from otel_celery_launcher.ipc.counters import Counters
-    from otel_celery_launcher.signals import Signal
+    from otel_celery_launcher.metrics.page import MetricPage
+    from otel_celery_launcher.routes.shared_queue import SharedQueue
 
 # An exporter process without a heartbeat for this long is killed and replaced.
 SILENT_SECONDS = 10.0
@@ -40,8 +37,8 @@ SILENT_SECONDS = 10.0
 # After this time without a sign of life the supervisor receives instead of it.
 KEEP_SECONDS = 0.7
 
-# The successor of a process that has lived for a while is started at once. If one dies
-# young, there are pauses, in seconds: by how many did so in a row.
+# The successor of a process that has lived for a while or sent something starts at once.
+# After those that die young there are pauses, in seconds: by how many did so in a row.
 YOUNG_SECONDS = 2.0
 RESTART_PAUSES = (0.0, 0.0, 0.5, *2 * (1.0,), *5 * (2.0,), 5.0, 10.0, 30.0)
 
@@ -71,25 +68,6 @@ _PROGRAM = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedSignal:
-    """A signal that the exporter process exports.
-
-    Attributes:
-        signal: Its row.
-        exporters: Entry point names of its exporters.
-        redacts_exceptions: Whether messages of exceptions stay here.
-    """
-
-    signal: Signal
-    exporters: tuple[str, ...]
-    redacts_exceptions: bool = False
-
-    def config(self) -> dict[str, Any]:
-        """Return it as ``exporter_process/server.py`` reads it."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolConfig:
     """Where the exporter process keeps its queue in a file.
 
@@ -104,44 +82,59 @@ class SpoolConfig:
     name: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedMetrics:
+    """The metrics that the exporter process exports.
+
+    Attributes:
+        page: Where they are.
+        config: As ``exporter_process/metric_export.py`` reads it.
+    """
+
+    page: MetricPage
+    config: dict[str, Any]
+
+    def are_taken(self) -> bool:
+        """Return whether a collector has ever taken any."""
+        return self.page.was_reached(len(self.config["exporters"]))
+
+
 class Supervisor:
     """Starts the exporter process and keeps one alive.
 
     Args:
-        channel: Its read end goes to the exporter process.
+        queues: What the exporter process reads. What the first one has is kept in the
+            spool, and as long as it can be read there is an exporter process.
         counters: The shared page.
-        signals: What is exported, and how.
         service_name: For a span of a worker that has sent none.
         spool: Where the queue outlives the worker; None for memory.
+        metrics: Metrics that it exports; None without any.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        channel: Channel,
+        queues: Sequence[SharedQueue],
         counters: Counters,
-        signals: Sequence[ExportedSignal],
         service_name: str,
         *,
         spool: SpoolConfig | None = None,
+        metrics: ExportedMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._channel = channel
+        self._queues = tuple(queues)
         self._counters = counters
         self._supervising = ProcessClaim()
-        self._signals = tuple(signals)
         self._service_name = service_name
         self._spool = spool
+        self._metrics = metrics
+        self.about_broker = ""  # JSON for exporter_process/queue_watch.py, a secret
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._handled_before = 0  # when it was started
         self._young_deaths = 0
         self._start_at: float | None = None  # of the successor
-        self._memory_bytes = queue_bytes()
-        self._memory = _make_memory("otel-celery-queue", self._memory_bytes)
-        self._kept_bytes = kept_bytes(self._memory_bytes)
-        self._kept = _make_memory("otel-celery-kept", self._kept_bytes)
-        self._keeper: RingKeeper | None = None
         self._watching = _thread.allocate_lock()
         self._is_ending = self._has_hurried = False
         self.is_stopped = False
@@ -207,10 +200,9 @@ class Supervisor:
                 self._start_at = min(self._start_at, self._clock() + ENDING_PAUSE)
         if self._is_ending and not self._has_hurried:
             self._has_hurried, self._start_at = True, self._clock()
+        self._keep()
         if self._clock() >= self._start_at:
             self._replace()
-        else:
-            self._keep()
 
     def _look_at(self, process: subprocess.Popen[bytes]) -> None:
         """Receive instead of an exporter process that is stopped, or kill it."""
@@ -219,8 +211,25 @@ class Supervisor:
             process.kill()
         elif silent > KEEP_SECONDS:
             self._keep()
-        elif self._keeper is not None:
-            self._keeper.release()
+        elif self.restarts and self._has_no_heartbeat():
+            self._keep()
+            self._release()  # it may need what is kept at any moment
+        else:
+            self._release()
+
+    def _has_no_heartbeat(self) -> bool:
+        """Return whether the exporter process does not read yet."""
+        return self._counters.rows[EXPORTER_ROW].heartbeat < self._started
+
+    def _release(self) -> None:
+        """Leave what is kept to the exporter process."""
+        for queue in self._queues:
+            queue.release()
+
+    def _keep(self) -> None:
+        """Receive instead of an exporter process."""
+        for queue in self._queues:
+            queue.keep()
 
     def hurry(self) -> None:
         """Replace one that dies almost without a pause from now on: the worker ends."""
@@ -229,13 +238,13 @@ class Supervisor:
 
     def descriptors(self) -> list[int]:
         """Return the numbers that ``close_open_fds`` must leave open."""
-        memories = (self._memory, self._kept)
-        return [fd for memory in memories if memory for fd in memory.descriptors()]
+        return [each for queue in self._queues for each in queue.descriptors()]
 
     def _note_death(self, status: int) -> float:
         """Note how an exporter process has ended; return when the next one may start."""
         now = self._clock()
-        is_young = now - self._started < YOUNG_SECONDS
+        has_worked = self._handled() > self._handled_before
+        is_young = now - self._started < YOUNG_SECONDS and not has_worked
         self._young_deaths = self._young_deaths + 1 if is_young else 0
         if self._young_deaths > 1:
             self._note_status(status)
@@ -248,34 +257,16 @@ class Supervisor:
             )
             row.note_spools(False)
             self._spool = None
-        if not _is_there(self._memory):
-            self._count_what_died()
+        for queue in self._queues:
+            if not queue.outlives_its_reader:
+                self._count_what_died(queue)
         return now + RESTART_PAUSES[min(self._young_deaths, len(RESTART_PAUSES) - 1)]
 
     def _replace(self) -> None:
-        if self._keeper is not None:
-            self._keeper.release()
+        self._release()
         self._start_at = None
         self.restarts += 1
         self._start()
-
-    def _keep(self) -> None:
-        """Receive instead of an exporter process."""
-        read, memory = self._channel.read, self._kept
-        if read is None or not self._channel.is_ours() or not _is_there(memory):
-            return
-        if self._keeper is None:
-            self._keeper = RingKeeper(
-                memory.descriptor,
-                self._kept_bytes,
-                self._counters,
-                [
-                    (each.signal, name)
-                    for each in self._signals
-                    for name in each.exporters
-                ],
-            )
-        self._keeper.take(read)
 
     def stop(self) -> None:
         """End the exporter process, which has sent what could be sent; reap it.
@@ -288,17 +279,20 @@ class Supervisor:
             return
         self.is_stopped = True
         with self._watching:
-            if self._keeper is not None:
-                self._keeper.release()
-            self._channel.close()
+            self._release()
+            for queue in self._queues:
+                queue.channel.close()
         process = self._process or process
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if not self._counters.rows[EXPORTER_ROW].spools:
-            self._count_what_died()
+        spools = self._counters.rows[EXPORTER_ROW].spools
+        for queue in self._queues[spools:]:
+            self._count_what_died(queue)
+        for queue in self._queues:
+            queue.drop_what_is_kept()
 
     def _note_status(self, status: int) -> None:
         """Record how the process ended, unless it has recorded its own exception."""
@@ -306,11 +300,19 @@ class Supervisor:
         if not (row.refused > self._started and row.error.startswith(LAST_WORDS)):
             row.note_error(f"{LAST_WORDS} ends with status {status}")
 
-    def _count_what_died(self) -> None:
-        """Count items that are lost with an exporter process, or with the queue."""
-        for exported in self._signals:
+    def _count_what_died(self, queue: SharedQueue) -> None:
+        """Count items that are lost with an exporter process, or with a queue."""
+        for exported in queue.signals:
             figures = self._counters.rows[EXPORTER_ROW].of(exported.signal)
             figures.add_dropped(max(0, figures.unaccounted))
+
+    def _handled(self) -> int:
+        """Return how many items exporter processes have sent, or given up, so far."""
+        row = self._counters.rows[EXPORTER_ROW]
+        figures = [
+            row.of(each.signal) for queue in self._queues for each in queue.signals
+        ]
+        return sum(each.exported + each.failed for each in figures)
 
     def _is_silent(self) -> bool:
         return self._silent_seconds() > SILENT_SECONDS
@@ -319,59 +321,64 @@ class Supervisor:
         row = self._counters.rows[EXPORTER_ROW]
         return self._clock() - max(row.heartbeat, self._started)
 
+    def _metric_pages(self) -> list[int]:
+        """Return the descriptor of the page, if it is still ours."""
+        return [] if self._metrics is None else self._metrics.page.descriptors()
+
     def _start(self) -> None:
-        read = self._channel.read
-        if read is None or not self._channel.is_ours():
+        if not self._queues[0].can_be_read:
             return
         if not self._counters.descriptors():
             self.failure = "the descriptor of its counters was closed"
             return
-        config = {
-            "read": read,
-            "counters": self._counters.descriptor,
-            "ring": self._memory.descriptor if _is_there(self._memory) else None,
-            "ring_bytes": self._memory_bytes,
-            "kept": self._kept.descriptor if _is_there(self._kept) else None,
-            "kept_bytes": self._kept_bytes,
-            "signals": [each.config() for each in self._signals],
-            "service": self._service_name,
-            "spool": None if self._spool is None else asdict(self._spool),
-            "parent": os.getpid(),
-            "path": _import_path(),
-        }
         python = python_executable()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+        source = subprocess.DEVNULL
         try:
-            self._process = subprocess.Popen(
-                [python, "-I", "-S", "-c", _PROGRAM],
-                env={**os.environ, inherited.EXPORTER: json.dumps(config)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(read, self._counters.descriptor, *self.descriptors()),
-                start_new_session=True,
-                cwd="/",
-            )
+            source = secret_input(self.about_broker)
+            self._process = self._execute(python, source)
             self.failure = ""
         except (OSError, ValueError, subprocess.SubprocessError) as exc:
             # A later watch tries again.
             self.failure = f"{python}: {getattr(exc, 'strerror', exc)}"
         finally:
             self._started = self._clock()
+            self._handled_before = self._handled()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if source != subprocess.DEVNULL:
+                os.close(source)
 
+    def _execute(self, python: str, source: int) -> subprocess.Popen[bytes]:
+        pages = self._metric_pages()
+        queues = [queue for queue in self._queues if queue.can_be_read]
+        config = json.dumps(self._config(queues, pages))
+        reads = [queue.channel.read for queue in queues if queue.channel.read]
+        descriptors = (*reads, self._counters.descriptor, *self.descriptors(), *pages)
+        return subprocess.Popen(
+            [python, "-I", "-S", "-c", _PROGRAM],
+            env={**os.environ, inherited.EXPORTER: config},
+            stdin=source,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            start_new_session=True,
+            cwd="/",
+        )
 
-def _make_memory(name: str, size: int) -> SharedMemory | None:
-    """Return memory for a queue; without it, each exporter process has its own."""
-    try:
-        return SharedMemory(new_memory(name, size))
-    except OSError:  # no descriptor is left, or over RLIMIT_FSIZE
-        return None
-
-
-def _is_there(memory: SharedMemory | None) -> TypeGuard[SharedMemory]:
-    """Return whether there is such memory, and its descriptor is still ours."""
-    return memory is not None and bool(memory.descriptors())
+    def _config(self, queues: list[SharedQueue], pages: list[int]) -> dict[str, Any]:
+        """Return what ``exporter_process/server.py`` reads."""
+        metrics = self._metrics
+        return {
+            "counters": self._counters.descriptor,
+            "queues": [queue.config() for queue in queues],
+            "service": self._service_name,
+            "spool": None if self._spool is None else asdict(self._spool),
+            "metrics": {"page": pages[0], **metrics.config}
+            if metrics is not None and pages
+            else None,
+            "parent": os.getpid(),
+            "path": _import_path(),
+        }
 
 
 def _import_path() -> list[str]:

@@ -12,20 +12,28 @@ has patched, since gRPC would block the event loop at each export.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher.compat.monkey_patching import is_patched
+from otel_celery_launcher.compat.monkey_patching import is_patched, may_be_patched
+from otel_celery_launcher.signals import LOGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
 
+    from otel_celery_launcher.routes.inline import InlineRoute
     from otel_celery_launcher.routes.route import HandOverRun, Route
     from otel_celery_launcher.signals import Signal
 
 # How long the first fork may wait for items that are on their way.
 FORK_SECONDS = 1.0
+
+# After a channel of gRPC was closed. Its threads end a moment later, and its own handler
+# of forks (on by default in its core) may wait for them for ever: 5 of some 5,000 forks
+# right after a close hung, and none of 1,800 that came 50 ms later (grpcio 1.85).
+CALM_SECONDS = 0.1
 
 
 class UntilForkRoute:
@@ -38,7 +46,8 @@ class UntilForkRoute:
 
     failure = ""  # where no exporter process can be started it goes on inline
 
-    def __init__(self, inline: Route, make_handoff: Callable[[], Route]) -> None:
+    def __init__(self, inline: InlineRoute, make_handoff: Callable[[], Route]) -> None:
+        self._inline = inline
         self._route: Route = inline
         self._make_handoff = make_handoff
         self._is_final = False
@@ -57,21 +66,49 @@ class UntilForkRoute:
         *,
         ends_work: bool,
         ends_task: bool,
+        in_flight: memoryview | None = None,
     ) -> None:
         """Take an item: ``Route.hand_over``."""
         if not self._is_final and is_patched():
             self.start_process()
+        if signal is LOGS and self._holds_logs():
+            self._inline.hold(signal, item)
+            return
         self._route.hand_over(
-            signal, item, resource, ends_work=ends_work, ends_task=ends_task
+            signal,
+            item,
+            resource,
+            ends_work=ends_work,
+            ends_task=ends_task,
+            in_flight=in_flight,
+        )
+
+    def _holds_logs(self) -> bool:
+        """Return whether a log record is to wait: gevent may patch after it.
+
+        A server logs before it forks, and the exporters import what must not be there
+        when its workers patch.
+        """
+        return (
+            self._route is self._inline
+            and not self._is_final
+            and not self._inline.has_sent
+            and may_be_patched()
         )
 
     def count_left_out(self, name: str) -> None:
         """Count a span that is not begun."""
         self._route.count_left_out(name)
 
-    def flush(self, seconds: float) -> bool:
+    def begin_metrics(self) -> None:
+        """Note that this process has measured something for the first time."""
+        if not self._is_final and is_patched():
+            self.start_process()
+        self._route.begin_metrics()
+
+    def flush(self, seconds: float, signals: Sequence[Signal] | None = None) -> bool:
         """Send what is there; return whether that ended in time."""
-        return self._route.flush(seconds)
+        return self._route.flush(seconds, signals)
 
     # The life of a process.
 
@@ -118,8 +155,16 @@ class UntilForkRoute:
         handoff.main_started(forks=True)
         if handoff.failure:
             return
+        if self._inline.metrics is not None:
+            self._inline.metrics.stop_before_fork()
+        for item, resource in self._inline.take_held(LOGS):
+            handoff.hand_over(
+                LOGS, (item, resource), resource, ends_work=True, ends_task=False
+            )
         before, self._route = self._route, handoff
         before.close(FORK_SECONDS)
+        if self._inline.has_sent:
+            time.sleep(CALM_SECONDS)
 
     def _before_fork(self) -> None:
         """Start the exporter process before the first fork, so that all share it.

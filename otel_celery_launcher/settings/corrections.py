@@ -20,6 +20,11 @@ from otel_celery_launcher.settings.otlp_checks import (
     is_resolved_by_grpc,
     protocol_of,
 )
+from otel_celery_launcher.settings.signal_variables import (
+    LOG_BATCH_SIZE,
+    LOG_QUEUE_SIZE,
+    METRICS_EXPORTER,
+)
 from otel_celery_launcher.settings.standard_variables import (
     BATCH_SIZE,
     QUEUE_SIZE,
@@ -30,7 +35,7 @@ from otel_celery_launcher.settings.standard_variables import (
     VARIABLES,
 )
 from otel_celery_launcher.settings.variable import BadValue
-from otel_celery_launcher.signals import SIGNALS, TRACES
+from otel_celery_launcher.signals import METRICS, SIGNALS, TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -96,7 +101,8 @@ def correct_environment(environ: MutableMapping[str, str]) -> list[BadValue]:
         *bad_values,
         *_correct_sampler_argument(environ),
         *_correct_for_protocol(environ),
-        *_correct_batch_size(environ),
+        *_correct_batch_size(environ, QUEUE_SIZE, BATCH_SIZE),
+        *_correct_batch_size(environ, LOG_QUEUE_SIZE, LOG_BATCH_SIZE),
     ]
 
 
@@ -117,10 +123,21 @@ def _correct_sampler_argument(environ: MutableMapping[str, str]) -> list[BadValu
 
 
 def _correct_for_protocol(environ: MutableMapping[str, str]) -> list[BadValue]:
-    exporters = TRACES_EXPORTER.read(environ)
-    has_grpc = protocol_of(environ, TRACES) == "grpc" or "otlp_proto_grpc" in exporters
-    correct = _correct_for_grpc if has_grpc else _correct_for_http
-    return [bad for prefix in OTLP_PREFIXES for bad in correct(environ, prefix)]
+    """Correct each group of variables for the protocols that read it."""
+    exporters = {TRACES: TRACES_EXPORTER, METRICS: METRICS_EXPORTER}
+    with_grpc = {
+        f"OTEL_EXPORTER_OTLP_{signal.name.upper()}_"
+        for signal, variable in exporters.items()
+        if protocol_of(environ, signal) == "grpc"
+        or "otlp_proto_grpc" in variable.read(environ)
+    }
+    bad_values: list[BadValue] = []
+    for prefix in OTLP_PREFIXES:
+        is_for_all = prefix == OTLP_PREFIXES[0]
+        has_grpc = bool(with_grpc) if is_for_all else prefix in with_grpc
+        correct = _correct_for_grpc if has_grpc else _correct_for_http
+        bad_values += correct(environ, prefix)
+    return bad_values
 
 
 def _correct_for_http(environ: MutableMapping[str, str], prefix: str) -> list[BadValue]:
@@ -164,14 +181,18 @@ def _correct_half_of_a_pair(
     return [BadValue(name, HIDDEN, f"{missing} beside it", "neither")]
 
 
-def _correct_batch_size(environ: MutableMapping[str, str]) -> list[BadValue]:
-    queue, batch = QUEUE_SIZE.read(environ), BATCH_SIZE.read(environ)
+def _correct_batch_size(
+    environ: MutableMapping[str, str],
+    of_queue: Variable[int],
+    of_batch: Variable[int],
+) -> list[BadValue]:
+    queue, batch = of_queue.read(environ), of_batch.read(environ)
     if batch <= queue:
         return []
-    is_given = BATCH_SIZE.name in environ
-    environ[BATCH_SIZE.name] = str(queue)
-    expected = f"at most {QUEUE_SIZE.name}"
-    bad_value = BadValue(BATCH_SIZE.name, f"'{batch}'", expected, str(queue))
+    is_given = of_batch.name in environ
+    environ[of_batch.name] = str(queue)
+    expected = f"at most {of_queue.name}"
+    bad_value = BadValue(of_batch.name, f"'{batch}'", expected, str(queue))
     return [bad_value] if is_given else []
 
 
@@ -205,7 +226,9 @@ def _used(
     if used is not None:
         is_shown = not variable.secret and checks.is_printable(used)
         return used if is_shown else "its other items"
-    of_all_signals = variable.name.replace("_TRACES_", "_")
+    of_all_signals = variable.name
+    for signal in SIGNALS:
+        of_all_signals = of_all_signals.replace(f"_{signal.name.upper()}_", "_")
     if of_all_signals != variable.name and of_all_signals in environ:
         return of_all_signals
     if variable.name.endswith("_ENDPOINT"):

@@ -94,6 +94,16 @@ SPOOL_BYTES = Variable(
     unit="bytes",
 )
 
+QUEUE_METRICS = Variable(
+    name="OTEL_CELERY_QUEUE_METRICS",
+    kind="boolean",
+    help="`false`: the broker is not asked how many messages and consumers its queues have (`celery.queue.messages`, `celery.queue.consumers`).",
+    check=checks.boolean,
+    parse=is_true,
+    default="true",
+    fallback="false",
+)
+
 ENV_FILE = Variable(
     name="OTEL_CELERY_ENV_FILE",
     kind=f"paths, separated by `{checks.PATH_SEPARATOR}`",
@@ -215,6 +225,7 @@ OWN: tuple[Variable[Any], ...] = (
     HEALTH_FILE,
     SPOOL_DIRECTORY,
     SPOOL_BYTES,
+    QUEUE_METRICS,
     ENV_FILE,
     SAMPLE,
     TRACE,

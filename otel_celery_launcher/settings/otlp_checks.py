@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from otel_celery_launcher.settings.checks import BadValueError, number, release_of
+from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +44,13 @@ def signal_value(environ: Mapping[str, str], signal: Signal, suffix: str) -> str
 
 
 def protocol_of(environ: Mapping[str, str], signal: Signal) -> str:
-    """Return the protocol that is in force for a signal."""
-    return signal_value(environ, signal, "PROTOCOL") or DEFAULT_PROTOCOL
+    """Return the protocol that is in force for a signal.
+
+    The endpoint for all signals speaks one protocol. Where only that of spans is said, it
+    is taken for all.
+    """
+    of_traces = environ.get(f"OTEL_EXPORTER_OTLP_{TRACES.name.upper()}_PROTOCOL")
+    return signal_value(environ, signal, "PROTOCOL") or of_traces or DEFAULT_PROTOCOL
 
 
 def endpoint_of(environ: Mapping[str, str], signal: Signal) -> str:

@@ -29,7 +29,7 @@ def reference() -> str:
             " makes every other word false. One line names a word that is neither `true` nor"
             " `false`.",
             "",
-            "Variables of metrics and logs and `OTEL_CONFIG_FILE` are not supported yet. If"
+            "`OTEL_CONFIG_FILE` is not supported yet. If"
             " you set one, the start names it.",
             "",
             *_table("## Our own", OWN),

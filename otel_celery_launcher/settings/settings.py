@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from otel_celery_launcher.settings import advice, checks
 from otel_celery_launcher.settings import launcher_variables as own
+from otel_celery_launcher.settings import signal_variables as of_signals
 from otel_celery_launcher.settings import standard_variables as standard
 from otel_celery_launcher.settings.otlp_checks import (
     endpoint_of,
@@ -33,7 +34,7 @@ from otel_celery_launcher.settings.unknown_variables import (
     unhandled_variables,
 )
 from otel_celery_launcher.settings.variable import Note
-from otel_celery_launcher.signals import TRACES
+from otel_celery_launcher.signals import LOGS, METRICS, TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +43,18 @@ if TYPE_CHECKING:
     from otel_celery_launcher.signals import Signal
 
 # By signal.
-EXPORTERS = {TRACES: standard.TRACES_EXPORTER}
+EXPORTERS = {
+    TRACES: standard.TRACES_EXPORTER,
+    METRICS: of_signals.METRICS_EXPORTER,
+    LOGS: of_signals.LOGS_EXPORTER,
+}
+
+# The size of the SDK's queue, and that of one export. Metrics have no queue.
+QUEUES = {
+    TRACES: (standard.QUEUE_SIZE, standard.BATCH_SIZE),
+    METRICS: (),
+    LOGS: (of_signals.LOG_QUEUE_SIZE, of_signals.LOG_BATCH_SIZE),
+}
 
 OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
@@ -114,6 +126,27 @@ class SpoolSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSettings:
+    """How metrics are made and exported."""
+
+    interval: float  # seconds
+    timeout: float  # seconds
+    temporality: str  # cumulative, delta or lowmemory
+    has_exponents: bool  # whether the buckets of histograms grow with the values
+    exemplar_filter: str
+    has_queues: bool  # whether the broker is asked for its queues
+    has_older: bool  # contrib's histogram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What leaves of log records."""
+
+    level: int  # of ``logging``; records below it do not leave
+    has_code: bool  # whether file, line and function leave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the launcher does, decided before the SDK is imported."""
 
@@ -130,6 +163,8 @@ class Settings:
     shutdown_seconds: float
     health_file: str  # empty for none
     spool: SpoolSettings
+    metrics: MetricSettings
+    logs: LogSettings
     log_correlation: bool  # ids in the text of log lines
     shows_contexts: bool  # a line for each inject and extract
     redacts_exceptions: bool
@@ -146,6 +181,16 @@ class Settings:
     def traces(self) -> SignalSettings:
         """Where spans go."""
         return self.signals[TRACES]
+
+    @property
+    def exports_metrics(self) -> bool:
+        """Whether there are metrics."""
+        return bool(self.signals[METRICS].exporters)
+
+    @property
+    def exports_logs(self) -> bool:
+        """Whether log records leave."""
+        return bool(self.signals[LOGS].exporters)
 
     @property
     def has_ratio(self) -> bool:
@@ -166,21 +211,19 @@ class Settings:
         command_line: CommandLine,
         mode: str | None = None,
     ) -> Settings:
-        """Build the settings from an environment that ``correct_environment`` has corrected.
-
-        In a spawned child, ``mode`` is the main process's fallback mode, if any.
-        """
+        """Read a corrected environment; a spawned child has the main process's mode."""
         role = command_line.role or ""
         service_name, notes = _service_name(environ, command_line)
-        traces, trace_notes = _signal_settings(environ, TRACES)
-        chosen = Mode(mode) if mode else _mode(environ, command_line, traces.exporters)
+        signals, signal_notes = _all_signals(environ)
+        notes += signal_notes
+        chosen = Mode(mode) if mode else _mode(environ, command_line, signals)
         return cls(
             role=role,
             is_program=command_line.is_program,
             service_name=service_name,
             node=as_text(command_line.node or role),
             mode=chosen,
-            signals={TRACES: traces},
+            signals=signals,
             sampler=standard.TRACES_SAMPLER.read(environ),
             sampler_argument=standard.TRACES_SAMPLER_ARG.read(environ) or None,
             id_generator=standard.ID_GENERATOR.read(environ),
@@ -188,6 +231,8 @@ class Settings:
             shutdown_seconds=own.SHUTDOWN_SECONDS.read(environ),
             health_file=own.HEALTH_FILE.read(environ),
             spool=_spool_settings(environ),
+            metrics=_metric_settings(environ),
+            logs=_log_settings(environ),
             log_correlation=standard.LOG_CORRELATION.read(environ),
             shows_contexts=standard.LOG_LEVEL.read(environ) == "debug",
             redacts_exceptions=not own.EXCEPTION_MESSAGES.read(environ),
@@ -196,7 +241,7 @@ class Settings:
             roots_per_second=own.ROOT_SPANS_PER_SECOND.read(environ),
             tasks=task_settings(environ),
             has_instance_id="service.instance.id" in _resource(environ),
-            notes=(*notes, *trace_notes, *_pool_notes(command_line, chosen, traces)),
+            notes=(*notes, *_pool_notes(command_line, chosen, signals[TRACES])),
             unhandled=unhandled_variables(environ),
             misspelt=tuple(misspelt_notes(environ)),
         )
@@ -207,6 +252,26 @@ def _spool_settings(environ: Mapping[str, str]) -> SpoolSettings:
     # The exporter process works in another directory.
     path = os.path.abspath(directory) if directory else ""
     return SpoolSettings(directory=path, size=own.SPOOL_BYTES.read(environ))
+
+
+def _metric_settings(environ: Mapping[str, str]) -> MetricSettings:
+    aggregation = of_signals.HISTOGRAM_AGGREGATION.read(environ)
+    return MetricSettings(
+        interval=of_signals.METRIC_INTERVAL.read(environ),
+        timeout=of_signals.METRIC_TIMEOUT.read(environ),
+        temporality=of_signals.TEMPORALITY.read(environ),
+        has_exponents=aggregation == "base2_exponential_bucket_histogram",
+        exemplar_filter=of_signals.EXEMPLAR_FILTER.read(environ),
+        has_queues=own.QUEUE_METRICS.read(environ),
+        has_older=task_settings(environ).has_older_names,
+    )
+
+
+def _log_settings(environ: Mapping[str, str]) -> LogSettings:
+    return LogSettings(
+        level=of_signals.LOG_HANDLER_LEVEL.read(environ),
+        has_code=of_signals.LOG_CODE_ATTRIBUTES.read(environ),
+    )
 
 
 def task_settings(environ: Mapping[str, str]) -> TaskSettings:
@@ -268,7 +333,7 @@ def _exporters(
     """Return entry point names of the exporters, and notes on those left out."""
     exporters: list[str] = []
     notes: list[Note] = []
-    for name in EXPORTERS[signal].read(environ):
+    for name in _exporter_names(environ, signal):
         if name == "none":
             return (), []
         is_otlp = name == "otlp"
@@ -284,6 +349,19 @@ def _exporters(
     return tuple(exporters), notes
 
 
+def _exporter_names(environ: Mapping[str, str], signal: Signal) -> list[str]:
+    """Return what the variable of a signal names, or what holds without it."""
+    names = EXPORTERS[signal].read(environ)
+    if names or signal is not METRICS:
+        return names
+    of_traces = standard.TRACES_EXPORTER.read(environ)
+    prefix = "OTEL_EXPORTER_OTLP_"
+    has_no_place = f"{prefix}TRACES_ENDPOINT" in environ and not any(
+        f"{prefix}{name}ENDPOINT" in environ for name in ("", "METRICS_")
+    )
+    return [] if has_no_place else [name for name in of_traces if name == "otlp"]
+
+
 def _signal_settings(
     environ: Mapping[str, str], signal: Signal
 ) -> tuple[SignalSettings, list[Note]]:
@@ -296,8 +374,7 @@ def _signal_settings(
         has_own_endpoint=own_endpoint in environ,
         headers=signal_value(environ, signal, "HEADERS") or "",
         path=signal.path,
-        pending_limit=standard.QUEUE_SIZE.read(environ)
-        + standard.BATCH_SIZE.read(environ),
+        pending_limit=sum(row.read(environ) for row in QUEUES[signal]),
     )
     return signal_settings, [*notes, *_endpoint_notes(environ, signal, signal_settings)]
 
@@ -324,12 +401,28 @@ def _pool_notes(
     return [Note("pool", text) for text in texts]
 
 
+def _all_signals(
+    environ: Mapping[str, str],
+) -> tuple[dict[Signal, SignalSettings], list[Note]]:
+    """Return where each signal goes, and what to say: of an endpoint once."""
+    traces, trace_notes = _signal_settings(environ, TRACES)
+    signals, notes = {TRACES: traces}, list(trace_notes)
+    for signal in (METRICS, LOGS):
+        signals[signal], more = _signal_settings(environ, signal)
+        notes += [note for note in more if note.about == "exporter"]
+    return signals, notes
+
+
 def _mode(
-    environ: Mapping[str, str], command_line: CommandLine, exporters: Sequence[str]
+    environ: Mapping[str, str],
+    command_line: CommandLine,
+    signals: Mapping[Signal, SignalSettings],
 ) -> Mode:
-    """Return how spans leave; inline with no exporter, or one that writes to the console."""
+    """Return how telemetry leaves; inline with no exporter, or spans or log records on the console."""
     export = own.EXPORT.read(environ)
-    if not exporters or "console" in exporters:
+    exporters = {name for each in signals.values() for name in each.exporters}
+    on_console = (*signals[TRACES].exporters, *signals[LOGS].exporters)
+    if "console" in on_console or exporters <= {"console"}:
         return Mode.INLINE
     if export != "auto":
         return Mode(export)

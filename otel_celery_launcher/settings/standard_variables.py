@@ -14,8 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from otel_celery_launcher.settings import checks, otlp_checks, tasks
+from otel_celery_launcher.settings.batch_variables import batching
 from otel_celery_launcher.settings.checks import split_names
 from otel_celery_launcher.settings.launcher_variables import OWN, is_true
+from otel_celery_launcher.settings.signal_variables import (
+    LOG_VARIABLES,
+    METRIC_VARIABLES,
+)
 from otel_celery_launcher.settings.variable import Variable
 from otel_celery_launcher.signals import SIGNALS, TRACES
 
@@ -156,48 +161,7 @@ TRACES_EXPORTER = Variable(
     fallback_text="the known names, else none",
 )
 
-QUEUE_SIZE = Variable(
-    name="OTEL_BSP_MAX_QUEUE_SIZE",
-    kind="whole number over 0, below 2^31",
-    help="Spans held; further ones push out the oldest. Inline export only.",
-    check=checks.whole_number(1),
-    parse=int,
-    default="2048",
-    unit="spans",
-)
-
-BATCH_SIZE = Variable(
-    name="OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-    kind="whole number over 0, below 2^31",
-    help="Spans in one export; at most the queue. Inline export only.",
-    check=checks.whole_number(1),
-    parse=int,
-    default="512",
-    unit="spans",
-)
-
-_BATCHING: tuple[Variable[Any], ...] = (
-    Variable(
-        name="OTEL_BSP_SCHEDULE_DELAY",
-        kind="whole number over 0, below 2^31",
-        help="Longest time a span waits. Inline export only.",
-        check=checks.whole_number(1),
-        parse=int,
-        default="5000",
-        unit="milliseconds",
-    ),
-    QUEUE_SIZE,
-    BATCH_SIZE,
-    Variable(
-        name="OTEL_BSP_EXPORT_TIMEOUT",
-        kind="whole number over 0, below 2^31",
-        help="Read, but not used by the SDK.",
-        check=checks.whole_number(1),
-        parse=int,
-        default="30000",
-        unit="milliseconds",
-    ),
-)
+QUEUE_SIZE, BATCH_SIZE, _BATCHING = batching("BSP", "span")
 
 # OTEL_EXPORTER_OTLP_<name>, and OTEL_EXPORTER_OTLP_TRACES_<name>, which the SDK prefers.
 OTLP: tuple[Variable[Any], ...] = (
@@ -286,6 +250,8 @@ _LIMITS = (
     "SPAN_LINK_COUNT",
     "EVENT_ATTRIBUTE_COUNT",
     "LINK_ATTRIBUTE_COUNT",
+    "LOGRECORD_ATTRIBUTE_COUNT",
+    "LOGRECORD_ATTRIBUTE_VALUE_LENGTH",
 )
 
 STANDARD: tuple[Variable[Any], ...] = (
@@ -308,12 +274,14 @@ STANDARD: tuple[Variable[Any], ...] = (
         for row in OTLP
         for signal in ("", *(f"{each.name.upper()}_" for each in SIGNALS))
     ),
+    *METRIC_VARIABLES,
+    *LOG_VARIABLES,
     *_BATCHING,
     *(
         Variable(
             name=f"OTEL_{name}_LIMIT",
             kind="whole number below 2^31",
-            help="A span limit, as the SDK documents it.",
+            help="A limit of spans or log records, as the SDK documents it.",
             check=checks.whole_number(0),
             parse=str,
             default_text="none" if name.endswith("LENGTH") else "128",

@@ -14,19 +14,10 @@ from otel_celery_launcher.settings.standard_variables import VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Metrics and logs.
-PREFIXES = (
-    "OTEL_BLRP_",
-    "OTEL_EXPORTER_OTLP_LOGS_",
-    "OTEL_EXPORTER_OTLP_METRICS_",
-    "OTEL_LOGRECORD_",
-    "OTEL_METRIC_",
-    "OTEL_METRICS_",
-)
 NAMES = frozenset(
     {
         "OTEL_CONFIG_FILE",
-        "OTEL_LOGS_EXPORTER",
+        "OTEL_PYTHON_METER_PROVIDER",
         "OTEL_PYTHON_TRACER_CONFIGURATOR",
         "OTEL_PYTHON_TRACER_PROVIDER",
     }
@@ -53,8 +44,7 @@ def unhandled_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(
         name
         for name in sorted(environ)
-        if (name in NAMES or name.startswith(PREFIXES))
-        and environ[name].strip().lower() not in ("", "none")
+        if name in NAMES and environ[name].strip().lower() not in ("", "none")
     )
 
 
@@ -63,14 +53,13 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
     The latter is empty if no known name is similar.
     """
-    handled_elsewhere = (*PREFIXES, *READ_BY_OTHERS)
     return {
         name: _nearest(name)
         for name in sorted(environ)
         if name.startswith("OTEL_")
         and name not in KNOWN
         and name not in NAMES
-        and not name.startswith(handled_elsewhere)
+        and not name.startswith(READ_BY_OTHERS)
     }
 
 

@@ -17,10 +17,17 @@ import click
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.messages import say, write
 from otel_celery_launcher.receiver.forward import Forwarder
-from otel_celery_launcher.receiver.grpc_server import GrpcServer
+from otel_celery_launcher.receiver.grpc_server import (
+    LOGS_METHOD,
+    METRICS_METHOD,
+    GrpcServer,
+)
 from otel_celery_launcher.receiver.http_server import HttpServer
+from otel_celery_launcher.receiver.logs import read_logs
+from otel_celery_launcher.receiver.metrics import read_metrics
 from otel_celery_launcher.receiver.spans import read_request
 from otel_celery_launcher.tail.display import Filter, Summary, Totals, as_json, headline
+from otel_celery_launcher.tail.metric_table import MetricTable
 from otel_celery_launcher.tail.output import (
     has_reader,
     prepare_output,
@@ -33,7 +40,7 @@ from otel_celery_launcher.tail.task_table import TaskTable
 from otel_celery_launcher.tail.traces import Trace, Traces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import grpc
 
@@ -41,6 +48,8 @@ LOOK_SECONDS = 0.1
 PAGE_SECONDS = 2.0  # between two versions of the page
 STOP_SECONDS = 5.0  # for what is to be forwarded
 TABLE_SECONDS = 60.0  # between two tables of tasks
+
+METRIC_SECONDS = 2.0  # between two tables of metrics; they come once an interval
 
 _DROPS = (
     "tail drops spans: its output is read more slowly than spans come. The last line"
@@ -58,6 +67,7 @@ class Tail:
         forwarder: What requests are handed on to.
         has_stacks: Whether stack traces are shown with the errors.
         table_seconds: Between two tables of tasks; 0 for none.
+        has_metrics: Whether tables are of the metrics that come, too.
     """
 
     def __init__(
@@ -69,7 +79,10 @@ class Tail:
         forwarder: Forwarder | None,
         has_stacks: bool = False,
         table_seconds: float = 0.0,
+        has_metrics: bool = False,
     ) -> None:
+        self._metrics = MetricTable() if has_metrics else None
+        self._metrics_shown = 0.0
         self._screen = Screen(has_stacks=has_stacks)
         self._table = TaskTable()
         self._table_seconds = table_seconds
@@ -79,7 +92,7 @@ class Tail:
         self._page = page
         self._forwarder = forwarder
         self._traces = Traces()
-        self._reading = threading.Lock()
+        self._reading = threading.Lock()  # one at a time: one may become much larger
         self._counted: dict[str, Summary] = {}  # of traces that were shown before
         self._page_written = 0.0
         self._has_warned = False
@@ -94,22 +107,63 @@ class Tail:
         """Take a request, in a thread of the server."""
         self._take(request, headers.items())
 
+    def take_grpc_metrics(self, request: bytes, context: grpc.ServicerContext) -> None:
+        """Take a request with metrics, in a thread of the server."""
+        self._take_metrics(request, context.invocation_metadata())
+
+    def take_http_metrics(self, request: bytes, headers: Mapping[str, str]) -> None:
+        """Take a request with metrics, in a thread of the server."""
+        self._take_metrics(request, headers.items())
+
+    def take_grpc_logs(self, request: bytes, context: grpc.ServicerContext) -> None:
+        """Take a request with log records, in a thread of the server."""
+        self._take_logs(request, context.invocation_metadata())
+
+    def take_http_logs(self, request: bytes, headers: Mapping[str, str]) -> None:
+        """Take a request with log records, in a thread of the server."""
+        self._take_logs(request, headers.items())
+
+    def _take_logs(
+        self, request: bytes, headers: Iterable[tuple[str, str | bytes]]
+    ) -> None:
+        with self._refusing(), self._reading:
+            self._traces.add_records(read_logs(request, is_brief=True))
+        if self._forwarder is not None:
+            self._forwarder.put(request, headers, LOGS_METHOD)
+
+    def _take_metrics(
+        self, request: bytes, headers: Iterable[tuple[str, str | bytes]]
+    ) -> None:
+        with self._refusing(), self._reading:
+            points = read_metrics(request)
+            if self._metrics is not None:
+                self._metrics.add(points)
+        if self._forwarder is not None:
+            self._forwarder.put(request, headers, METRICS_METHOD)
+
     def _take(self, request: bytes, headers: Iterable[tuple[str, str | bytes]]) -> None:
+        with self._refusing(), self._reading:
+            self._traces.add(read_request(request, is_brief=True))
+        if self._forwarder is not None:
+            self._forwarder.put(request, headers)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Count a request that is refused."""
         try:
-            with self._reading:  # one at a time: a request may become much larger
-                self._traces.add(read_request(request, is_brief=True))
+            yield
         except ValueError:
             with self._lock:
                 self.totals.refused += 1
             raise
-        if self._forwarder is not None:
-            self._forwarder.put(request, headers)
 
     def look(self, *, is_end: bool = False) -> None:
         """Show what is complete."""
         for trace in self._traces.due(is_end=is_end):
             self._show(trace)
-        self.totals.cut, self.totals.dropped = self._traces.cut, self._traces.dropped
+        totals, traces = self.totals, self._traces
+        totals.cut, totals.dropped = traces.cut, traces.dropped
+        totals.records, totals.apart = traces.records, traces.apart
         if self.totals.dropped and not self._has_warned:
             self._has_warned = True
             say(_DROPS)
@@ -119,12 +173,20 @@ class Tail:
         ):
             self._table_shown = now
             self._show_table()
+        if self._metrics is not None and (
+            is_end or now - self._metrics_shown >= METRIC_SECONDS
+        ):
+            self._metrics_shown = now
+            self._show_metrics(self._metrics)
         if self._page and (is_end or now - self._page_written > PAGE_SECONDS):
             self._page_written = now
             self._page.write(self.totals)
 
     def end(self, totals: str) -> None:
         """Write the last line; on a terminal below its ^C, and not broken in words."""
+        if self._is_json:
+            click.echo(totals, err=True)
+            return
         columns = self._screen.columns
         if columns:
             write_line()
@@ -137,6 +199,16 @@ class Tail:
         for line in self._table.lines(self._screen.columns):
             write_line(line)
         write_line()
+
+    def _show_metrics(self, metrics: MetricTable) -> None:
+        if self._is_json or not metrics.has_changed:
+            return
+        with self._reading:
+            lines = metrics.lines(self._screen.columns, self._counted.__contains__)
+        for line in lines:
+            write_line(line)
+        if lines:
+            write_line()
 
     def _show(self, trace: Trace) -> None:
         rows = trace.rows
@@ -182,6 +254,11 @@ class Tail:
     metavar="SECONDS",
     help="Between two tables of tasks; the last one is at the end. 0 for none.",
 )
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="Show a table of the metrics of tasks, as they come.",
+)
 @click.option("--forward", metavar="ENDPOINT", help="Hand all on to this collector.")
 def tail(
     host: str,
@@ -195,10 +272,12 @@ def tail(
     html: Path | None,
     stacks: bool,
     table_seconds: float,
+    metrics: bool,
     forward: str | None,
 ) -> None:
     """Receive traces here and show each when it is complete; for development.
 
+    Log records are shown below their spans: OTEL_LOGS_EXPORTER=otlp sends them.
     Point OTEL_EXPORTER_OTLP_ENDPOINT at it. Ctrl-C ends it and prints the totals.
     """
     forwarder = Forwarder(forward) if forward else None
@@ -209,6 +288,7 @@ def tail(
         forwarder=forwarder,
         has_stacks=stacks,
         table_seconds=table_seconds,
+        has_metrics=metrics,
     )
     prepare_output()
     with until_reader_leaves():
@@ -217,20 +297,28 @@ def tail(
         finally:
             if forwarder is not None:
                 forwarder.stop(STOP_SECONDS)
-        totals = "; ".join(map(str, filter(None, (tailing.totals, forwarder))))
-        if is_json:
-            click.echo(totals, err=True)
-        else:
-            tailing.end(totals)
+        tailing.end("; ".join(map(str, filter(None, (tailing.totals, forwarder)))))
 
 
 def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
     """Receive and show until SIGINT, SIGTERM, or until nobody reads any more."""
     with contextlib.ExitStack() as servers:
         try:
-            rpc = GrpcServer(tailing.take_grpc, port, host)
+            rpc = GrpcServer(
+                tailing.take_grpc,
+                port,
+                host,
+                take_metrics=tailing.take_grpc_metrics,
+                take_logs=tailing.take_grpc_logs,
+            )
             servers.callback(rpc.stop, 1.0)
-            http = HttpServer(tailing.take_http, http_port, host)
+            http = HttpServer(
+                tailing.take_http,
+                http_port,
+                host,
+                tailing.take_http_metrics,
+                tailing.take_http_logs,
+            )
             servers.callback(http.stop)
         except OSError as exc:
             raise LauncherError(

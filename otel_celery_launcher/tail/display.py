@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any
 
+from otel_celery_launcher.tail.log_lines import as_dictionary
 from otel_celery_launcher.tail.waterfall import error_of
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ class Totals:
         refused: Requests that were invalid.
         cut: Traces that were shown before they were complete, for want of room.
         dropped: Spans that had no room, because the output stood still.
+        records: Log records that came.
+        apart: Those that are in no trace that has come.
     """
 
     def __init__(self) -> None:
         self._sums = Summary(0, 0, 0, 0, 0)
         self._traces = 0
-        self.refused = self.cut = self.dropped = 0
+        self.refused = self.cut = self.dropped = self.records = self.apart = 0
 
     def add(self, summary: Summary, before: Summary | None) -> None:
         """Count a trace.
@@ -117,6 +120,9 @@ class Totals:
         ]
         if sums.open:
             parts.append(_without_run(sums.open))
+        if self.records:
+            apart = f" ({self.apart} in no trace that has come)" if self.apart else ""
+            parts.append(counted(self.records, "log record") + apart)
         if self.refused:
             parts.append(f"{counted(self.refused, 'request')} refused")
         if self.cut:
@@ -154,6 +160,7 @@ def headline(trace: Trace, summary: Summary) -> str:
         f"{trace.seconds:.3f} s",
         *(text for text, _ in remarkable(summary)),
         *([_without_run(summary.open)] if summary.open else []),
+        *([counted(len(trace.records), "log record")] if trace.records else []),
     ]
     return ", ".join(parts)
 
@@ -184,6 +191,7 @@ def as_json(trace: Trace, summary: Summary) -> str:
                 "error": asdict(error_of(row.span)) if row.span.is_error else None,
                 "place": error_of(row.span).place,
                 "attributes": row.span.attributes,
+                "logs": [as_dictionary(line) for line in row.lines],
             }
             for row in trace.rows
         ],

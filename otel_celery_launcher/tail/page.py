@@ -19,17 +19,22 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.tail.display import counted, remarkable
+from otel_celery_launcher.tail.log_lines import ERROR, last
 from otel_celery_launcher.tail.waterfall import error_of
 from otel_celery_launcher.terminal import LINES, escape_controls
 
 if TYPE_CHECKING:
     from otel_celery_launcher.tail.display import Summary, Totals
+    from otel_celery_launcher.tail.log_lines import LogLine
     from otel_celery_launcher.tail.traces import Trace
     from otel_celery_launcher.tail.waterfall import WaterfallRow
 
 # The newest traces, and the first spans of each; the page says what is left out.
 TRACES_KEPT = 200
 ROWS_SHOWN = 1000
+
+# Log records below one span.
+LINES_KEPT = 200
 
 # Of each text; a statement is some hundred characters, a stack trace some thousand.
 TEXT_SHOWN = 4000
@@ -182,15 +187,31 @@ def _row(row: WaterfallRow, seconds: float) -> str:
         else ""
     )
     waited = "" if row.waited is None else f"{row.waited:.3f}"
+    records, left_out = last(row.lines, LINES_KEPT)
+    lines = "".join(map(_line, records))
+    if left_out:
+        lines = f"<li>{counted(left_out, 'earlier log record')} left out{lines}"
+    logged = f'<ol class="log">{lines}</ol>' if lines else ""
     return (
         f"<tr><td>{_text(span.service)}"
         f'<td style="padding-left:{row.depth + 0.5}em"><details><summary>'
         f"{_text(span.name)} <small>{escape(span.kind)}</small>{why}</summary>"
-        f"<dl>{details}</dl></details>"
+        f"<dl>{details}</dl></details>{logged}"
         f'<td class="when"><i class="wait" style="left:{left - wait:.2f}%;'
         f'width:{wait:.2f}%"></i><i class="{"bad" if span.is_error else "bar"}"'
         f' style="left:{left:.2f}%;width:{min(width, 100 - left):.2f}%"></i>'
         f'<td class="number">{row.took:.3f}<td class="number">{waited}<td>{note}</tr>'
+    )
+
+
+def _line(line: LogLine) -> str:
+    """Return a log record."""
+    mark = ' class="error"' if line.record.severity >= ERROR else ""
+    stack = f"<pre>{_text(line.stack, keep=LINES)}</pre>" if line.stack else ""
+    return (
+        f"<li{mark}><time>{line.start:.3f}</time>"
+        f" <small>{_text(line.severity)} {_text(line.record.logger)}</small>"
+        f" {_text(line.text)}{stack}"
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from click import style
 
+from otel_celery_launcher.tail.log_lines import ERROR, WARNING, last
 from otel_celery_launcher.tail.output import write_line
 from otel_celery_launcher.tail.waterfall import error_of
 from otel_celery_launcher.terminal import (
@@ -27,12 +28,14 @@ from otel_celery_launcher.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from otel_celery_launcher.tail.log_lines import LogLine
     from otel_celery_launcher.tail.waterfall import WaterfallRow
 
 # Plain text: service, name, kind, start, took, waited, note; a blank between each.
 PLAIN_COLUMNS = 80
 PLAIN_WIDTHS = (11, 34, 8, 5, 5, 5, 6)
 PLAIN_DEPTH = 20  # below which reasons are not indented any further
+LINES_SHOWN = 20  # log records below one span
 PLAIN_HEAD = ("service", "span", "kind", "start", "took", "wait", "")
 
 # On a terminal: shares of its width.
@@ -119,6 +122,7 @@ class Screen:
                 indent = " " * (PLAIN_WIDTHS[0] + 1 + depth + 2)
                 lines.append(indent + _why(row, PLAIN_COLUMNS - len(indent)))
             lines += self._stack(row)
+            lines += self._logged(row, PLAIN_WIDTHS[0] + 1, PLAIN_COLUMNS)
         return lines
 
     def drawn(self, rows: Sequence[WaterfallRow], columns: int) -> list[str]:
@@ -146,7 +150,31 @@ class Screen:
                 style = NOTE_STYLES.get(row.note, {})
                 lines.append(indent + self._styled(reason, **style))
             lines += self._stack(row)
+            lines += self._logged(row, 0, columns)
         return lines
+
+    def _logged(self, row: WaterfallRow, left: int, columns: int) -> list[str]:
+        """Return the log lines of a row, below its name.
+
+        Args:
+            row: The row.
+            left: Where names begin.
+            columns: Of the whole.
+        """
+        lines, left_out = last(row.lines, LINES_SHOWN)
+        indent = " " * (left + min(row.depth, PLAIN_DEPTH) + 2)
+        room = columns - len(indent)
+        found = []
+        if left_out:
+            before = f"… {left_out} earlier log records; --json has all"
+            found.append(indent + cut(before, room))
+        for line in lines:
+            time = duration(line.start) if line.start >= 0 else ""
+            text = f"{time.rjust(TIME_COLUMNS)} {line.severity[:8]} {line.brief}"
+            how = _severity_style(line)
+            found.append(indent + self._styled(cut(text, room), **how))
+            found += self._of_stack(line.stack)
+        return found
 
     def _drawn_row(self, row: WaterfallRow, layout: _Layout, scale: _Scale) -> str:
         """Return the line of one span."""
@@ -170,8 +198,10 @@ class Screen:
 
     def _stack(self, row: WaterfallRow) -> list[str]:
         """Return the stack trace of a row, if it has one and it is asked for."""
-        stack = error_of(row.span).stack if self._has_stacks else ""
-        text = escape_controls(stack, keep=LINES).rstrip()
+        return self._of_stack(error_of(row.span).stack)
+
+    def _of_stack(self, stack: str) -> list[str]:
+        text = escape_controls(stack if self._has_stacks else "", keep=LINES).rstrip()
         return [f"    {line}" for line in text.splitlines()]
 
     def _colour(self, service: str) -> str:
@@ -234,6 +264,13 @@ def _why(row: WaterfallRow, columns: int) -> str:
     if not place:
         return cut(row.reason, columns)
     return f"{cut(row.reason, columns - len(place) - 2)}  {place}"
+
+
+def _severity_style(line: LogLine) -> dict[str, Any]:
+    severity = line.record.severity
+    if severity >= ERROR:
+        return {"fg": "red"}
+    return {"fg": "yellow"} if severity >= WARNING else {"dim": True}
 
 
 def _time(seconds: float | None) -> str:

@@ -5,7 +5,8 @@
 A trace is complete when every parent and the run of every publish have arrived, and no
 span has arrived for a moment. A trace that stays incomplete (a task still in its queue,
 a parent that is not exported) is shown after a longer pause, and again when more
-arrives.
+arrives. Log records belong to the trace that they name; those of a trace of which no
+span has come wait for one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.receiver.spans import memory_bytes
+from otel_celery_launcher.tail.log_lines import size_of
 from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange, is_publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from otel_celery_launcher.receiver.logs import ReceivedLog
     from otel_celery_launcher.receiver.spans import ReceivedSpan
 
 QUIET_SECONDS = 1.0
@@ -48,14 +51,15 @@ class Trace:
     spans: list[ReceivedSpan] = field(default_factory=list)
     last: float = 0.0  # when a span came; seconds of the clock
     times_shown: int = 0
-    looked_at: int = 0  # spans it had when it was last found not to be whole
+    looked_at: int = 0  # spans and records when it was last found not to be whole
     linked: frozenset[str] = frozenset()  # publishes whose runs are in other traces
-    size_bytes: int = 0  # of its spans in memory
+    size_bytes: int = 0  # of its spans and log records in memory
+    records: list[ReceivedLog] = field(default_factory=list)
 
     @property
     def rows(self) -> list[WaterfallRow]:
         """Its spans in their places."""
-        return arrange(self.spans, self.linked)
+        return arrange(self.spans, self.linked, self.records)
 
     @property
     def seconds(self) -> float:
@@ -87,10 +91,10 @@ class _Load:
         self._bytes += size_bytes
 
     def add_trace(self, trace: Trace) -> None:
-        self.add(len(trace.spans), trace.size_bytes)
+        self.add(len(trace.spans) + len(trace.records), trace.size_bytes)
 
     def remove_trace(self, trace: Trace) -> None:
-        self.add(-len(trace.spans), -trace.size_bytes)
+        self.add(-len(trace.spans) - len(trace.records), -trace.size_bytes)
 
     def is_too_much(self) -> bool:
         return self._spans > self._limit or self._bytes > self._limit_bytes
@@ -110,6 +114,8 @@ class Traces:
         limit: Spans of open traces, and of shown ones, that are kept.
         cut: Traces that were shown early, for want of room.
         dropped: Spans that were not shown, since the output did not keep up.
+        records: Log records that came.
+        apart: Those that are in no trace, or in one of which no span has come.
     """
 
     def __init__(
@@ -131,7 +137,10 @@ class Traces:
         self._early_load = _Load(self.limit, limit_bytes // 3)
         self._shown_load = _Load(self.limit, limit_bytes // 3)
         self._linked: OrderedDict[str, None] = OrderedDict()
-        self.cut = self.dropped = 0
+        self._waiting: OrderedDict[str, list[ReceivedLog]] = OrderedDict()
+        self._waiting_count = self._waiting_bytes = 0
+        self._waiting_limit_bytes = limit_bytes // 3
+        self.cut = self.dropped = self.records = self.apart = 0
 
     def add(self, spans: Iterable[ReceivedSpan]) -> None:
         """Add spans; if they are too many, the trace idle for longest is due early."""
@@ -150,6 +159,53 @@ class Traces:
             while len(self._linked) > LINKS_KEPT:
                 self._linked.popitem(last=False)
             self._make_room()
+
+    def add_records(self, records: Iterable[ReceivedLog]) -> None:
+        """Add log records; a trace that was shown is shown again with them.
+
+        They do not delay a trace: a task may log as long as it runs.
+        """
+        now = self._clock()
+        with self._lock:
+            for record in records:
+                self.records += 1
+                if not record.trace_id:
+                    self.apart += 1
+                    continue
+                trace = self._open.get(record.trace_id)
+                if trace is None and record.trace_id in self._shown:
+                    trace = self._reopen(record.trace_id)
+                    trace.last = now
+                if trace is None:
+                    self._wait_for_span(record)
+                else:
+                    self._put(trace, record)
+            self._make_room()
+
+    def _put(self, trace: Trace, record: ReceivedLog) -> None:
+        """Add a log record to an open trace; it counts as a span for the room it takes."""
+        trace.records.append(record)
+        size_bytes = size_of(record)
+        trace.size_bytes += size_bytes
+        self._open_load.add(1, size_bytes)
+
+    def _wait_for_span(self, record: ReceivedLog) -> None:
+        self._waiting.setdefault(record.trace_id, []).append(record)
+        self._waiting.move_to_end(record.trace_id)
+        self.apart += 1
+        self._waiting_count += 1
+        self._waiting_bytes += size_of(record)
+        while (
+            self._waiting_count > self.limit
+            or self._waiting_bytes > self._waiting_limit_bytes
+        ):
+            self._take_waiting(next(iter(self._waiting)))
+
+    def _take_waiting(self, trace_id: str) -> list[ReceivedLog]:
+        records = self._waiting.pop(trace_id, [])
+        self._waiting_count -= len(records)
+        self._waiting_bytes -= sum(map(size_of, records))
+        return records
 
     def _make_room(self) -> None:
         while self._open_load.is_too_much():
@@ -182,7 +238,12 @@ class Traces:
             for trace in due_traces:
                 self._remember(trace)
             return [
-                replace(trace, spans=list(trace.spans), linked=self._links_of(trace))
+                replace(
+                    trace,
+                    spans=list(trace.spans),
+                    records=list(trace.records),
+                    linked=self._links_of(trace),
+                )
                 for trace in due_traces
             ]
 
@@ -194,9 +255,10 @@ class Traces:
 
     def _is_newly_whole(self, trace: Trace) -> bool:
         """Return whether a trace is whole; each is looked at once for each span."""
-        if trace.looked_at == len(trace.spans):
+        items = len(trace.spans) + len(trace.records)
+        if trace.looked_at == items:
             return False
-        trace.looked_at = len(trace.spans)
+        trace.looked_at = items
         trace.linked = self._links_of(trace)
         return trace.is_whole()
 
@@ -205,6 +267,10 @@ class Traces:
         trace = self._shown.pop(trace_id, None)
         if trace is None:
             trace = Trace(trace_id)
+            waiting = self._take_waiting(trace_id)
+            self.apart -= len(waiting)
+            for record in waiting:
+                self._put(trace, record)
         else:
             self._shown_load.remove_trace(trace)
             self._open_load.add_trace(trace)
@@ -213,6 +279,11 @@ class Traces:
 
     def _remember(self, trace: Trace) -> None:
         trace.times_shown += 1
+        # Those that have come since it was cut.
+        waiting = self._take_waiting(trace.trace_id)
+        trace.records += waiting
+        trace.size_bytes += sum(map(size_of, waiting))
+        self.apart -= len(waiting)
         before = self._shown.pop(trace.trace_id, None)  # cut in the middle
         if before is not None:
             self._shown_load.remove_trace(before)

@@ -8,10 +8,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+from otel_celery_launcher.tail.log_lines import by_span
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from otel_celery_launcher.receiver.logs import ReceivedLog
     from otel_celery_launcher.receiver.spans import ReceivedSpan
+    from otel_celery_launcher.tail.log_lines import LogLine
 
 # A value above this, or below zero, is not a wait but an unrelated attribute.
 MAX_SECONDS = 1e9
@@ -36,6 +40,7 @@ class WaterfallRow:
     depth: int  # 0 for a root
     is_orphan: bool  # its parent has not come
     is_open: bool = False  # a publish whose run has not ended, or not come
+    lines: tuple[LogLine, ...] = ()  # that were logged in it
 
     @property
     def note(self) -> str:
@@ -113,7 +118,9 @@ def error_of(span: ReceivedSpan) -> SpanError:
 
 
 def arrange(
-    spans: Sequence[ReceivedSpan], linked: Collection[str] = ()
+    spans: Sequence[ReceivedSpan],
+    linked: Collection[str] = (),
+    records: Iterable[ReceivedLog] = (),
 ) -> list[WaterfallRow]:
     """Return the rows of one trace: children under parents, by start.
 
@@ -123,15 +130,14 @@ def arrange(
     Args:
         spans: Of one trace.
         linked: Ids of publishes whose runs are in traces of their own.
+        records: Log records of the trace.
     """
     by_id = {span.span_id: span for span in spans}
-    children: dict[str, list[ReceivedSpan]] = {}
-    for span in sorted(by_id.values(), key=lambda span: span.start):
-        above_id = span.parent_id if span.parent_id in by_id else ""
-        children.setdefault(above_id, []).append(span)
+    children = _children(by_id)
     first = min((span.start for span in spans), default=0.0)
     rows: dict[str, WaterfallRow] = {}
     roots = [*children.get("", []), *by_id.values()]  # most others are below
+    lines = by_span(records, [span.span_id for span in roots], first)
     todo = [(span, 0) for span in reversed(roots)]
     while todo:
         span, depth = todo.pop()
@@ -147,9 +153,19 @@ def arrange(
             depth,
             is_orphan=bool(span.parent_id) and parent is None,
             is_open=is_publish(span) and not below and span.span_id not in linked,
+            lines=lines.get(span.span_id, ()),
         )
         todo += [(child, depth + 1) for child in reversed(below)]
     return list(rows.values())
+
+
+def _children(by_id: dict[str, ReceivedSpan]) -> dict[str, list[ReceivedSpan]]:
+    """Return the spans below each span, by start; those below none that is there by ""."""
+    children: dict[str, list[ReceivedSpan]] = {}
+    for span in sorted(by_id.values(), key=lambda span: span.start):
+        above_id = span.parent_id if span.parent_id in by_id else ""
+        children.setdefault(above_id, []).append(span)
+    return children
 
 
 def is_publish(span: ReceivedSpan) -> bool:

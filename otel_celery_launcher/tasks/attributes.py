@@ -13,7 +13,6 @@ Runs wherever a task is published or run.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,14 +28,12 @@ from otel_celery_launcher.tasks.destination import (
 from otel_celery_launcher.tasks.errors import text_of
 from otel_celery_launcher.tasks.labels import ATTRIBUTE as LABEL
 from otel_celery_launcher.tasks.labels import Labels
-from otel_celery_launcher.tasks.waits import waits
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.destination import Destination
-    from otel_celery_launcher.tasks.waits import Times
 
 # The version of the conventions that ``messaging`` stands for.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -179,7 +176,7 @@ class Attributes:
         return _operation_name("process", *_delivered(task.app, request.delivery_info))
 
     def of_fast_run(
-        self, task: Any, fields: Mapping[str, Any], times: Times
+        self, task: Any, fields: Mapping[str, Any], durations: Mapping[str, float]
     ) -> tuple[SharedAttributes, dict[str, Any]]:
         """Return the attributes that a run shares with others, and its own.
 
@@ -188,7 +185,7 @@ class Attributes:
         Args:
             task: The task.
             fields: Fields of the message; the class of a request has the defaults.
-            times: When the message was published and received.
+            durations: How long it waited: ``waits.waits``.
         """
         shared = self._shared_of(
             task, fields.get("delivery_info"), fields.get("hostname")
@@ -208,15 +205,19 @@ class Attributes:
             )
         if task.name in _MAPPERS:
             _add_mapped_task(attributes, fields.get("kwargs"))
-        attributes.update(waits(times, fields.get("eta"), time.time()))
+        attributes.update(durations)
         return shared, attributes
 
     def of_run(
-        self, task: Any, request: Any, context: Context | None, times: Times
+        self,
+        task: Any,
+        request: Any,
+        context: Context | None,
+        durations: Mapping[str, float],
     ) -> dict[str, Any]:
         """Return the attributes of a run, before the task begins."""
         fields = request.__dict__
-        shared, own = self.of_fast_run(task, fields, times)
+        shared, own = self.of_fast_run(task, fields, durations)
         attributes = {**shared.attributes, **own}
         if label := self._label_of(task, request):
             attributes[LABEL] = label

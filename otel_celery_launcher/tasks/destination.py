@@ -129,6 +129,20 @@ def _look_at(connection: Any) -> Broker:
     return Broker(system, str(hostname), port)
 
 
+def destination_of_delivery(app: Any, delivery: object) -> str:
+    """Return ``messaging.destination.name`` of a delivery, which may hold anything."""
+    if type(delivery) is not dict:
+        return ""
+    exchange, routing_key = delivery.get("exchange"), delivery.get("routing_key")
+    return destination_name(
+        *without_delay(
+            app,
+            exchange if type(exchange) is str else "",
+            routing_key if type(routing_key) is str else "",
+        )
+    )
+
+
 def destination_name(exchange: str, routing_key: str) -> str:
     """Return ``messaging.destination.name``: ``exchange:key``, or what there is of it."""
     return f"{exchange}:{routing_key}" if exchange else routing_key

@@ -10,6 +10,7 @@ worker. So this module catches everything that reading a message can raise.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_celery_launcher.tasks.attributes import Attributes
+    from otel_celery_launcher.tasks.metrics import TaskMetrics
     from otel_celery_launcher.tasks.run import Runs
 
 
@@ -39,11 +41,17 @@ class DiscardedTasks:
         tracer: The tracer of the Celery instrumentation.
         attributes: Makes their attributes.
         runs: Knows which tasks have started.
+        metrics: Counts them; None without metrics.
     """
 
     def __init__(
-        self, tracer: trace.Tracer, attributes: Attributes, runs: Runs
+        self,
+        tracer: trace.Tracer,
+        attributes: Attributes,
+        runs: Runs,
+        metrics: TaskMetrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self.change(tracer, attributes)
         self._runs = runs
         self._launcher = os.getpid()
@@ -138,6 +146,9 @@ class DiscardedTasks:
     def _record(
         self, what: str, app: Any, request: Any, name: str, error: str | None = None
     ) -> None:
+        if self._metrics is not None:
+            with suppress(*MALFORMED_ERRORS):  # of a message that nobody has thought of
+                self._metrics.count_unrun(app, name, what)
         try:
             parent = parent_of(request)
             attributes = self._attributes.of_discarded(what, app, name, request, parent)

@@ -33,9 +33,7 @@ def record_error(span: Span, exc: BaseException) -> None:
     """Mark a span as failed with an exception."""
     if not span.is_recording():
         return
-    kind = type(exc)
-    is_builtin = kind.__module__ == "builtins"
-    name = kind.__qualname__ if is_builtin else f"{kind.__module__}.{kind.__qualname__}"
+    name = error_type_of(exc)
     text = text_of(exc)
     span.set_attribute("error.type", name)
     # As Span.record_exception has it, which asks the exception for its text again.
@@ -44,11 +42,23 @@ def record_error(span: Span, exc: BaseException) -> None:
         {
             "exception.type": name,
             "exception.message": text,
-            "exception.stacktrace": _asked(_stacktrace, exc),
+            "exception.stacktrace": stacktrace_of(exc),
             "exception.escaped": "False",
         },
     )
     span.set_status(Status(StatusCode.ERROR, text))
+
+
+def error_type_of(exc: BaseException) -> str:
+    """Return ``error.type`` of an exception: its class, with its module."""
+    kind = type(exc)
+    is_builtin = kind.__module__ == "builtins"
+    return kind.__qualname__ if is_builtin else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def stacktrace_of(exc: BaseException) -> str:
+    """Return the traceback of an exception, as Python prints it."""
+    return _asked(_stacktrace, exc)
 
 
 def _stacktrace(exc: BaseException) -> str:

@@ -9,6 +9,7 @@ worker, in Celery's signals.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from opentelemetry import trace
 from opentelemetry.metrics import get_meter
 
 from otel_celery_launcher.compat import celery_instrumentor, celery_private
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.metrics.builtin import RUN_BOUNDARIES
+from otel_celery_launcher.metrics.layout import Description, Kind
 from otel_celery_launcher.settings.task_globs import TaskGlobs
 from otel_celery_launcher.settings.tasks import TaskSettings
 from otel_celery_launcher.tasks import run
@@ -38,12 +42,24 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.ipc.in_flight import InFlightRecord, ThreadRecords
+    from otel_celery_launcher.ipc.in_flight import Record
+    from otel_celery_launcher.tasks.metrics import TaskMetrics
 
 
 # The instrumentation's own scope.
 _SCOPE = "opentelemetry.instrumentation.celery"
 _SCOPE_SCHEMA_URL = "https://opentelemetry.io/schemas/1.11.0"
+
+# The histogram of the contrib instrumentation. Its own boundaries are the SDK's, in which
+# all runs under 5 s are one bucket.
+OLDER_HISTOGRAM = Description(
+    Kind.HISTOGRAM,
+    "flower.task.runtime.seconds",
+    "seconds",
+    "The time it took to run the task.",
+    (_SCOPE, __version__, _SCOPE_SCHEMA_URL, ()),
+    RUN_BOUNDARIES,
+)
 
 # What an application may ask of ``instrument``.
 _REQUESTS = ("tracer_provider", "meter_provider", "use_span_links")
@@ -59,11 +75,13 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     settings = TaskSettings()
     adopt: Callable[[object], object] | None = None  # a provider of the application's
     front: run.Front | None = None  # takes the spans
+    task_metrics: TaskMetrics | None = None
     runs: Runs | None = None
     publisher: Publisher | None = None
     _discarded: DiscardedTasks | None = None
     received: ReceivedMessages
     _asked: dict[str, Any]  # of instrument's arguments, the last of each
+    _is_counted = False  # our own metrics have the contrib instrumentation's histogram
 
     def instrument(self, **kwargs: Any) -> None:
         """Connect to Celery's signals; a second call changes what it asks for."""
@@ -85,6 +103,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         signals.before_task_publish.disconnect(self._trace_before_publish)
         signals.after_task_publish.disconnect(self._trace_after_publish)
         signals.task_received.connect(self.received.note, weak=False)
+        if self.task_metrics is not None:
+            signals.task_received.connect(self._count_received, weak=False)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         super()._uninstrument(**kwargs)
@@ -92,6 +112,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         if self._discarded is not None:
             self._discarded.disconnect()
         signals.task_received.disconnect(self.received.note)
+        signals.task_received.disconnect(self._count_received)
         if self.runs is not None and self.runs.record is not None:
             self.runs.record.clear()  # the end of this run will not be heard
 
@@ -104,6 +125,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         settings = self.settings
         if "use_span_links" in self._asked:
             settings = replace(settings, new_traces=TaskGlobs([("*", True)]))
+        has_own = self._asked.get("meter_provider") is not None
+        self._is_counted = self.task_metrics is not None and not has_own
         if kwargs.get("meter_provider") is not None:
             self.create_celery_metrics(
                 get_meter(_SCOPE, __version__, kwargs["meter_provider"])
@@ -119,9 +142,10 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
     ) -> None:
         if self.runs is None or self.publisher is None or self._discarded is None:
-            self.runs = Runs(tracer, attributes, settings, self.front)
-            self.publisher = Publisher(tracer, attributes, settings)
-            self._discarded = DiscardedTasks(tracer, attributes, self.runs)
+            metrics = self.task_metrics
+            self.runs = Runs(tracer, attributes, settings, self.front, metrics)
+            self.publisher = Publisher(tracer, attributes, settings, metrics)
+            self._discarded = DiscardedTasks(tracer, attributes, self.runs, metrics)
         else:
             self.runs.change(tracer, attributes, settings)
             self.publisher.change(tracer, attributes, settings)
@@ -139,8 +163,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         if task is None or self.runs is None:
             return
         request = task.request
-        seconds = self.runs.end(request, state)
-        if seconds is not None and self.metrics:
+        seconds = self.runs.end(request, state, task)
+        if seconds is not None and self.metrics and not self._is_counted:
             self.metrics["flower.task.runtime.seconds"].record(
                 seconds, {"task": task.name, "worker": request.hostname or ""}
             )
@@ -148,9 +172,8 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
     def _trace_failure(  # type: ignore[override]  # not static: it knows the runs
         self, *_: Any, sender: Any = None, einfo: Any = None, **__: Any
     ) -> None:
-        span = self._span_of(getattr(sender, "request", None))
-        if span is not None and span.is_recording():
-            run.fail(span, sender, einfo)
+        if self.runs is not None:
+            self.runs.note_failure(getattr(sender, "request", None), sender, einfo)
 
     def _trace_retry(  # type: ignore[override]  # likewise
         self, *_: Any, request: Any = None, reason: Any = None, **__: Any
@@ -159,11 +182,19 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         if span is not None and reason is not None:
             span.set_attribute("celery.retry.reason", text_of(reason))
 
+    def _count_received(self, request: Any = None, **_: Any) -> None:
+        """Main process: a message has come."""
+        if self.task_metrics is not None:
+            with suppress(*MALFORMED_ERRORS):  # of a message nobody has thought of
+                self.task_metrics.count_received(
+                    request.app, request.name, request.delivery_info
+                )
+
     def _span_of(self, request: Any) -> Span | None:
         return None if self.runs is None else self.runs.span_of(request)
 
 
-def record_in_flight_runs(record: InFlightRecord | ThreadRecords | None) -> None:
+def record_in_flight_runs(record: Record | None) -> None:
     """Record each run while it is in flight; called in a pool child.
 
     Args:
@@ -172,6 +203,19 @@ def record_in_flight_runs(record: InFlightRecord | ThreadRecords | None) -> None
     instrumentor = CeleryInstrumentor()
     if isinstance(instrumentor, LauncherCeleryInstrumentor) and instrumentor.runs:
         instrumentor.runs.record = record
+
+
+def start_of_unrecorded_run(request: Any) -> bytes | None:
+    """Return the start of a run that its process could not record (main process).
+
+    Args:
+        request: Celery's, of the worker: ``celery.worker.request.Request``.
+    """
+    instrumentor = CeleryInstrumentor()
+    if isinstance(instrumentor, LauncherCeleryInstrumentor) and instrumentor.runs:
+        with suppress(*MALFORMED_ERRORS):  # of a message nobody has thought of
+            return instrumentor.runs.start_of_unrecorded(request)
+    return None
 
 
 def received_messages() -> dict[str, Any]:
@@ -189,6 +233,7 @@ def instrument_celery(
     settings: TaskSettings,
     adopt: Callable[[object], object] | None,
     front: run.Front | None,
+    metrics: TaskMetrics | None = None,
 ) -> None:
     """Instrument Celery, instead of any instrumentor that is already there.
 
@@ -196,6 +241,7 @@ def instrument_celery(
         settings: What is recorded about tasks.
         adopt: Takes a tracer provider that the application instruments Celery with.
         front: Takes the spans.
+        metrics: Records runs and publishes; None without metrics.
     """
     present = CeleryInstrumentor()
     if isinstance(present, LauncherCeleryInstrumentor):
@@ -206,5 +252,6 @@ def instrument_celery(
     instrumentor.settings = settings
     instrumentor.adopt = adopt
     instrumentor.front = front
+    instrumentor.task_metrics = metrics
     celery_instrumentor.take_over_celery_instrumentor(instrumentor)
     instrumentor.instrument(skip_dep_check=True)

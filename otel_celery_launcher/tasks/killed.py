@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -23,6 +24,7 @@ from opentelemetry.trace import NonRecordingSpan
 
 from otel_celery_launcher.compat.span_fields import context_with_only
 from otel_celery_launcher.ipc.datagrams import FrameError
+from otel_celery_launcher.ipc.in_flight import InFlightRun, recorded_id
 from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.tasks.errors import text_of
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from otel_celery_launcher.compat.celery_worker import EndedChild
     from otel_celery_launcher.ipc.counters import Counters
-    from otel_celery_launcher.ipc.in_flight import InFlightRun, Reason
+    from otel_celery_launcher.ipc.in_flight import Reason
     from otel_celery_launcher.ipc.process_claim import ProcessClaim
 
 # How long a dead process's run waits for Celery's word on it.
@@ -48,6 +51,8 @@ class KilledRuns:
     Args:
         counters: The shared page with the records of runs.
         main: Which process is the main one: it alone judges.
+        start_of: Returns the start of a run of a request, as its process would have
+            recorded it; None if nothing is to be said of it.
         end: Ends the span of a run: run, nanoseconds since the epoch, and what Celery
             said of its end.
     """
@@ -56,10 +61,13 @@ class KilledRuns:
         self,
         counters: Counters,
         main: ProcessClaim,
+        start_of: Callable[[Any], bytes | None],
         end: Callable[[InFlightRun, int, Reason | None], None],
     ) -> None:
         self._counters = counters
+        self._start_of = start_of
         self._end = end
+        self._unrecorded: list[InFlightRun] = []
         self._reasons: OrderedDict[str, Reason] = OrderedDict()
         self._dead_since: dict[bytes, tuple[float, int]] = {}  # frame: when
         self._ended: OrderedDict[str, bytes] = OrderedDict()  # frames, by task id
@@ -76,16 +84,44 @@ class KilledRuns:
             return
         for record in self._counters.in_flight_records():
             run = record.read()
-            if run is None or not (is_end or not run.is_alive):
-                continue
-            now = (time.monotonic(), time.time_ns())
-            since, ended = self._dead_since.setdefault(run.frame, now)
-            has_reason = run.task_id in self._reasons
-            if is_end or has_reason or now[0] - since >= WITNESS_SECONDS:
-                del self._dead_since[run.frame]
-                record.clear()
-                self._keep_ended(run)
-                self._end(run, ended, self._reasons.pop(run.task_id, None))
+            if run is not None and (is_end or not run.is_alive):
+                self._judge(run, record.clear, is_end=is_end)
+        for run in list(self._unrecorded):
+            self._judge(run, partial(self._unrecorded.remove, run), is_end=is_end)
+
+    def _judge(
+        self, run: InFlightRun, forget: Callable[[], None], *, is_end: bool
+    ) -> None:
+        """End a run whose process is dead, once Celery has said why or has had its time."""
+        now = (time.monotonic(), time.time_ns())
+        since, ended = self._dead_since.setdefault(run.frame, now)
+        has_reason = run.task_id in self._reasons
+        if is_end or has_reason or now[0] - since >= WITNESS_SECONDS:
+            del self._dead_since[run.frame]
+            forget()
+            self._keep_ended(run)
+            self._end(run, ended, self._reasons.pop(run.task_id, None))
+
+    def child_ended(self, child: EndedChild) -> None:
+        """Note the run that a process has accepted, and died before it recorded it.
+
+        Such as one that is killed while it decodes a large message. Called before the
+        record of the process can become another's.
+        """
+        if not child.requests or not self._main.is_this():
+            return
+        known = self._counters.last_run_of(child.pid)
+        if known is None:
+            return
+        last, is_running = known
+        if is_running:  # a batch runs for many requests
+            return
+        for request in child.requests:
+            is_recorded = recorded_id(text_of(request.id)) == last
+            frame = None if is_recorded else self._start_of(request)
+            if frame is not None:
+                run = InFlightRun(child.pid, request.id, frame, child.slot)
+                self._unrecorded.append(run)
 
     def context_of(self, task_id: object) -> Context | None:
         """Return the context of a killed run, for Celery's handling of its failure.
@@ -98,7 +134,7 @@ class KilledRuns:
         frame = self._ended.get(task_id)
         if frame is None:
             records = self._counters.in_flight_records()
-            runs = (record.read() for record in records)
+            runs = (*(record.read() for record in records), *self._unrecorded)
             frame = next((r.frame for r in runs if r and r.task_id == task_id), None)
         if frame is None:
             return None

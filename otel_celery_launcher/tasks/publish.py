@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
+    from otel_celery_launcher.tasks.destination import Destination
+    from otel_celery_launcher.tasks.metrics import TaskMetrics
 
 
 class Publisher:
@@ -44,11 +47,17 @@ class Publisher:
         tracer: Of the Celery instrumentation.
         attributes: Makes their names and attributes.
         settings: Whether the broker's own calls are spans.
+        metrics: Records all publishes; None without metrics.
     """
 
     def __init__(
-        self, tracer: trace.Tracer, attributes: Attributes, settings: TaskSettings
+        self,
+        tracer: trace.Tracer,
+        attributes: Attributes,
+        settings: TaskSettings,
+        metrics: TaskMetrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self.change(tracer, attributes, settings)
 
     def change(
@@ -90,16 +99,55 @@ class Publisher:
             producer, send = SuppressingProducer(producer), as_the_application(send)
         headers = dict(options.pop("headers", None) or {})
         headers.pop(RECEIVED_KEY, None)  # a retry hands its request's headers on
-        span = self._start(app, name, message, headers, options)
+        destination = publish_destination(app.amqp, options)
+        span = self._start(app, name, message, headers, options, destination)
         with trace.use_span(
             span, True, record_exception=False, set_status_on_exception=False
         ):
             _inject(headers)
-            try:
-                return send(producer, name, message, headers=headers, **options)
-            except Exception as exc:
+            call = partial(send, producer, name, message, headers=headers, **options)
+            return self._send(call, app, name, destination, span)
+
+    def _send(
+        self,
+        call: Callable[[], Any],
+        app: Any,
+        name: str,
+        destination: Destination,
+        span: Span,
+    ) -> Any:
+        """Publish; record how long it took, and the error if there is one."""
+        began = time.perf_counter()
+        error: BaseException | None = None
+        try:
+            return call()
+        except BaseException as exc:
+            error = exc
+            if isinstance(exc, Exception):
                 record_error(span, exc)
-                raise
+            raise
+        finally:
+            if self._metrics is not None:
+                seconds = time.perf_counter() - began
+                self._count(app, name, destination, seconds, error, span)
+            error = None  # which has this frame
+
+    def _count(
+        self,
+        app: Any,
+        name: str,
+        destination: Destination,
+        seconds: float,
+        error: BaseException | None,
+        span: Span,
+    ) -> None:
+        metrics = self._metrics
+        if metrics is None:
+            return
+        try:
+            metrics.end_publish(app, name, destination, seconds, error, span)
+        except MALFORMED_ERRORS:  # a name that is none
+            return
 
     def _start(
         self,
@@ -108,12 +156,12 @@ class Publisher:
         message: Any,
         headers: dict[Any, Any],
         options: Mapping[str, Any],
+        destination: Destination,
     ) -> Span:
         """Start the span below the current one, or below what the headers carry."""
         parent = None
         if not trace.get_current_span().get_span_context().is_valid:
             parent = extract({k: v for k, v in headers.items() if type(k) is str})
-        destination = publish_destination(app.amqp, options)
         label = ""
         if self._has_labels:
             with suppress(*MALFORMED_ERRORS):  # of a message that nobody has thought of

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -31,18 +31,19 @@ from otel_celery_launcher.ipc.span_frames import (
     encode_span_start,
 )
 from otel_celery_launcher.messages import shows_contexts
-from otel_celery_launcher.tasks.batches import messages_of, publishes_of
-from otel_celery_launcher.tasks.errors import record_error, text_of
+from otel_celery_launcher.tasks.batches import messages_of, publishes_of, request_of
+from otel_celery_launcher.tasks.errors import error_type_of, record_error, text_of
 from otel_celery_launcher.tasks.propagation import fast_parent, parent_of
-from otel_celery_launcher.tasks.waits import take_times
+from otel_celery_launcher.tasks.waits import take_times, waits, waits_now
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from otel_celery_launcher.ipc.in_flight import InFlightRecord, ThreadRecords
+    from otel_celery_launcher.ipc.in_flight import Record
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
+    from otel_celery_launcher.tasks.metrics import TaskMetrics
     from otel_celery_launcher.tasks.waits import Times
 
 # A header by which a message asks for a trace of its own: ``new``.
@@ -60,9 +61,13 @@ class Run:
     span: Span
     token: Any  # puts the context from before back
     began: float  # seconds, of the performance counter
-    # Start frame to use again when the run ends; b"" if it was shortened, None outside of a
-    # pool child.
+    # Start frame to use again when the run ends; b"" if it was shortened or the run has no
+    # span, None outside of a pool child.
     frame: bytes | None
+    waits: dict[str, float] = field(default_factory=dict)  # seconds
+    error_type: str = ""  # of the exception that the task failed with
+    is_sampled: bool = True
+    is_eager: bool = False
 
 
 class Front(Protocol):
@@ -71,6 +76,10 @@ class Front(Protocol):
     @property
     def route(self) -> Any:
         """A ``routes.route.Route``."""
+
+    @property
+    def in_flight(self) -> dict[int, memoryview]:
+        """The state of the record of each run that is about to end, by its span's id."""
 
 
 class Runs:
@@ -81,6 +90,7 @@ class Runs:
         attributes: Makes their names and attributes.
         settings: Which runs start a trace.
         front: Receives the spans if it is the only processor; None without one.
+        metrics: Records all runs, sampled or not; None without metrics.
     """
 
     def __init__(
@@ -89,11 +99,12 @@ class Runs:
         attributes: Attributes,
         settings: TaskSettings,
         front: Front | None = None,
+        metrics: TaskMetrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._running: dict[int, Run] = {}  # by the identity of its request
-        self.record: InFlightRecord | ThreadRecords | None = (
-            None  # where tasks run, unless they are recorded nowhere
-        )
+        # Where tasks run, unless they are recorded nowhere.
+        self.record: Record | None = None
         self._front = front
         self.change(tracer, attributes, settings)
 
@@ -142,8 +153,10 @@ class Runs:
             return None
         frame = None
         span: Span | None
+        durations: dict[str, float] = {}
         if template := self._spans.template_below(parent):
-            shared, own = self._attributes.of_fast_run(task, fields, times)
+            durations = waits_now(times, fields)
+            shared, own = self._attributes.of_fast_run(task, fields, durations)
             span = template.span(parent, f"run/{task.name}", shared.attributes, own)
             if span is not None and self.record is not None:
                 frame = encode_run_start(span.origin, shared.encoded)
@@ -151,29 +164,39 @@ class Runs:
                 if len(frame) <= START_BYTES and type(task_id) is str:
                     self.record.write(shared.pid, task_id, frame)
                 else:
-                    frame = self._record_start(span, task_id)
+                    frame = self._record_span(span, task_id)
         else:
             span = self._spans.unrecorded_below(parent)
+            if self._metrics is not None:
+                durations = waits_now(times, fields)
+                frame = self._record_counted(task, fields)
         if span is None:
             return None
         token = context_api.attach(context_with_only(span))
         reference = weakref.ref(request, self._forget)
-        return Run(reference, span, token, time.perf_counter(), frame)
+        run = Run(reference, span, token, time.perf_counter(), frame, durations)
+        run.is_sampled = template is not None
+        return run
 
     def _begin_full(
-        self, task: Any, request: Any, times: Times, arguments: object
+        self,
+        task: Any,
+        request: Any,
+        times: Times,
+        arguments: object,
     ) -> Run:
         # An eager task belongs to the code that calls it.
         parent = None if _is_eager(request) else parent_of(request)
         links: tuple[Link, ...] = ()
         if parent is not None:
-            is_new = getattr(request, TRACE_HEADER, None) == "new"
-            parent, links = self._place(task.name, parent, is_new=is_new)
+            self._count_orphan(task, parent)
+            parent, links = self._place(task.name, parent, request)
+        durations = waits_now(times, request.__dict__)
         batch = messages_of(task, arguments)
         links += publishes_of(batch)
 
         def attributes() -> dict[str, Any]:
-            values = self._attributes.of_run(task, request, parent, times)
+            values = self._attributes.of_run(task, request, parent, durations)
             if batch:
                 values["messaging.batch.message_count"] = len(batch)
             return values
@@ -185,13 +208,24 @@ class Runs:
             attributes,
             links,
         )
-        frame = None if parent is None else self._record_start(span, request.id)
+        frame = None
+        if parent is not None:
+            frame = self._record_start(span, task, request)
         token = context_api.attach(trace.set_span_in_context(span, parent))
         reference = weakref.ref(request, self._forget)
-        return Run(reference, span, token, time.perf_counter(), frame)
+        run = Run(reference, span, token, time.perf_counter(), frame, durations)
+        run.is_sampled = span.get_span_context().trace_flags.sampled
+        run.is_eager = parent is None
+        return run
 
-    def end(self, request: Any, state: str | None) -> float | None:
-        """End the run that a request belongs to; return the seconds it took."""
+    def end(self, request: Any, state: str | None, task: Any = None) -> float | None:
+        """End the run that a request belongs to; return the seconds it took.
+
+        Args:
+            request: Of the run.
+            state: Celery's state; None while an exception ends the process.
+            task: The task; None if nothing is to be counted.
+        """
         run = self._running.pop(id(request), None)
         if run is None:
             # A soft time limit may have been raised between its record and its begin.
@@ -208,14 +242,50 @@ class Runs:
                 return None
             if exc is not None:
                 record_error(run.span, exc)
-            if run.frame is not None and self.record is not None:
-                self.record.clear()
-            self._end_span(run, {"celery.state": state} if state else {})
+            seconds = time.perf_counter() - run.began
+            record = None if run.frame is None else self.record
+            # A process may be killed anywhere here. The record says whether the run was
+            # counted, and the route clears it in the moment in which the span leaves.
+            in_flight = None if record is None else record.state
+            try:
+                self._count(run, request, state, task, seconds, in_flight)
+                self._end_span(run, {"celery.state": state} if state else {}, in_flight)
+            finally:
+                if record is not None:
+                    record.clear()
         finally:
             context_api.detach(run.token)
-        return time.perf_counter() - run.began
+        return seconds
 
-    def _end_span(self, run: Run, changes: dict[str, str]) -> None:
+    def _count(
+        self,
+        run: Run,
+        request: Any,
+        state: str | None,
+        task: Any,
+        seconds: float,
+        in_flight: memoryview | None,
+    ) -> None:
+        metrics = self._metrics
+        if metrics is None or task is None or not state:
+            return
+        if run.is_eager:
+            metrics.end_eager_run(task.name, seconds)
+            return
+        metrics.end_run(
+            task,
+            request.delivery_info,
+            state,
+            run.error_type,
+            seconds,
+            run.waits,
+            run.span if run.is_sampled else None,
+            in_flight,
+        )
+
+    def _end_span(
+        self, run: Run, changes: dict[str, str], in_flight: memoryview | None
+    ) -> None:
         """End a span; if it has not changed, its encoded start is used again."""
         span = run.span
         front = self._front
@@ -227,13 +297,26 @@ class Runs:
         ):
             hand_over = front.route.hand_over_run
             if hand_over is not None and (ended := span.end_unobserved(changes)):
-                hand_over(span.origin.template.resource, run.frame, ended, changes)
+                resource = span.origin.template.resource
+                hand_over(resource, run.frame, ended, changes, in_flight)
                 return
         span.set_attributes(changes)
-        span.end()
+        if in_flight is None or front is None:
+            span.end()
+            return
+        span_id = span.get_span_context().span_id
+        front.in_flight[span_id] = in_flight
+        try:
+            span.end()
+        finally:
+            front.in_flight.pop(span_id, None)  # runs without a span share an id
+
+    def _count_orphan(self, task: Any, parent: Context) -> None:
+        if self._metrics is not None and not _has_trace(parent):
+            self._metrics.count_orphan(task.name)
 
     def _place(
-        self, task_name: str, context: Context, *, is_new: bool
+        self, task_name: str, context: Context, request: Any
     ) -> tuple[Context, tuple[Link, ...]]:
         """Return the context in which a run starts, and its links to its publish.
 
@@ -241,6 +324,7 @@ class Runs:
         link in addition to the parent.
         """
         settings = self._settings
+        is_new = getattr(request, TRACE_HEADER, None) == "new"
         begins = is_new or (settings.new_traces and settings.new_traces.get(task_name))
         if not (begins or settings.has_messaging_names):
             return context, ()
@@ -251,13 +335,77 @@ class Runs:
             context = trace.set_span_in_context(trace.INVALID_SPAN, context)
         return context, (Link(publish),)
 
-    def _record_start(self, span: Span, task_id: object) -> bytes | None:
-        """Record a run in flight, where that is done and its span is recorded."""
-        if self.record is None or not isinstance(span, ReadableSpan):
+    def _record_start(self, span: Span, task: Any, request: Any) -> bytes | None:
+        """Record a run in flight, where that is done."""
+        if not isinstance(span, ReadableSpan):
+            return self._record_counted(task, request.__dict__)
+        return self._record_span(span, request.id)
+
+    def _record_span(self, span: ReadableSpan, task_id: object) -> bytes | None:
+        """Record a run in flight by the start of its span, where that is done."""
+        if self.record is None:
             return None
         known = "" if task_id is None else text_of(task_id)
         self.record.write(os.getpid(), known, encode_span_start(span))
         return b""
+
+    def _record_counted(self, task: Any, fields: dict[str, Any]) -> bytes | None:
+        """Record a run in flight that has no span, where runs are counted."""
+        if self.record is None or self._metrics is None:
+            return None
+        task_id = fields.get("id")
+        known = task_id if type(task_id) is str else text_of(task_id or "")
+        frame = self._metrics.start_of(task, fields.get("delivery_info"))
+        self.record.write(os.getpid(), known, frame)
+        return b""
+
+    def start_of_unrecorded(self, message: Any) -> bytes | None:
+        """Return the start of a run whose process has died before it recorded it.
+
+        Runs in the worker's main process.
+
+        Args:
+            message: The worker's request: ``celery.worker.request.Request``.
+
+        Returns:
+            As of ``ipc/in_flight.py``; None if it is neither sampled nor counted.
+        """
+        task, request = message.task, request_of(message.request_dict)
+        times = take_times(request.__dict__)
+        parent = parent_of(request)
+        parent, links = self._place(task.name, parent, request)
+        began = message.time_start
+        durations = waits(times, request.__dict__.get("eta"), began)
+
+        def attributes() -> dict[str, Any]:
+            values = self._attributes.of_run(task, request, parent, durations)
+            return {**values, "process.pid": message.worker_pid}
+
+        span = self._spans.start(
+            self._attributes.run_name(task, request),
+            parent,
+            trace.SpanKind.CONSUMER,
+            attributes,
+            links,
+            int(began * 1e9),
+        )
+        if isinstance(span, ReadableSpan):
+            return encode_span_start(span)
+        if self._metrics is None:
+            return None
+        return self._metrics.start_of(task, request.delivery_info, int(began * 1e9))
+
+    def note_failure(self, request: Any, task: Any, einfo: Any) -> None:
+        """Note that a run has failed, unless the task expects the exception."""
+        run = self._running.get(id(request))
+        if run is None or run.request() is not request:
+            return
+        exc = _unexpected(task, einfo)
+        if exc is None:
+            return
+        run.error_type = error_type_of(exc)
+        if run.span.is_recording():
+            record_error(run.span, exc)
 
     def span_of(self, request: Any) -> Span | None:
         """Return the span of the run that a request belongs to, if it goes on."""
@@ -265,13 +413,18 @@ class Runs:
         return None if run is None or run.request() is not request else run.span
 
 
-def fail(span: Span, task: Any, einfo: Any) -> None:
-    """Mark a run as failed, unless the task expects the exception (``throws``)."""
+def _unexpected(task: Any, einfo: Any) -> BaseException | None:
+    """Return what a task failed with; None if it expects it (``throws``)."""
     exc = einfo.exception if isinstance(einfo, ExceptionInfo) else einfo
     if isinstance(exc, ExceptionWithTraceback):
         exc = exc.exc
     if isinstance(exc, BaseException) and not isinstance(exc, task.throws or ()):
-        record_error(span, exc)
+        return exc
+    return None
+
+
+def _has_trace(context: Context) -> bool:
+    return trace.get_current_span(context).get_span_context().is_valid
 
 
 def _is_eager(request: Any) -> bool:

@@ -13,6 +13,7 @@ clocks of several machines, so a wait below zero is omitted.
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -36,6 +37,16 @@ Times = tuple[object, object]
 def take_times(fields: dict[str, Any]) -> Times:
     """Take our times out of a request's fields: the application finds none of ours."""
     return fields.pop(PUBLISHED_HEADER, None), fields.pop(RECEIVED_KEY, None)
+
+
+def waits_now(times: Times, fields: dict[str, Any]) -> dict[str, float]:
+    """Return the waits of a task that starts now.
+
+    Args:
+        times: Of ``take_times``.
+        fields: Of its request.
+    """
+    return waits(times, fields.get("eta"), time.time())
 
 
 def waits(times: Times, eta: object, started: float) -> dict[str, float]:

@@ -20,7 +20,6 @@ from opentelemetry.instrumentation.dependencies import get_dist_dependency_confl
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.command_line import CELERY_ROLES
-from otel_celery_launcher.tasks.instrumentor import instrument_celery
 from otel_celery_launcher.telemetry.library_imports import modules_of, when_imported
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from opentelemetry.instrumentation.dependencies import DependencyConflict
 
     from otel_celery_launcher.settings.settings import Settings
-    from otel_celery_launcher.telemetry.traces import SpanFront
 
 # Always off, with the reason. `logging` adds a handler to the root logger (since
 # 0.61b0, and before that with OTEL_PYTHON_LOG_CORRELATION=true). Celery and programs
@@ -74,15 +72,12 @@ class Instrumented(NamedTuple):
     failed: list[str]
 
 
-def instrument(
-    settings: Settings, adopt: Callable[[object], object], front: SpanFront
-) -> Instrumented:
+def instrument(settings: Settings, on_celery: Callable[[], object]) -> Instrumented:
     """Turn on Celery's instrumentation and all other installed ones.
 
     Args:
         settings: Names the disabled ones.
-        adopt: Called with a provider that the application instruments Celery with.
-        front: The processor that receives the spans.
+        on_celery: Turns on Celery's.
     """
     disabled = settings.disabled_instrumentations
     result = Instrumented([], [], [])
@@ -95,7 +90,7 @@ def instrument(
             result.off.append(LeftOff(name, LEFT_OFF[name]))
             continue
         try:
-            left_off = _instrument_one(entry_point, settings, adopt, front)
+            left_off = _instrument_one(entry_point, settings, on_celery)
         except ModuleNotFoundError as exc:  # its library, which it only looks for now
             left_off = LeftOff(name, f"no {exc.name}" if exc.name else str(exc))
         except Exception as exc:  # noqa: BLE001 - third-party code, at start
@@ -109,15 +104,12 @@ def instrument(
 
 
 def _instrument_one(
-    entry_point: EntryPoint,
-    settings: Settings,
-    adopt: Callable[[object], object],
-    front: SpanFront,
+    entry_point: EntryPoint, settings: Settings, on_celery: Callable[[], object]
 ) -> LeftOff | None:
     """Turn one on; return why not, None where it is on."""
     name = entry_point.name
     if name == "celery":
-        instrument_celery(settings.tasks, adopt, front)
+        on_celery()
         return None
     distribution = entry_point.dist
     conflict = distribution and get_dist_dependency_conflicts(distribution)

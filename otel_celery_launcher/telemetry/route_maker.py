@@ -14,27 +14,32 @@ from typing import TYPE_CHECKING
 from otel_celery_launcher.command_line import CELERY_ROLES
 from otel_celery_launcher.compat.monkey_patching import may_be_patched
 from otel_celery_launcher.delivery.exporters import load_exporters, load_exporters_late
-from otel_celery_launcher.ipc.channel import Channel
+from otel_celery_launcher.delivery.fork_gate import guard
+from otel_celery_launcher.ipc.channel import Channels
+from otel_celery_launcher.ipc.memory_limit import log_queue_bytes, queue_bytes
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
+from otel_celery_launcher.routes.shared_queue import ExportedSignal, SharedQueue
 from otel_celery_launcher.routes.supervisor import (
-    ExportedSignal,
+    ExportedMetrics,
     SpoolConfig,
     Supervisor,
 )
 from otel_celery_launcher.routes.until_fork import UntilForkRoute
 from otel_celery_launcher.settings.settings import Mode
-from otel_celery_launcher.telemetry import traces
+from otel_celery_launcher.signals import LOGS
+from otel_celery_launcher.telemetry import logs, traces
 
 if TYPE_CHECKING:
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.settings.settings import Settings
+    from otel_celery_launcher.telemetry.metrics import MetricMaker
 
 
 # The signals that leave.
-OUTGOING = (traces.OUTGOING,)
+OUTGOING = (traces.OUTGOING, logs.OUTGOING)
 
 
 class RouteMaker:
@@ -44,6 +49,7 @@ class RouteMaker:
         settings: Which route, and where each signal goes.
         counters: The shared page.
         delivery_log: Writes the log lines.
+        metrics: Makes what exports metrics.
     """
 
     def __init__(
@@ -51,67 +57,91 @@ class RouteMaker:
         settings: Settings,
         counters: Counters,
         delivery_log: DeliveryLog,
+        metrics: MetricMaker,
     ) -> None:
+        self._metrics = metrics
         self._settings = settings
         self._counters = counters
         self._delivery_log = delivery_log
 
-    def make(self, channel: Channel | None) -> tuple[Route, Channel | None, list[str]]:
+    def make(
+        self, channels: Channels | None
+    ) -> tuple[Route, Channels | None, list[str]]:
         """Return the route that the settings ask for.
 
         Args:
-            channel: The main process's channel, in a spawned child; None elsewhere.
+            channels: The main process's, in a spawned child; None elsewhere.
 
         Returns:
-            The route, the channel if there is one, and lines to print.
+            The route, the channels if there are any, and lines to print.
         """
         if self._settings.mode is Mode.PROCESS:
-            is_main = channel is None
-            channel = channel or Channel.make()
-            return self.handoff(channel, is_main=is_main), channel, []
+            is_main = channels is None
+            channels = channels or self._make_channels()
+            return self.handoff(channels, is_main=is_main), channels, []
         inline, notes = self.inline()
         if self._settings.mode is not Mode.UNTIL_FORK:
             return inline, None, notes
 
         def make_handoff() -> HandoffRoute:
-            return self.handoff(Channel.make(), is_main=True)
+            return self.handoff(self._make_channels(), is_main=True)
 
         return UntilForkRoute(inline, make_handoff), None, notes
 
-    def handoff(self, channel: Channel, *, is_main: bool) -> HandoffRoute:
+    def _make_channels(self) -> Channels:
+        return Channels.make(has_logs=self._settings.exports_logs)
+
+    def handoff(self, channels: Channels, *, is_main: bool) -> HandoffRoute:
         """Return a route to the exporter process.
 
         Args:
-            channel: To it.
+            channels: To it.
             is_main: Whether this process supervises it.
         """
         settings = self._settings
+        exported = self._metrics.exported()
         return HandoffRoute(
-            OUTGOING,
-            channel,
+            [each for each in OUTGOING if settings.signals[each.signal].exporters],
+            channels,
             self._counters,
             self._delivery_log,
-            self._supervisor(channel) if is_main else None,
+            self._supervisor(channels, exported) if is_main else None,
+            metrics=self._metrics.inline(holds=True, only_console=True)
+            if is_main
+            else None,
+            are_metrics_taken=None if exported is None else exported.are_taken,
             may_start=settings.role not in CELERY_ROLES,
             has_timer=settings.role == "worker",
         )
 
-    def _supervisor(self, channel: Channel) -> Supervisor:
+    def _supervisor(
+        self, channels: Channels, metrics: ExportedMetrics | None
+    ) -> Supervisor:
         settings = self._settings
-        exported = [
-            ExportedSignal(
+        exported = {
+            each.signal: ExportedSignal(
                 signal=each.signal,
                 exporters=settings.signals[each.signal].exporters,
                 redacts_exceptions=settings.redacts_exceptions,
             )
             for each in OUTGOING
+        }
+        size = queue_bytes()
+        of_logs = exported.pop(LOGS)
+        queues = [
+            SharedQueue(0, channels.main, [*exported.values()], self._counters, size)
         ]
+        if channels.logs is not None:
+            size = log_queue_bytes(size)
+            queues.append(
+                SharedQueue(1, channels.logs, [of_logs], self._counters, size)
+            )
         return Supervisor(
-            channel,
+            queues,
             self._counters,
-            exported,
             settings.service_name,
             spool=self._spool_config(),
+            metrics=metrics,
         )
 
     def _spool_config(self) -> SpoolConfig | None:
@@ -145,7 +175,7 @@ class RouteMaker:
             signals.append(
                 InlineSignal(
                     outgoing=each,
-                    exporters=list(exporters.values()),
+                    exporters=[guard(make) for make in exporters.values()],
                     pending_limit=of_signal.pending_limit,
                 )
             )
@@ -154,6 +184,14 @@ class RouteMaker:
             self._counters,
             self._delivery_log,
             holds=settings.role in CELERY_ROLES,
-            forks_safely="otlp_proto_grpc" not in settings.traces.exporters,
+            forks_safely=not any(
+                "otlp_proto_grpc" in settings.signals[each.signal].exporters
+                for each in OUTGOING
+            ),
+            metrics=self._metrics.inline(
+                holds=settings.role in CELERY_ROLES,
+                only_console=False,
+                is_late=is_late,
+            ),
         )
         return route, problems

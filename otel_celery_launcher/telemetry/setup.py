@@ -12,27 +12,35 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.util.re import parse_env_headers
 
 from otel_celery_launcher import __version__, messages
-from otel_celery_launcher.compat import contexts, providers
+from otel_celery_launcher.compat import celery_worker, contexts, providers
+from otel_celery_launcher.compat.loguru_sinks import is_loguru_apart
 from otel_celery_launcher.delivery.deadline import run_with_deadline
+from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import FrameError
-from otel_celery_launcher.ipc.in_flight import Reason, killed_span
+from otel_celery_launcher.ipc.in_flight import WORKER_LOST, Reason, killed_span
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
+from otel_celery_launcher.ipc.span_decoder import read_counted_run
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.settings.advice import printable_endpoint
 from otel_celery_launcher.settings.checks import printable_path
 from otel_celery_launcher.settings.settings import Mode
-from otel_celery_launcher.signals import TRACES
-from otel_celery_launcher.tasks.instrumentor import received_messages
+from otel_celery_launcher.signals import LOGS, METRICS, TRACES
+from otel_celery_launcher.tasks.instrumentor import (
+    instrument_celery,
+    received_messages,
+    start_of_unrecorded_run,
+)
 from otel_celery_launcher.tasks.killed import KilledRuns
 from otel_celery_launcher.tasks.plumbing import suppress_backends
 from otel_celery_launcher.telemetry import log_correlation
@@ -41,8 +49,10 @@ from otel_celery_launcher.telemetry.application_providers import (
     CollectorAddress,
 )
 from otel_celery_launcher.telemetry.instrumentations import Instrumented, instrument
+from otel_celery_launcher.telemetry.logs import take_logs
+from otel_celery_launcher.telemetry.metrics import MetricMaker, Metrics
 from otel_celery_launcher.telemetry.removed_imports import advise_on_imports
-from otel_celery_launcher.telemetry.resource import slot_resource
+from otel_celery_launcher.telemetry.resource import make_resource, slot_resource
 from otel_celery_launcher.telemetry.route_maker import RouteMaker
 from otel_celery_launcher.telemetry.suppression import (
     ROLES_WITH_CLIENT_ROOTS,
@@ -52,9 +62,13 @@ from otel_celery_launcher.telemetry.tracer_provider import provide
 from otel_celery_launcher.telemetry.traces import SpanFront
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    from otel_celery_launcher.ipc.channel import Channel
+    from otel_celery_launcher.compat.celery_worker import EndedChild
+    from otel_celery_launcher.ipc.channel import Channels
     from otel_celery_launcher.ipc.in_flight import InFlightRun
     from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.settings.settings import Settings
@@ -66,12 +80,14 @@ class FromMain:
 
     Attributes:
         counters: Descriptor of the counters.
-        channel: To the exporter process, if there is one.
+        channels: To the exporter process, if there is one.
+        page: Descriptor of the metrics, if there are any.
         resource: Attributes of the main process's resource.
     """
 
     counters: int
-    channel: Channel | None
+    channels: Channels | None
+    page: int | None
     resource: dict[str, Any]
 
 
@@ -83,19 +99,26 @@ class Telemetry:
     suppressor: SpanSuppressor
     front: SpanFront
     route_maker: RouteMaker
-    channel: Channel | None
+    channels: Channels | None
     delivery_log: DeliveryLog
     counters: Counters
     main: ProcessClaim
     application_providers: ApplicationProviders
     provider: TracerProvider | None
+    resource: Callable[[], Resource]  # of this process
     instrumented: Instrumented
+    metrics: Metrics | None
     notes: list[str]
     killed_runs: KilledRuns = field(init=False)
+    _consumer: Any = field(init=False, default=None)  # of the worker
     is_spawned: bool = False  # a pool child in an interpreter of its own
 
     def __post_init__(self) -> None:
-        self.killed_runs = KilledRuns(self.counters, self.main, self._end_killed_run)
+        self.killed_runs = KilledRuns(
+            self.counters, self.main, start_of_unrecorded_run, self._end_killed_run
+        )
+        if self.main.is_this():
+            self.main_started()
 
     @property
     def route(self) -> Route:
@@ -118,6 +141,11 @@ class Telemetry:
         self, run: InFlightRun, ended: int, reason: Reason | None
     ) -> None:
         """End the span of a run whose process is dead (main process)."""
+        if self.metrics is not None and not run.is_counted:
+            error_type = (reason or {}).get("error.type", WORKER_LOST)
+            with suppress(FrameError):  # of a child whose memory was damaged
+                counted = read_counted_run(run.frame)
+                self.metrics.tasks.end_killed_run(counted, ended, error_type)
         if self.provider is None:
             return
         resource = slot_resource(
@@ -129,6 +157,44 @@ class Telemetry:
         )
         with suppress(FrameError):  # of a child whose memory was damaged
             providers.end_span(self.provider, killed_span(run, resource, ended, reason))
+
+    def main_started(self) -> None:
+        """Say whose metrics these are (main process, which stays)."""
+        if self.metrics is not None:
+            self.metrics.use_main(self.resource())
+
+    def tell_of_broker(self, app: Any) -> None:
+        """Let the exporter process ask the broker for its queues (main process)."""
+        route = self.route
+        if isinstance(route, HandoffRoute) and self.settings.metrics.has_queues:
+            route.tell_of_broker(celery_worker.describe_broker(app))
+
+    def watch_pool(self, app: Any) -> None:
+        """Watch the worker's pool and its connection (main process)."""
+        celery_worker.add_connection_watch(app, self._connection_changed)
+
+    def _connection_changed(self, consumer: Any, is_connected: bool) -> None:
+        self._consumer = consumer
+        if is_connected:
+            celery_worker.watch_children(consumer, self._child_ended)
+        if self.metrics is not None:
+            self.metrics.worker.connection_changed(consumer, is_connected=is_connected)
+
+    def _child_ended(self, child: EndedChild) -> None:
+        with guarded("a run of a killed process may be missing"):
+            self.killed_runs.child_ended(child)
+            if self.metrics is not None:
+                self.metrics.worker.child_ended(child)
+
+    def poll(self) -> None:
+        """Do what is due (the main process's timer)."""
+        if self._consumer is not None:  # its pool may be a new one
+            celery_worker.watch_children(self._consumer, self._child_ended)
+        self.killed_runs.poll()
+        self.route.poll()
+        if self.metrics is not None:
+            self.metrics.worker.look(self.route.restarts)
+            self.metrics.say_notice()
 
     def watch_during_tasks(self) -> None:
         """Watch the exporter process by a thread: a task keeps the timer from it (solo)."""
@@ -180,14 +246,41 @@ class Telemetry:
             "is_failing": counters.is_failing,
             "received_messages": received_messages(),
             "exporter_restarts": self.route.restarts,
+            "logs": self._log_status(),
+            "metrics": {}
+            if self.metrics is None
+            else self.metrics.status(self.counters),
+        }
+
+    def advise_on_logs(self) -> None:
+        """Say whose lines do not leave, once the application is imported (main process)."""
+        with guarded("a line about loguru is missing"):
+            if self.settings.exports_logs and is_loguru_apart():
+                messages.log(
+                    "loguru is imported, and its lines do not leave: it does not use"
+                    " logging. Give it a sink that does (docs/logs.md)"
+                )
+
+    def _log_status(self) -> dict[str, int]:
+        """Return what became of log records; empty if none leave."""
+        if not self.settings.exports_logs:
+            return {}
+        figures = self.counters.of(LOGS)
+        return {
+            "received": figures.received,
+            "exported": figures.exported,
+            "refused": figures.failed,
+            "dropped": figures.dropped,
+            "queued": figures.queued,
         }
 
     def descriptors(self) -> list[int]:
         """Return our open descriptors, which code that closes all others must spare."""
-        channel = [] if self.channel is None else self.channel.descriptors()
+        channels = [] if self.channels is None else self.channels.descriptors()
         route = self.route
         queue = route.descriptors() if isinstance(route, HandoffRoute) else []
-        return [*channel, *queue, *self.counters.descriptors()]
+        page = [] if self.metrics is None else self.metrics.page.descriptors()
+        return [*channels, *queue, *page, *self.counters.descriptors()]
 
     def close_child(self) -> None:
         """Send everything there is, as the last act of a pool child."""
@@ -198,6 +291,8 @@ class Telemetry:
         self.killed_runs.poll(is_end=True)
         self._close(self.settings.shutdown_seconds * (1 - self.route.child_share))
         self.delivery_log.report_end()
+        if self.metrics is not None and self.main.is_this():
+            self.metrics.say_notice()
 
     def _close(self, seconds: float) -> None:
         """Close our route, and at the same time flush the application's processors."""
@@ -212,45 +307,82 @@ class Telemetry:
 
 
 def start(settings: Settings, from_main: FromMain | None = None) -> Telemetry:
-    """Set up tracing in this interpreter.
-
-    Args:
-        settings: What to set up.
-        from_main: What a spawned child inherits; None elsewhere.
-    """
+    """Set up telemetry in this interpreter; ``from_main`` is for a spawned child."""
     contexts.let_exceptions_through_detach()
     advise_on_imports()
     counters, main = _shared(from_main)
     delivery_log = _delivery_log(settings, counters, main)
-    route_maker = RouteMaker(settings, counters, delivery_log)
-    route, channel, notes = route_maker.make(from_main.channel if from_main else None)
+    page = from_main.page if from_main else None
+    metric_maker = MetricMaker(settings, counters, page)
+    route_maker = RouteMaker(settings, counters, delivery_log, metric_maker)
+    of_main = from_main.channels if from_main else None
+    route, channels, notes = route_maker.make(of_main)
     front = SpanFront(route)
     application_providers = ApplicationProviders(front, _collector_address(settings))
     suppressor = _suppressor(settings, front)
-    resource = from_main.resource if from_main else None
     provider, provider_notes = provide(
-        settings, application_providers, suppressor, resource
+        settings,
+        application_providers,
+        suppressor,
+        from_main.resource if from_main else None,
     )
-    suppress_backends(
-        has_plumbing=settings.tasks.has_plumbing, runs_tasks=settings.role == "worker"
-    )
-    _set_up_logging(settings)
-    instrumented = instrument(settings, application_providers.adopt, front)
-    application_providers.say_at_once()
+    resource = _resource(settings, provider)
+    take_logs(settings, lambda: front.route, resource)
+    metrics = _metrics(metric_maker, front)
+    instrumented = _instrument(settings, application_providers, front, metrics)
     return Telemetry(
         settings=settings,
         suppressor=suppressor,
         front=front,
         route_maker=route_maker,
-        channel=channel,
+        channels=channels,
         delivery_log=delivery_log,
         counters=counters,
         main=main,
         application_providers=application_providers,
         provider=provider,
+        resource=resource,
         instrumented=instrumented,
-        notes=[*notes, *provider_notes, *instrumented.failed],
+        metrics=metrics,
+        notes=[*notes, *provider_notes, *metric_maker.notes, *instrumented.failed],
     )
+
+
+def _instrument(
+    settings: Settings,
+    application_providers: ApplicationProviders,
+    front: SpanFront,
+    metrics: Metrics | None,
+) -> Instrumented:
+    """Turn on the instrumentations; what is said from here on is said at once."""
+    runs_tasks = settings.role == "worker"
+    suppress_backends(has_plumbing=settings.tasks.has_plumbing, runs_tasks=runs_tasks)
+    _set_up_logging(settings)
+    adopt = application_providers.adopt
+    tasks = None if metrics is None else metrics.tasks
+    instrumented = instrument(
+        settings, partial(instrument_celery, settings.tasks, adopt, front, tasks)
+    )
+    application_providers.say_at_once()
+    return instrumented
+
+
+def _resource(
+    settings: Settings, provider: TracerProvider | None
+) -> Callable[[], Resource]:
+    """Return what returns the resource of this process, which a pool child replaces."""
+    if provider is None:  # no spans leave
+        return cache(lambda: make_resource(settings))
+    return lambda: provider.resource
+
+
+def _metrics(maker: MetricMaker, front: SpanFront) -> Metrics | None:
+    """Return the metrics of this process, connected to the route; None without any."""
+    metrics = maker.make()
+    if metrics is not None:
+        metrics.provider.flush = lambda seconds: front.route.flush(seconds, [METRICS])
+        metrics.writer.on_new_process(lambda: None, lambda: front.route.begin_metrics())
+    return metrics
 
 
 def _shared(from_main: FromMain | None) -> tuple[Counters, ProcessClaim]:
@@ -274,6 +406,7 @@ def _delivery_log(
         address,
         traces.printable_path,
         settings.spool.directory,
+        also=[LOGS] if settings.exports_logs else (),
     )
 
 

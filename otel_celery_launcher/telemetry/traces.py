@@ -38,10 +38,13 @@ class SpanFront(SpanProcessor):
 
     Attributes:
         route: The current route; replaced if no exporter process can be started.
+        in_flight: The state of the record of each run that is about to end, by the id of
+            its span.
     """
 
     def __init__(self, route: Route) -> None:
         self.route = route
+        self.in_flight: dict[int, memoryview] = {}
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hand a span over."""
@@ -55,6 +58,7 @@ class SpanFront(SpanProcessor):
             span.resource,
             ends_work=is_local_root,
             ends_task=is_local_root and span.kind is SpanKind.CONSUMER,
+            in_flight=self.in_flight.get(context.span_id) if self.in_flight else None,
         )
 
     def shutdown(self) -> None:
@@ -63,4 +67,4 @@ class SpanFront(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 5_000) -> bool:
         """Send what is there; return whether that ended in time."""
-        return self.route.flush(timeout_millis / 1000)
+        return self.route.flush(timeout_millis / 1000, [TRACES])

@@ -91,7 +91,6 @@ COMPONENTS: dict[str, dict[str, dict[str, Any]]] = {
                 "http": {"endpoint": LEAF, "tls": TLS, "include_metadata": LEAF},
             }
         },
-        "fluent_forward": {"endpoint": LEAF},
     },
     "processors": {
         "memory_limiter": dict.fromkeys(
@@ -106,7 +105,6 @@ COMPONENTS: dict[str, dict[str, dict[str, Any]]] = {
             ),
             "policies": POLICY,
         },
-        "transform": {"error_mode": LEAF, "log_statements": LEAF},
         "k8s_attributes": {
             "auth_type": LEAF,
             "pod_association": {"sources": dict.fromkeys(("from", "name"))},

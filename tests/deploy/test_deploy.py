@@ -19,7 +19,10 @@ from celery.bin.celery import celery
 
 from otel_celery_launcher.cli import OWN_COMMANDS
 from otel_celery_launcher.doctor.command import doctor
+from otel_celery_launcher.metrics.builtin import BUILTINS
+from otel_celery_launcher.metrics.layout import Kind
 from otel_celery_launcher.settings.standard_variables import VARIABLES
+from otel_celery_launcher.signals import SIGNALS
 from otel_celery_launcher.tail.command import tail
 from tests.deploy.collector import COMPONENTS, OLD_NAMES, problems, unknown_keys
 
@@ -36,7 +39,6 @@ COLLECTORS = {
     "agent": ["collector/agent.yaml"],
     "gateway": ["collector/gateway.yaml"],
     "sampler": ["collector/sampler.yaml"],
-    "compose agent": ["collector/agent.yaml", "compose/logs.yaml"],
     "kubernetes gateway": [
         "kubernetes/collector/gateway.yaml",
         "kubernetes/collector/gateway-kubernetes.yaml",
@@ -105,25 +107,62 @@ def test_compose_names_what_is_there() -> None:
     assert {"web", "worker", "beat", "flower", "redis", "rabbitmq"} < set(services)
 
 
-def test_the_dashboard_asks_for_metrics_that_the_sampler_makes() -> None:
+UNIT_SUFFIXES = {"s": "_seconds", "By": "_bytes"}
+KIND_SUFFIXES = {
+    Kind.COUNTER: ("_total",),
+    Kind.ABSOLUTE: ("_total",),
+    Kind.HISTOGRAM: ("_bucket", "_count", "_sum"),
+}
+
+
+def prometheus_names() -> dict[str, set[str]]:
+    """Return the names that Prometheus gives the built-in metrics, with their labels.
+
+    By its own rules: dots become underscores, a unit is appended, and so is the kind
+    (https://prometheus.io/docs/guides/opentelemetry/).
+    """
+    names: dict[str, set[str]] = {}
+    for builtin in BUILTINS.values():
+        described = builtin.description
+        stem = described.name.replace(".", "_") + UNIT_SUFFIXES.get(described.unit, "")
+        labels = {each.replace(".", "_") for each in builtin.attributes}
+        for suffix in KIND_SUFFIXES.get(described.kind, ("",)):
+            names[stem + suffix] = labels | {"service_name", "le"}
+    return names
+
+
+def queries() -> list[str]:
     board = json.loads((DEPLOY / "compose/grafana/dashboards/celery.json").read_text())
-    sampler = yaml.safe_load((DEPLOY / "collector/sampler.yaml").read_text())
-    made = {
-        "traces_span_metrics_calls_total",
-        "traces_span_metrics_duration_seconds_bucket",
-    }
-    for metric in sampler["connectors"]["signal_to_metrics"]["spans"]:
-        stem = metric["name"].replace(".", "_")
-        made.add(f"{stem}_seconds_bucket" if "histogram" in metric else f"{stem}_total")
-    asked = {
-        name
-        for panel in board["panels"]
-        for target in panel["targets"]
-        for name in re.findall(
-            r"\b((?:traces|celery)_\w+_(?:total|bucket))", target["expr"]
-        )
-    }
-    assert asked <= made
+    rules = yaml.safe_load((DEPLOY / "prometheus/rules.yaml").read_text())
+    return [
+        *(target["expr"] for panel in board["panels"] for target in panel["targets"]),
+        *(rule["expr"] for group in rules["groups"] for rule in group["rules"]),
+    ]
+
+
+@pytest.mark.parametrize("query", queries())
+def test_queries_ask_for_metrics_that_are_there(query: str) -> None:
+    names = prometheus_names()
+    asked = re.findall(
+        r"\b((?:celery|messaging|process|otel|flower)_[a-z_]+)(?=[{\[)\s]|$)", query
+    )
+    metrics = [name for name in asked if name in names]
+    labels = {label for name in metrics for label in names[name]}
+    unknown = [name for name in asked if name not in names and name not in labels]
+    assert metrics or "otelcol_" in query
+    assert unknown == []
+    selected = set(re.findall(r"([a-z_]+)=~?!?\"", query)) | set(
+        re.findall(r"([a-z_]+)!=", query)
+    )
+    assert selected <= labels
+
+
+def test_the_dashboard_can_be_imported_anywhere() -> None:
+    board = json.loads((DEPLOY / "compose/grafana/dashboards/celery.json").read_text())
+    assert [each["type"] for each in board["__inputs"]] == ["datasource"]
+    for panel in board["panels"]:
+        for each in (panel, *panel["targets"]):
+            assert each["datasource"]["uid"] == "${datasource}"
     titles = " ".join(panel["title"] for panel in board["panels"]).lower()
     for word in (
         "throughput",
@@ -131,18 +170,30 @@ def test_the_dashboard_asks_for_metrics_that_the_sampler_makes() -> None:
         "wait",
         "depth",
         "failures",
+        "killed",
         "lost",
-        "orphans",
     ):
         assert word in titles
     sources = yaml.safe_load(
         (DEPLOY / "compose/grafana/provisioning/datasources/all.yaml").read_text()
     )
-    assert {each["uid"] for each in sources["datasources"]} >= {
-        "prometheus",
-        "tempo",
-        "loki",
+    uids = {each["uid"] for each in sources["datasources"]}
+    assert uids >= {"prometheus", "tempo", "loki"}
+
+
+def test_each_alert_has_a_runbook() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus/rules.yaml").read_text())
+    page = (DEPLOY.parent / "docs/metrics.md").read_text()
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in page.splitlines()
+        if line.startswith("#")
     }
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+            assert path == "docs/metrics.md"
+            assert anchor in anchors, rule["alert"]
 
 
 # What Grafana, Tempo and Prometheus read: the keys that are used, by their documentation.
@@ -151,8 +202,9 @@ QUERY = dict.fromkeys(("customQuery", "datasourceUid", "query", "spanEndTimeShif
 SOURCE = {
     **dict.fromkeys(("name", "uid", "type", "access", "url", "isDefault")),
     "jsonData": {
+        "exemplarTraceIdDestinations": dict.fromkeys(("name", "datasourceUid")),
         "derivedFields": dict.fromkeys(
-            ("name", "matcherRegex", "datasourceUid", "url")
+            ("name", "matcherType", "matcherRegex", "datasourceUid", "url")
         ),
         "nodeGraph": {"enabled": None},
         "serviceMap": {"datasourceUid": None},
@@ -178,6 +230,9 @@ READ_BY_OTHERS = {
     },
     "prometheus.yaml": {
         "global": {"scrape_interval": None},
+        "rule_files": None,
+        "otlp": {"promote_resource_attributes": None},
+        "storage": {"tsdb": {"out_of_order_time_window": None}},
         "scrape_configs": {
             **dict.fromkeys(("job_name", "honor_labels")),
             "static_configs": {"targets": None},
@@ -222,6 +277,31 @@ def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", COLLECTORS)
 def test_collectors(name: str) -> None:
     assert problems(merged(COLLECTORS[name])) == []
+
+
+@pytest.mark.parametrize("name", COLLECTORS)
+def test_each_collector_takes_each_signal(name: str) -> None:
+    pipelines = merged(COLLECTORS[name])["service"]["pipelines"]
+    assert {each.name for each in SIGNALS} == set(pipelines)
+    for pipeline in pipelines.values():
+        assert pipeline["receivers"] == ["otlp"]
+
+
+def test_a_trace_leads_to_its_log_lines_and_back() -> None:
+    """Loki keeps the ids of OTLP as structured metadata: trace_id and span_id."""
+    sources = yaml.safe_load(
+        (DEPLOY / "compose/grafana/provisioning/datasources/all.yaml").read_text()
+    )
+    by_uid = {each["uid"]: each["jsonData"] for each in sources["datasources"]}
+    (link,) = by_uid["loki"]["derivedFields"]
+    assert (link["matcherType"], link["matcherRegex"]) == ("label", "trace_id")
+    assert link["datasourceUid"] == "tempo"
+    for uid in ("tempo", "jaeger"):
+        to_logs = by_uid[uid]["tracesToLogsV2"]
+        assert to_logs["datasourceUid"] == "loki"
+        assert '| trace_id="$${__trace.traceId}"' in to_logs["query"]
+    environ = (DEPLOY / "compose/.env").read_text().splitlines()
+    assert "OTEL_LOGS_EXPORTER=otlp" in environ
 
 
 def every_key(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -42,7 +42,7 @@ PROGRAM = '''
 import os, sys
 from opentelemetry.sdk.resources import Resource
 from otel_celery_launcher.delivery.exporters import load_exporters
-from otel_celery_launcher.ipc.channel import Channel
+from otel_celery_launcher.ipc.channel import Channels
 from otel_celery_launcher.ipc.counter_rows import POOL_ROWS
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
@@ -50,7 +50,8 @@ from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
 from otel_celery_launcher.routes.route import Outgoing
-from otel_celery_launcher.routes.supervisor import ExportedSignal, Supervisor
+from otel_celery_launcher.routes.shared_queue import ExportedSignal, SharedQueue
+from otel_celery_launcher.routes.supervisor import Supervisor
 from otel_celery_launcher.routes.until_fork import UntilForkRoute
 from otel_celery_launcher.signals import TRACES, Signal
 from otel_celery_launcher.telemetry import traces
@@ -86,14 +87,15 @@ def inline():
     return InlineRoute([signal], counters, log, holds=False, forks_safely=True)
 
 def handoff():
-    channel = Channel.make()
+    channels = Channels.make(has_logs=False)
     exported = [
         ExportedSignal(signal=TRACES, exporters=()),
         ExportedSignal(signal=NOTES, exporters=("file",)),
     ]
-    supervisor = Supervisor(channel, counters, exported, "shop")
+    queue = SharedQueue(0, channels.main, exported, counters, 8 * 1024 * 1024)
+    supervisor = Supervisor([queue], counters, "shop")
     everything = [traces.OUTGOING, outgoing]
-    return HandoffRoute(everything, channel, counters, log, supervisor, may_start=True)
+    return HandoffRoute(everything, channels, counters, log, supervisor, may_start=True)
 
 routes = {
     "inline": inline, "handoff": handoff,

@@ -354,7 +354,7 @@ FAULTS: dict[str, tuple[Callable[[Fault], Environ], str, str]] = {
     "no exporter": (setting(OTEL_TRACES_EXPORTER="none"), "OC303", "OTEL_TRACES_EXPORTER=otlp"),
     "name of hundreds": (setting(OTEL_SERVICE_NAME="config", OTEL_CELERY_SERVICE_NAME=""), "OC208", "export OTEL_SERVICE_NAME="),
     "without effect": (setting(OTEL_BSP_EXPORT_TIMEOUT="5"), "OC204", "unset"),
-    "metrics": (setting(OTEL_METRICS_EXPORTER="otlp"), "OC205", "unset"),
+    "configuration file": (setting(OTEL_CONFIG_FILE="otel.yaml"), "OC205", "unset"),
     "broken file": (broken_file, "OC201", "correct .env.worker, line 2"),
     "misspelt file": (misspelt_file, "OC213", "mv .env.wroker .env.worker"),
     "no -A": (no_application, "OC401", "otel-celery -A <app> doctor"),

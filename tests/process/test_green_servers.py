@@ -63,6 +63,7 @@ def test_https_calls_on_gevent_work_and_are_traced(
     (launcher.folder / "green.conf.py").write_text('worker_class = "gev" + "ent"\n')
     web, address = serve(
         launcher, *command, SITE_URL=https, **environ,
+        OTEL_LOGS_EXPORTER="otlp",  # gunicorn logs before its workers patch
         OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="redis,sqlite3",
     )  # fmt: skip
     assert [ask(f"{address}/call") for _ in range(3)] == ["200 False"] * 3
@@ -74,6 +75,11 @@ def test_https_calls_on_gevent_work_and_are_traced(
         parents = [span.parent_id for span in collector.spans if span.kind == kind]
         assert sorted(parents) == sorted(requests), kind
     assert "MonkeyPatchWarning" not in web.output
+    if "gunicorn" in str(command):
+        logs = collector.wait_for_logs(
+            lambda logs: any("Listening" in str(each.body) for each in logs), 10
+        )
+        assert [each for each in logs if "Booting worker" in str(each.body)]
 
 
 def test_other_values_of_upstreams_variable_are_said(launcher: Launcher) -> None:

@@ -96,12 +96,21 @@ NOTING_TIMES = {
     "exporter_process/server.py",
     "ipc/ring.py",  # whether the owner of a file is long dead; the lock decides
     "ipc/ring_head.py",
+    "logs/events.py",
+    "doctor/further_signals.py",
     "launch/healthcheck.py",  # the age of a file, which is touched again within 2 s
+    "metrics/health.py",
+    "metrics/instruments.py",
+    "metrics/observed.py",
+    "metrics/page.py",
+    "metrics/sender.py",
     "receiver/memory.py",
-    "tasks/attributes.py",
     "tasks/killed.py",
+    "tasks/metrics.py",
     "tasks/publish.py",
     "tasks/received.py",
+    "tasks/waits.py",
+    "tasks/worker_metrics.py",
 }
 
 

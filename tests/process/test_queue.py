@@ -31,20 +31,27 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def process_mode(child_environ: dict[str, str]) -> None:
     child_environ["OTEL_CELERY_EXPORT"] = "process"
+    # A stop of a busy machine takes its time, and how long is not the point here.
+    child_environ["OTEL_CELERY_SHUTDOWN_SECONDS"] = "30"
 
 
 def kill_again_and_again(worker: Process, times: int, pause: float) -> None:
     """Kill the exporter process a number of times, each time soon after it is there."""
     for _ in range(times):
-        time.sleep(pause)  # the rhythm of the kills is the fault
+        found = exporter_of(worker)
+        time.sleep(pause)  # how long it lives is the fault
         with suppress(psutil.NoSuchProcess):
-            exporter_of(worker).kill()
+            found.kill()
 
 
 @pytest.mark.parametrize(
     ("times", "pause", "options"),
-    [(5, 1.2, ()), (12, 0.3, ("--max-tasks-per-child", "40"))],
-    ids=["five times", "twelve times, with recycled children"],
+    [
+        (5, 1.2, ()),
+        (12, 0.3, ("--max-tasks-per-child", "40")),
+        (15, 1.0, ("--max-tasks-per-child", "300")),
+    ],
+    ids=["five times", "twelve times, with recycled children", "fifteen times"],
 )
 def test_an_exporter_process_that_is_killed_often_loses_nothing(
     launcher: Launcher,

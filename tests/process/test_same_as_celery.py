@@ -156,6 +156,8 @@ def test_an_application_sees_what_it_sees_under_celery(
     """Modules, request, headers, exceptions, logging tree, log, exit status."""
     plain, ours = pair
     assert_modules(plain, ours)
+    (modules,) = ours.of("modules at import")
+    assert not {name for name in modules if name.endswith("._logs")}, "none leave"
     assert_loggers(plain, ours, "loggers at import")
     assert_loggers(plain, ours, "loggers in a task")
     for what in (
@@ -191,6 +193,7 @@ def assert_modules(plain: Observed, ours: Observed) -> None:
     brought = {name.partition(".")[0] for name in set(after) - set(before)}
     assert not brought & OF_CELERY, sorted(set(after) - set(before))
     assert not {n for n in brought if is_third_party(n)} - BROUGHT_ALONG
+    assert plain.of("logging hands records on") == ours.of("logging hands records on")
 
 
 def is_third_party(name: str) -> bool:

@@ -33,6 +33,8 @@ def spool(tmp_path: Path, child_environ: dict[str, str]) -> Path:
     folder = tmp_path / "spool"
     child_environ["OTEL_CELERY_SPOOL_DIRECTORY"] = str(folder)
     child_environ["OTEL_CELERY_SPOOL_BYTES"] = SIZE
+    # A stop of a busy machine takes its time; where that is the point it is said.
+    child_environ["OTEL_CELERY_SHUTDOWN_SECONDS"] = "30"
     return folder
 
 
@@ -84,7 +86,7 @@ def test_a_stop_with_the_collector_away_keeps_the_file_and_says_so(
 ) -> None:
     """And the command lists it, and delivers it by hand."""
     collector.stop()
-    worker = launcher.worker()
+    worker = launcher.worker(OTEL_CELERY_SHUTDOWN_SECONDS="5")
     producer = Producer(broker)
     run_and_wait_until_read(worker, producer, 100)
     assert worker.stop() < 10

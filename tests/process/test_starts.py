@@ -25,6 +25,7 @@ from tests.support.harness import (
     SCRIPT,
     SPAWN,
     Producer,
+    assert_each_run_counted,
     assert_each_run_once,
     run_some,
     runs,
@@ -56,6 +57,7 @@ def test_multi_starts_restarts_and_stops_traced_workers(
     run_some(producer)
     multi(launcher, "stopwait", "w1", "w2")
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     assert [len(start_lines(node)) for node in nodes] == [2, 2]
     assert [len(node.own_lines) for node in nodes] == [2, 2]
     assert_nothing_left(launcher, *(node.pidfile for node in nodes))
@@ -114,21 +116,23 @@ def test_a_path_with_blanks_can_be_executed(
     run_some(producer)
     daemon.stop()
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
 
 
 def test_detached_worker_says_in_its_log_what_it_says(
     launcher: Launcher, collector: Receiver, producer: Producer
 ) -> None:
     daemon = detached_worker(
-        launcher, OTEL_METRICS_EXPORTER="otlp", OTEL_CELERY_SHUTDOWN_SECONDS="long"
+        launcher, OTEL_CONFIG_FILE="otel.yaml", OTEL_CELERY_SHUTDOWN_SECONDS="long"
     )
     run_some(producer)
     daemon.stop()
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     texts = [line.partition("otel-celery: ")[2] for line in daemon.own_lines]
     assert ", worker, service 'shop-worker'" in texts[0]
     assert "OTEL_CELERY_SHUTDOWN_SECONDS is 'long'" in texts[1]
-    assert texts[2] == "set, but not supported yet: OTEL_METRICS_EXPORTER"
+    assert texts[2] == "set, but not supported yet: OTEL_CONFIG_FILE"
     assert len(texts) == 3
     assert_nothing_left(launcher, daemon.pidfile)
 
@@ -154,6 +158,7 @@ def test_detached_worker_reads_env_files_anew_at_a_hangup(
     run_some(producer, 1)
     daemon.stop()
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     assert sorted(s.resource["release"] for s in collector.spans) == ["1", "2"]
     assert_nothing_left(launcher, daemon.pidfile)
 
@@ -215,6 +220,7 @@ def test_hangup_loses_nothing(
     run_some(producer, 50)
     worker.stop()
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     del launcher.environ["TMPDIR"]  # Celery itself leaves a folder at each hangup
     assert_nothing_left(launcher)
 
@@ -229,6 +235,7 @@ def test_pool_restart_by_remote_control_loses_nothing(
     run_some(producer)
     worker.stop()
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     assert_nothing_left(launcher)
 
 
@@ -242,6 +249,7 @@ def test_restarters_lose_nothing(
         os.killpg(worker.popen.pid, signal.SIGINT)
         worker.wait()
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     assert_nothing_left(launcher)
 
 
@@ -273,6 +281,7 @@ def test_pools_from_configuration_and_variables(
     worker.stop()
     assert worker.popen.returncode == 0
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     assert_nothing_left(launcher)
 
 
@@ -295,6 +304,7 @@ def test_working_directory_pidfile_and_logfile(
     worker.stop()
     assert {span.resource["from"] for span in collector.spans} == {"workdir"}
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     assert_nothing_left(launcher, daemon.pidfile)
 
 
@@ -323,5 +333,6 @@ def test_closed_standard_streams(
     worker.stop()
     assert worker.popen.returncode == 0
     assert_each_run_once(collector, producer)
+    assert_each_run_counted(collector, producer)
     if closed == "all three":
         assert len(Daemon(log, log).own_lines) == 1

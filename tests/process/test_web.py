@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.support.harness import Producer, exporter_of, runs, wait_until
@@ -21,6 +22,7 @@ from tests.support.servers import APPS, free_port, is_open, producer_on, run_pos
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from otel_celery_launcher.receiver.logs import ReceivedLog
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
     from tests.support.harness import Launcher, Process
@@ -118,8 +120,15 @@ def published(collector: Receiver, count: int) -> None:
 
 
 GUNICORN = [BIN / "gunicorn", "-w", "2", "-b", "127.0.0.1:{port}", "flask_site:app"]
+# It forks in C: without its option --py-call-osafterfork, Python is not asked.
+UWSGI = [
+    BIN / "uwsgi", "--master", "--processes", "2", "--http-socket", "127.0.0.1:{port}",
+    "--module", "flask_site:app", "--need-app", "--die-on-term",
+]  # fmt: skip
 SERVERS = {
     "gunicorn": GUNICORN,
+    "uwsgi": UWSGI,
+    "uwsgi --lazy-apps": [*UWSGI, "--lazy-apps"],
     "gunicorn --preload": [*GUNICORN, "--preload"],
     "flask": [BIN / "flask", "--app", "flask_site", "run", "--port", "{port}"],
     "flask --debug": [
@@ -180,6 +189,138 @@ def test_gunicorn_workers_share_one_exporter_process_which_is_replaced(
         ask(f"{address}/publish")
         collector.wait_for(bool, 0.5)
     assert collector.spans, "spans come again"
+
+
+def requests_counted(collector: Receiver) -> float:
+    return sum(
+        point.count
+        for point in collector.last_points()
+        if point.metric.startswith("http.server.") and "duration" in point.metric
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["gunicorn", "gunicorn --preload", "uwsgi", "uwsgi --lazy-apps", "flask"]
+)
+def test_each_line_of_a_request_is_in_its_trace(
+    launcher: Launcher, collector: Receiver, kind: str
+) -> None:
+    web, address = serve(launcher, *SERVERS[kind], OTEL_LOGS_EXPORTER="otlp")
+    for _ in range(20):
+        ask(f"{address}/line")
+    web.popen.send_signal(signal.SIGTERM)
+    web.wait()
+
+    def lines() -> list[ReceivedLog]:
+        return [each for each in collector.logs if each.logger == "site"]
+
+    wait_until(lambda: len(lines()) >= 20, 15, "all lines come")
+    servers = {span.span_id: span for span in collector.spans if span.kind == "SERVER"}
+    assert len(lines()) == len({each.span_id for each in lines()}) == 20
+    for each in lines():
+        assert servers[each.span_id].trace_id == each.trace_id
+        assert each.body == "a line of a request"
+        assert each.service == "shop-web"
+
+
+def workers_of(web: Process) -> list[psutil.Process]:
+    """Return the processes that a server has started to answer requests."""
+    children = psutil.Process(web.popen.pid).children()
+    return [each for each in children if each.name() != "otel-exporter"]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in SERVERS if "wsgi" in kind or "gun" in kind]
+)
+def test_requests_are_counted_once_and_all(
+    launcher: Launcher, collector: Receiver, kind: str
+) -> None:
+    """Workers that are recycled and killed; one series, of one instance."""
+    words = ["4" if word == "2" else word for word in SERVERS[kind]]
+    words += ["--max-requests", "10"]
+    if kind.startswith("uwsgi"):
+        words += ["--min-worker-lifetime", "0"]
+    web, address = serve(
+        launcher, *words,
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="redis,sqlite3",
+        OTEL_METRIC_EXPORT_INTERVAL="500",
+    )  # fmt: skip
+    answered = 0
+    for number in range(200):
+        try:
+            ask(f"{address}/publish")
+            answered += 1
+        except OSError:  # its worker was killed
+            continue
+        if number in (60, 120):
+            workers_of(web)[0].kill()
+    if "--lazy-apps" in kind:  # a worker that still loads its site takes no signal
+        wait_until(
+            lambda: all(
+                f"pid: {each.pid} (default app)" in web.output
+                for each in workers_of(web)
+            ),
+            30,
+            "all workers are ready",
+        )
+    web.popen.send_signal(signal.SIGTERM)
+    web.wait()
+    wait_until(
+        lambda: requests_counted(collector) >= answered, 15, "all requests are counted"
+    )
+    assert requests_counted(collector) == answered > 190
+    assert len({p.resource["service.instance.id"] for p in collector.points}) == 1
+    published_ = [
+        point.value
+        for point in collector.last_points()
+        if point.metric == "messaging.client.sent.messages"
+    ]
+    assert sum(published_) == 2 * answered
+
+
+COUNTS_AND_FORKS = """
+import os, time
+from opentelemetry import metrics
+
+counter = metrics.get_meter("own").create_counter("own.count")
+counter.add(5)
+pid = os.fork()
+if pid == 0:
+    counter.add(1)
+    time.sleep(1)
+    os._exit(0)
+os.waitpid(pid, 0)
+counter.add(1)
+"""
+
+
+def test_what_was_counted_before_a_fork_is_counted_once(
+    launcher: Launcher, collector: Receiver
+) -> None:
+    done = launcher.run(
+        "exec", "--role", "job", "--", str(BIN / "python"), "-c", COUNTS_AND_FORKS,
+        program=OTEL_CELERY,
+        OTEL_METRIC_EXPORT_INTERVAL="200",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (point,) = [p for p in collector.last_points() if p.metric == "own.count"]
+    assert point.value == 7
+
+
+def test_a_program_that_does_not_fork_exports_its_own(
+    launcher: Launcher, collector: Receiver
+) -> None:
+    code = (
+        "from opentelemetry import metrics;"
+        "metrics.get_meter('own').create_counter('own.count').add(3)"
+    )
+    done = launcher.run(
+        "exec", "--role", "job", "--", str(BIN / "python"), "-c", code,
+        program=OTEL_CELERY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (point,) = [p for p in collector.last_points() if p.metric == "own.count"]
+    assert point.value == 3
 
 
 def test_uvicorn_workers_are_covered(launcher: Launcher, collector: Receiver) -> None:

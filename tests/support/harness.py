@@ -291,7 +291,7 @@ StartWorker = Callable[..., AbstractContextManager[TracedWorker]]
 
 
 def exporter_of(worker: Process) -> psutil.Process:
-    """Return the exporter process; waits for it."""
+    """Return the exporter process; waits for it, over the longest pause."""
     found: list[psutil.Process] = []
 
     def look() -> bool:
@@ -301,7 +301,7 @@ def exporter_of(worker: Process) -> psutil.Process:
                     found.append(each)
         return bool(found)
 
-    wait_until(look, 10, "the exporter process is there")
+    wait_until(look, 40, "the exporter process is there")
     return found[0]
 
 
@@ -326,9 +326,29 @@ def assert_each_run_once(collector: Receiver, producer: Producer) -> None:
         for span in runs(collector.spans)
         if span.trace_id in expected
     ]
-    assert sorted(found) == sorted(expected.items())
+    missing = sorted(expected.items() - set(found))
+    assert not missing, f"no run span of {missing}"
+    assert sorted(found) == sorted(expected.items()), "a run has two spans"
     ids = [span.span_id for span in collector.spans]
     assert len(ids) == len(set(ids)), "a span came twice"
+
+
+def assert_each_run_counted(collector: Receiver, producer: Producer) -> None:
+    """The counts of all workers, which have ended, add up to the tasks run.
+
+    A worker that is started again is the same instance, from another start on.
+    """
+
+    def counted() -> float:
+        last = {
+            (point.key, point.resource["service.instance.id"], point.start): point
+            for point in collector.points
+            if point.metric == "messaging.process.duration"
+        }
+        return sum(point.count for point in last.values())
+
+    wait_until(lambda: counted() >= len(producer.parents), 10, "all runs are counted")
+    assert counted() == len(producer.parents)
 
 
 def assert_each_run_arrives(

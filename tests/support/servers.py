@@ -41,9 +41,9 @@ def server_command(name: str, *places: str) -> str:
 
 
 @contextlib.contextmanager
-def run_redis(folder: Path) -> Iterator[str]:
+def run_redis(folder: Path, port: int = 0) -> Iterator[str]:
     """Run a Redis server of our own; yields its URL without a database number."""
-    port = free_port()
+    port = port or free_port()
     command = [server_command("redis-server"), "--port", str(port), "--save", ""]
     with subprocess.Popen(
         [*command, "--bind", "127.0.0.1", "--databases", "4096", "--dir", str(folder)],

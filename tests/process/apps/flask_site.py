@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from flask import Flask
@@ -15,3 +16,9 @@ pool = ThreadPoolExecutor(2)
 def publish():
     pool.submit(noop.delay).result()
     return noop.delay().id
+
+
+@app.get("/line")
+def line():
+    logging.getLogger("site").warning("a line of a request")
+    return "written"

@@ -38,6 +38,7 @@ def loggers() -> dict[str, object]:
 
 
 write("modules at import", MODULES)
+write("logging hands records on", logging.Logger.callHandlers.__module__)
 write("loggers at import", loggers())
 
 # As sentry-sdk and celery-aio-pool do.

@@ -221,7 +221,7 @@ def test_a_batch_of_nothing_but_poison_is_found_out_by_what_comes_behind_it() ->
     wait_until(lambda: exporter.refusals > 2, 5, "it is refused")
     for number in range(10):
         pipeline.put(message(str(number)))
-    wait_until(lambda: len(exporter.names) == 10, 20, "the others are taken")
+    wait_until(lambda: len(exporter.names) == 10, 60, "the others are taken")
     pipeline.stop(5)
 
 

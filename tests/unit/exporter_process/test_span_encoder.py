@@ -21,7 +21,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from otel_celery_launcher.compat import otlp_exporters
 from otel_celery_launcher.delivery.sanitizing import sanitize
-from otel_celery_launcher.exporter_process import span_encoder
+from otel_celery_launcher.exporter_process import otlp_wire, span_encoder
 from otel_celery_launcher.exporter_process.span_encoder import encode_spans
 from otel_celery_launcher.ipc.span_decoder import bounded, read_span
 from otel_celery_launcher.ipc.span_frames import encode_span
@@ -123,7 +123,7 @@ def test_names_that_no_encoder_takes_are_cleaned(text: str) -> None:
 
 def test_another_resource_at_the_same_address_is_another_resource() -> None:
     """They are known by identity; one may go and another take its place."""
-    for number in range(3 * span_encoder.GROUPS_KEPT):
+    for number in range(3 * otlp_wire.GROUPS_KEPT):
         scope, resource = InstrumentationScope(str(number)), Resource({"n": number})
         span = a_span(resource=resource, instrumentation_scope=scope)
         (block,) = encode_spans([span]).resource_spans
@@ -167,7 +167,7 @@ def test_the_exporters_use_the_encoder_that_they_are_given(
         given_spans.append(spans)
         return encode_spans(spans)
 
-    otlp_exporters.replace_encoder(encode)
+    otlp_exporters.replace_encoder("encode_spans", encode)
     assert [module.encode_spans for module in (grpc, http)] == [encode, encode]
     exporter = grpc.OTLPSpanExporter(endpoint="http://127.0.0.1:1", insecure=True)
     assert otlp_exporters.is_sanitizing(exporter)

@@ -6,9 +6,11 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ from otel_celery_launcher.ipc.datagrams import (
 from otel_celery_launcher.ipc.ring import Ring
 from otel_celery_launcher.ipc.ring_cursor import Reads, Taken
 from otel_celery_launcher.ipc.ring_head import RingError
+
+ROOT = Path(__file__).parent.parent.parent.parent
 
 SIGNAL = 1
 MEMORY = 64 * 1024
@@ -397,8 +401,16 @@ class Worked:
 
 
 @pytest.mark.timeout(120)
-def test_killed_at_any_step_nothing_is_lost() -> None:
-    """Over more than three laps, two kills of each line of the code."""
+@pytest.mark.parametrize("play", ["kill_at_any_step", "kill_with_a_full_ring"])
+def test_killed_at_any_step_what_is_to_stay_is_there(play: str) -> None:
+    """In a small process of its own: forks of a large one take their time."""
+    path = f"import sys; sys.path.append({str(ROOT)!r})"
+    code = f"{path}; from {__name__} import {play}; {play}()"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)
+
+
+def kill_at_any_step() -> None:
+    """Nothing is lost over more than three laps, two kills of each line of the code."""
     bench = Bench()
     worked = Worked(bench, sends=True)
     step = kills = 0
@@ -427,8 +439,8 @@ def test_killed_at_any_step_nothing_is_lost() -> None:
     assert len(delivered) - worked.sent <= 2 * kills  # at most what was in flight
 
 
-@pytest.mark.timeout(120)
-def test_killed_at_any_step_a_full_ring_keeps_the_newest() -> None:
+def kill_with_a_full_ring() -> None:
+    """A full ring keeps the newest."""
     bench = Bench()
     worked = Worked(bench, sends=False)
     step, was_killed = 0, True

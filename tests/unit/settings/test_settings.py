@@ -115,13 +115,14 @@ def test_mode_by_role_and_pool(words: str, mode: str) -> None:
 
 def test_what_is_set_but_not_handled_is_named() -> None:
     found = settings(
-        OTEL_METRICS_EXPORTER="otlp",
-        OTEL_LOGS_EXPORTER="none",
+        OTEL_LOGS_EXPORTER="otlp",
         OTEL_CONFIG_FILE="otel.yaml",
-        OTEL_METRIC_EXPORT_INTERVAL="1000",
+        OTEL_PYTHON_METER_PROVIDER="mine",
     )
-    assert found.unhandled == (
-        "OTEL_CONFIG_FILE",
-        "OTEL_METRICS_EXPORTER",
-        "OTEL_METRIC_EXPORT_INTERVAL",
-    )
+    assert found.unhandled == ("OTEL_CONFIG_FILE", "OTEL_PYTHON_METER_PROVIDER")
+
+
+def test_log_records_stay_unless_they_are_asked_for() -> None:
+    assert not settings().exports_logs
+    assert not settings(OTEL_LOGS_EXPORTER="none").exports_logs
+    assert settings(OTEL_LOGS_EXPORTER="otlp").exports_logs

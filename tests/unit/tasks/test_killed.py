@@ -12,7 +12,9 @@ from tests.support.in_flight_runs import a_dead_process, a_run
 def test_only_the_runs_of_dead_processes_are_ended() -> None:
     counters = Counters()
     ended: list[tuple[InFlightRun, int, Reason | None]] = []
-    killed = KilledRuns(counters, ProcessClaim(), lambda *run: ended.append(run))
+    killed = KilledRuns(
+        counters, ProcessClaim(), lambda _: None, lambda *run: ended.append(run)
+    )
     counters.in_flight_record(0, 0).write(*a_run()[:3])
     dead = a_run(pid=a_dead_process(), task_id="dead")
     counters.in_flight_record(3, 3).write(*dead[:3])

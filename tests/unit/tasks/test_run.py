@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery.app.task import Context as Request
 from opentelemetry import context as context_api
@@ -116,3 +117,20 @@ def test_a_limit_raised_while_a_run_ends_leaves_no_context(
     with pytest.raises(TimeoutError):
         runs.end(request, "SUCCESS")
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_a_limit_that_strikes_at_the_end_leaves_no_run_in_flight(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery swallows it, and the span may be on its way already."""
+
+    def strike(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    request = begun(runs, a_task("memory://"))
+    assert isinstance(runs.record, InFlightRecord)
+    assert runs.record.read() is not None
+    monkeypatch.setattr(runs, "_end_span", strike)
+    with pytest.raises(SoftTimeLimitExceeded):
+        runs.end(request, "SUCCESS")
+    assert runs.record.read() is None

@@ -21,7 +21,7 @@ if "_OTEL_CELERY_EXPORTER" in os.environ:
     elif exporter == "breaks_reading":
         from otel_celery_launcher.exporter_process.server import Server
 
-        Server._drain = fail
+        Server._receive = fail
     else:
         raise ImportError("not in this process")
 
