@@ -126,21 +126,29 @@ class Receiver:
             self.spans.extend(spans)
             self._arrived.notify_all()
 
-    def _take_metrics(self, request: bytes, context: grpc.ServicerContext) -> None:
-        if self.answer is not None:
-            self.answer(context)
+    def store_metrics(self, request: bytes) -> None:
+        """Keep the points of an OTLP request; ValueError if it is not one."""
         points = read_metrics(request)
         with self._arrived:
             self.points.extend(points)
             self._arrived.notify_all()
 
-    def _take_logs(self, request: bytes, context: grpc.ServicerContext) -> None:
-        if self.answer is not None:
-            self.answer(context)
+    def store_logs(self, request: bytes) -> None:
+        """Keep the log records of an OTLP request; ValueError if it is not one."""
         logs = read_logs(request)
         with self._arrived:
             self.logs.extend(logs)
             self._arrived.notify_all()
+
+    def _take_metrics(self, request: bytes, context: grpc.ServicerContext) -> None:
+        if self.answer is not None:
+            self.answer(context)
+        self.store_metrics(request)
+
+    def _take_logs(self, request: bytes, context: grpc.ServicerContext) -> None:
+        if self.answer is not None:
+            self.answer(context)
+        self.store_logs(request)
 
     def _take(self, request: bytes, context: grpc.ServicerContext) -> None:
         if self.answer is not None:

@@ -24,6 +24,7 @@ from tests.support.harness import (
     counters_of,
     wait_until,
 )
+from tests.support.processes import without_exporters
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
@@ -81,7 +82,7 @@ def unit_command(opts: str) -> list[str]:
 
 def children_of(worker: Process) -> list[psutil.Process]:
     found = psutil.Process(worker.popen.pid).children(recursive=True)
-    return [each for each in found if each.name() != "otel-exporter"]
+    return without_exporters(found)
 
 
 def start_and_work(launcher: Launcher, broker: str) -> tuple[Process, Producer]:

@@ -38,6 +38,7 @@ from otel_celery_launcher.receiver.grpc_server import GrpcServer
 from otel_celery_launcher.signals import TRACES
 from tests.support.clock import Clock
 from tests.support.harness import Launcher, Process, counters_of, wait_until
+from tests.support.processes import is_exporter, without_exporters
 from tests.support.servers import base_environ, free_port
 
 if TYPE_CHECKING:
@@ -285,18 +286,14 @@ class Driver:
         threading.Timer(self._random.uniform(0.5, 3), action).start()
 
     def _kill_child(self) -> None:
-        children = [
-            child
-            for child in psutil.Process(self._worker.popen.pid).children()
-            if child.name() != "otel-exporter"
-        ]
+        children = without_exporters(psutil.Process(self._worker.popen.pid).children())
         if children:
             with suppress(psutil.NoSuchProcess):
                 self._random.choice(children).kill()
 
     def _exporters(self) -> list[psutil.Process]:
         children = psutil.Process(self._worker.popen.pid).children()
-        return [child for child in children if child.name() == "otel-exporter"]
+        return [child for child in children if is_exporter(child)]
 
     def _kill_exporter(self) -> None:
         for exporter in self._exporters():

@@ -35,6 +35,7 @@ def test_http_protobuf(
             OTEL_EXPORTER_OTLP_HEADERS="x-tenant=a%20b",
         )  # fmt: skip
         assert_each_run_once(store, producer)
+        assert store.points  # what is kept was posted to /v1/metrics
     assert store.metadata[0]["path"] == "/v1/traces"
     assert store.metadata[0]["x-tenant"] == "a b"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tests.support.harness import CELERY, SCRIPT, Producer, exporter_of, run_some
+from tests.support.processes import without_exporters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,7 @@ def child_and_exporter(
     )
     run_some(producer, 50 * CHILDREN)
     below = psutil.Process(worker.popen.pid).children()
-    children = [each for each in below if each.name() != "otel-exporter"]
+    children = without_exporters(below)
     assert len(children) == CHILDREN
     of_children: int = sum(each.memory_full_info().pss for each in children)
     of_exporter = 0

@@ -25,6 +25,7 @@ from tests.support.harness import (
     runs,
     wait_until,
 )
+from tests.support.processes import without_exporters
 from tests.support.servers import free_port, producer_on, run_redis
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def assert_nothing_falls(collector: Receiver) -> None:
 
 def kill_children(worker: Process, count: int) -> None:
     main = psutil.Process(worker.popen.pid)
-    children = [each for each in main.children() if each.name() != "otel-exporter"]
-    for child in children[:count]:
+    for child in without_exporters(main.children())[:count]:
         with suppress(psutil.NoSuchProcess):
             child.kill()
 

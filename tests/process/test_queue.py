@@ -23,6 +23,7 @@ from tests.support.harness import (
     runs,
     wait_until,
 )
+from tests.support.processes import is_exporter
 
 if TYPE_CHECKING:
     from tests.support.harness import Launcher, Process
@@ -91,7 +92,7 @@ def test_while_no_exporter_process_lives_the_main_process_keeps_what_ends(
         time.sleep(0.6)  # the main process looks twice a second
     for child in main.children():
         with suppress(psutil.NoSuchProcess):
-            if child.name() != "otel-exporter":
+            if not is_exporter(child):
                 child.kill()
     wait_until(lambda: exporter_of(worker).is_running(), 20, "it is replaced")
     worker.stop()
@@ -137,7 +138,7 @@ def test_a_kill_of_everything_but_the_exporter_process_loses_nothing(
         *psutil.Process(worker.popen.pid).children(),
         psutil.Process(worker.popen.pid),
     ]:
-        if process.name() != "otel-exporter":
+        if not is_exporter(process):
             process.kill()
     collector.start()
     assert_each_run_arrives(collector, producer, 1)

@@ -31,6 +31,7 @@ from tests.support.harness import (
     runs,
     wait_until,
 )
+from tests.support.processes import is_exporter
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
@@ -195,7 +196,7 @@ def test_embedded_beat_keeps_the_log_short(
     worker = launcher.worker("-B", "-c1")
     run_some(producer)
     collector.wait_for(lambda spans: len(runs(spans)) >= 23, 20)
-    exporters = [p for p in processes_of(launcher) if p.name() == "otel-exporter"]
+    exporters = [p for p in processes_of(launcher) if is_exporter(p)]
     assert len(exporters) <= 1
     worker.stop()
     assert len(worker.own_lines) == 1

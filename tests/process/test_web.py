@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.harness import Producer, exporter_of, runs, wait_until
 from tests.support.otlp_http import QuietHandler, serve_http
+from tests.support.processes import without_exporters
 from tests.support.servers import APPS, free_port, is_open, producer_on, run_postgres
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def test_each_line_of_a_request_is_in_its_trace(
 def workers_of(web: Process) -> list[psutil.Process]:
     """Return the processes that a server has started to answer requests."""
     children = psutil.Process(web.popen.pid).children()
-    return [each for each in children if each.name() != "otel-exporter"]
+    return without_exporters(children)
 
 
 @pytest.mark.parametrize(

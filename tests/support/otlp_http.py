@@ -49,11 +49,16 @@ def http_receiver(store: Receiver) -> Iterator[str]:
                 body = gzip.decompress(body)
             elif encoding == "deflate":
                 body = zlib.decompress(body)
-            store.metadata.append(
-                {key.lower(): value for key, value in self.headers.items()}
-                | {"path": self.path}
-            )
-            store.store(read_request(body))
+            if self.path == "/v1/metrics":
+                store.store_metrics(body)
+            elif self.path == "/v1/logs":
+                store.store_logs(body)
+            else:
+                store.metadata.append(
+                    {key.lower(): value for key, value in self.headers.items()}
+                    | {"path": self.path}
+                )
+                store.store(read_request(body))
             self.send_response(200)
             self.end_headers()
 
