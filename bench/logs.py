@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 from opentelemetry.sdk.trace import TracerProvider
@@ -29,8 +29,15 @@ GROUP, PAUSE_SECONDS = 50, 0.004  # no more lines a second than a busy worker ha
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-def theirs() -> Callable[[], object]:
-    """Add the SDK's handler; return what sends what is left."""
+class Way(NamedTuple):
+    """What sends all that was logged so far, and what ends it."""
+
+    flush: Callable[[], object]
+    end: Callable[[], object]
+
+
+def theirs() -> Way:
+    """Add the SDK's handler."""
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
     from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
@@ -40,11 +47,11 @@ def theirs() -> Callable[[], object]:
         BatchLogRecordProcessor(OTLPLogExporter(), max_queue_size=RECORDS)
     )
     logging.getLogger().addHandler(LoggingHandler(logger_provider=provider))
-    return provider.shutdown
+    return Way(provider.force_flush, provider.shutdown)
 
 
-def ours() -> Callable[[], object]:
-    """Take records as a worker does; return what sends what is left."""
+def ours() -> Way:
+    """Take records as a worker does."""
     from otel_celery_launcher.command_line import read_command_line
     from otel_celery_launcher.settings.settings import Settings
     from otel_celery_launcher.telemetry import setup
@@ -53,11 +60,11 @@ def ours() -> Callable[[], object]:
     command_line = read_command_line(["-A", "bench", "worker"], os.environ)
     started = setup.start(Settings.from_environ(os.environ, command_line))
     started.route.main_started(forks=True)
-    return started.close_main
+    return Way(lambda: started.route.flush(30), started.close_main)
 
 
-def plain() -> Callable[[], object]:
-    return lambda: None
+def plain() -> Way:
+    return Way(lambda: None, lambda: None)
 
 
 WAYS = {"plain": plain, "upstream": theirs, "otel-celery": ours}
@@ -79,12 +86,12 @@ def log_in_process(way: str) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addHandler(logging.StreamHandler(open(os.devnull, "w")))  # noqa: SIM115
-    end = WAYS[way]()
+    flush, end = WAYS[way]()
     logger = logging.getLogger("bench.orders")
     tracer = TracerProvider().get_tracer("bench")
     with tracer.start_as_current_span("run"):
         logger.info("the first one")
-        time.sleep(1)  # until what is imported is
+        flush()  # what sends it has imported what it needs
         before = of_children()
         began = time.process_time()
         for number in range(RECORDS):

@@ -40,6 +40,7 @@ RESOURCE = 0
 HEADER = struct.Struct("=I2sBB16sIHH")
 _CHECKED = struct.Struct("=2sBB16s")
 _SIZES = struct.Struct("=IHH")
+_ONE = struct.Struct("=IHHI")  # and the length of the only frame
 _CHECKSUM = struct.Struct("=I")
 LENGTH = struct.Struct("=I")
 _FLUSH = struct.Struct("=HQ")
@@ -100,6 +101,12 @@ class Envelope:
 
     def message(self, frames: Sequence[bytes]) -> bytes:
         """Return one message with these frames."""
+        if len(frames) == 1:  # as nearly all are
+            data = frames[0]
+            size = len(data)
+            rest = _ONE.pack(HEADER.size + LENGTH.size + size, 1, 0, size) + data
+            checksum = _CHECKSUM.pack(zlib.crc32(rest, self._checksum))
+            return checksum + self._head + rest
         parts: list[bytes] = []
         for data in frames:
             parts += (LENGTH.pack(len(data)), data)
@@ -149,22 +156,27 @@ def read_flush(body: bytes) -> tuple[int, int]:
     return row, token
 
 
-def read_header(memory: memoryview) -> Header:
-    """Return the header of the message that fills the memory, after checking it.
+def read_header(memory: memoryview, start: int, size: int) -> Header:
+    """Return the header of a message, after checking it.
+
+    Args:
+        memory: Where it lies.
+        start: Its first byte.
+        size: How many bytes were received there.
 
     Raises:
         FrameError: Not one of ours, or damaged.
     """
-    if len(memory) < HEADER.size:
+    if size < HEADER.size:
         raise FrameError("shorter than a header")
     checksum, magic, signal, version, digest, length, count, _ = HEADER.unpack_from(
-        memory
+        memory, start
     )
     if magic != MAGIC or version != VERSION:
         raise FrameError("not a message of this launcher")
-    if length != len(memory):
+    if length != size:
         raise FrameError("not its length")
-    if zlib.crc32(memory[_CHECKSUM.size :]) != checksum:
+    if zlib.crc32(memory[start + _CHECKSUM.size : start + size]) != checksum:
         raise FrameError("damaged")
     # As Header(…) at a third of its cost: it is called for each message.
     return tuple.__new__(Header, (signal, count, digest, length))
@@ -177,13 +189,13 @@ def split_frames(body: bytes) -> list[bytes]:
         FrameError: Not one of ours.
     """
     frames = []
-    position = 0
-    while position < len(body):
-        try:
+    position, size = 0, len(body)
+    try:
+        while position < size:
             (length,) = LENGTH.unpack_from(body, position)
-        except struct.error as exc:
-            raise FrameError(f"not a length: {exc!r}") from exc
-        position += LENGTH.size
-        frames.append(body[position : position + length])
-        position += length
+            position += 4  # LENGTH.size
+            frames.append(body[position : position + length])
+            position += length
+    except struct.error as exc:
+        raise FrameError(f"not a length: {exc!r}") from exc
     return frames

@@ -76,13 +76,15 @@ def read_log_item(data: bytes) -> LogItem:
         FrameError: Not written by this version.
     """
     try:
-        item: Any = LogItem(*load(data))
+        fields = load(data)
+        _, _, severity, _, _, _, _, _, attributes, _ = fields
     except READ_ERRORS as exc:
         raise FrameError(f"not a log record: {exc!r}") from exc
-    is_known = type(item.severity) is int and 0 <= item.severity <= MOST_SEVERE
-    if not isinstance(item.attributes, dict) or not is_known:
+    is_known = type(severity) is int and 0 <= severity <= MOST_SEVERE
+    if type(attributes) is not dict or not is_known:
         raise FrameError("not a log record")
-    return item  # type: ignore[no-any-return]
+    # As LogItem(…) at a third of its cost: it is called for each record.
+    return tuple.__new__(LogItem, fields)
 
 
 class FramedLog:

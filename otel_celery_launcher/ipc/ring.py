@@ -204,7 +204,7 @@ class Ring:
         *_, length, _, _ = HEADER.unpack_from(self._data, start)
         if HEADER.size <= length <= self._slack:
             with suppress(FrameError):
-                self._accept(self._data[start : start + length])
+                self._accept(start, length)
                 return
         self._clear_head()
 
@@ -213,13 +213,13 @@ class Ring:
     def header_at(self, position: int) -> Header | None:
         """Return the header of a committed message; None at the head."""
         offset = position & _OFFSET
-        length = self._slots[offset // WORD]
-        if not HEADER.size <= length <= self._slack:
+        committed = self._slots[offset // WORD]
+        if not HEADER.size <= committed <= self._slack:
             return None
         _, _, signal, _, digest, length, count, _ = HEADER.unpack_from(
             self._data, offset + _SLOT_BYTES
         )
-        if length != self._slots[offset // WORD]:  # a file that was damaged
+        if length != committed:  # a file that was damaged
             return None
         return tuple.__new__(Header, (signal, count, digest, length))
 
@@ -294,7 +294,7 @@ class Ring:
         if not length:
             return None
         try:
-            return self._accept(self._data[start : start + length])
+            return self._accept(start, length)
         except FrameError:
             self._clear_head()
             raise
@@ -313,19 +313,17 @@ class Ring:
             raise FrameError("too long")
         start = self._make_room_at_head()
         self._data[start : start + len(message)] = message
-        memory = self._data[start : start + len(message)]
-        return self._accept(memory, is_counted=is_counted)
+        return self._accept(start, len(message), is_counted=is_counted)
 
     def _make_room_at_head(self) -> int:
         """Return where a message may be written, of any length."""
-        self._make_room(self.head, _ZEROED_BYTES + self._slack)
-        return (self.head & _OFFSET) + _SLOT_BYTES
+        head = self.head
+        if self._oldest_known < head - _LAP + _ZEROED_BYTES + self._slack:
+            self._make_room(head - _LAP + _ZEROED_BYTES + self._slack)
+        return (head & _OFFSET) + _SLOT_BYTES
 
-    def _make_room(self, position: int, size: int) -> None:
-        """Drop what lies in the way, which is of the lap before."""
-        limit = position - _LAP + size
-        if self._oldest_known >= limit:
-            return
+    def _make_room(self, limit: int) -> None:
+        """Drop what lies before a position: it is of the lap before, and in the way."""
         self._oldest_known = self._oldest()
         if self._oldest_known < limit:
             with self.lock:
@@ -333,23 +331,26 @@ class Ring:
                     while cursor.mark < limit:
                         cursor.drop()
 
-    def _accept(self, memory: memoryview, *, is_counted: bool = False) -> Header:
+    def _accept(self, begin: int, length: int, *, is_counted: bool = False) -> Header:
         """Commit the message that lies at the head, or keep the resource that it is."""
-        header = read_header(memory)
-        if header.signal == RESOURCE:
-            self._keep_resource(header.digest, bytes(memory[HEADER.size :]))
+        header = read_header(self._data, begin, length)
+        signal, _, digest, _ = header
+        if signal == RESOURCE:
+            body = self._data[begin + HEADER.size : begin + length]
+            self._keep_resource(digest, bytes(body))
             self._clear_head()
             return header
-        offset = self.head & _OFFSET
-        following = self.next_position(self.head, header.length)
-        self._make_room(following, _ZEROED_BYTES)
+        head = self.head
+        offset = begin - _SLOT_BYTES
+        following = self.next_position(head, length)
+        if self._oldest_known < following - _LAP + _ZEROED_BYTES:
+            self._make_room(following - _LAP + _ZEROED_BYTES)
         start = following & _OFFSET
         self._data[start : start + _ZEROED_BYTES] = _NOTHING
         self._times[offset // WORD + 1] = time.monotonic()
         with self.lock:
-            self._slots[offset // WORD] = header.length
-            self.committed = self.head
-            self._used[header.digest] = self.head
+            self._slots[offset // WORD] = length
+            self.committed = self._used[digest] = head
             if not start:
                 self._high = self._capacity
             self.head = following

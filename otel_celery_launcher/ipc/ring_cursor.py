@@ -114,13 +114,13 @@ class Cursor:
         taken: list[Taken] = []
         position = self.position
         while items > 0 and size > 0 and (header := ring.header_at(position)):
-            if header.signal == self.signal:
-                items -= header.item_count
-                size -= header.length
+            signal, count, digest, length = header
+            if signal == self.signal:
+                items -= count
+                size -= length
                 self._note_taken(header)
-                body = ring.body_at(position, header)
-                taken.append((header.item_count, header.digest, body))
-            position = ring.next_position(position, header.length)
+                taken.append((count, digest, ring.body_at(position, header)))
+            position = ring.next_position(position, length)
         is_all_free = self.mark == self.position
         self.position = self._words[1] = position
         if is_all_free and not taken:  # only messages of other signals
@@ -154,7 +154,8 @@ class Cursor:
         self.set_mark(self._ring.next_position(position, header.length))
 
     def _note_taken(self, header: Header) -> None:
-        self.waiting -= header.item_count
-        self.waiting_bytes -= header.length
-        if not header.item_count:
+        _, count, _, length = header
+        self.waiting -= count
+        self.waiting_bytes -= length
+        if not count:
             self.flushes -= 1

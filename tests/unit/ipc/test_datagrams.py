@@ -27,7 +27,7 @@ from tests.support.spans import ended_span
 def test_foreign_bytes_are_refused(data: bytes) -> None:
     """Malformed input is refused, whatever it is."""
     with pytest.raises(FrameError):
-        read_header(memoryview(data))
+        read_header(memoryview(data), 0, len(data))
 
 
 @settings(max_examples=300, deadline=None)
@@ -42,7 +42,7 @@ def test_a_damaged_message_is_refused(data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(message) - 1))
     message[position] ^= data.draw(st.integers(1, 255))
     with pytest.raises(FrameError):
-        read_header(memoryview(message))
+        read_header(memoryview(message), 0, len(message))
 
 
 @settings(max_examples=200, deadline=None)

@@ -51,7 +51,7 @@ from tests.support.strategies import contexts
 def there_and_back(span: ReadableSpan) -> ReadableSpan:
     envelope = Envelope(TRACES.number, encode_resource(span.resource))
     message = envelope.message([encode_span(span)])
-    header = read_header(memoryview(message))
+    header = read_header(memoryview(message), 0, len(message))
     (frame,) = split_frames(message[HEADER.size :])
     rebuilt = read_span(read_resource(envelope.resource), frame)
     assert (header.item_count, header.digest) == (1, envelope.digest)
