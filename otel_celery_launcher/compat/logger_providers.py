@@ -19,6 +19,8 @@ from opentelemetry._logs import Logger, LoggerProvider, _internal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from opentelemetry.sdk.resources import Resource
+
 _FIELDS = (
     *("timestamp", "observed_timestamp", "severity_number", "severity_text"),
     *("body", "attributes", "event_name", "exception", "context"),
@@ -52,6 +54,13 @@ class _EventLogger(Logger):
         self._provider = provider
         self._arguments = arguments, named
         self._other: Logger | None = None  # of a provider that has taken our place
+
+    @property
+    def resource(self) -> Resource:
+        """What the SDK's ``LoggingHandler`` reads (to 1.34), before it emits."""
+        from opentelemetry.sdk.resources import Resource
+
+        return Resource.get_empty()
 
     def enabled(self, **_: Any) -> bool:
         """Return that records leave."""

@@ -131,7 +131,7 @@ def is_faithful() -> bool:
     """Return whether this encoder makes of a record what the installed SDK's makes."""
     item = LogItem(
         "é", 2**62 + 1, 17, "ERROR", "é", 2**127 + 1, 3, 1,
-        {"t": "é", "l": "x" * 300, "f": 0.5, "i": -1, "b": True, "s": ["x", 1]},
+        {"t": "é", "l": "x" * 300, "f": 0.5, "i": -1, "b": True, "s": ["x", "é"]},
     )  # fmt: skip
     outside = LogItem("", 1, 0, "", "", 0, 0, 0, {})
     resource = Resource({"a": "b"}, "https://example.org/r")

@@ -57,5 +57,5 @@ def test_metrics_add_little_to_a_child_and_to_the_exporter_process(
     child, exporter = (
         after - before for after, before in zip(with_metrics, without, strict=True)
     )
-    assert child < 1 * MB  # 0.3 on the average; one pair is up to 0.7 off
+    assert child < 1.5 * MB  # 0.3 on the average; one pair is up to 0.9 off
     assert exporter < 3 * MB

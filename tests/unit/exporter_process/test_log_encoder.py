@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
+from otel_celery_launcher.compat import log_records
 from otel_celery_launcher.exporter_process import log_encoder
 from otel_celery_launcher.exporter_process.log_encoder import (
     encode_logs,
@@ -22,7 +23,14 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 scalars = st.one_of(
     texts, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)
 )
-values = st.one_of(scalars, st.lists(texts, max_size=3), st.binary(max_size=9))
+# SDKs without the field (to 1.34) make an attribute of it; they drop what has no name,
+# and decode what is bytes.
+HAS_EVENTS = log_records._has("event_name")
+values = st.one_of(
+    scalars,
+    st.lists(texts, max_size=3),
+    *([st.binary(max_size=9)] if HAS_EVENTS else []),
+)
 bodies = st.recursive(
     st.one_of(texts, st.integers(-(2**63), 2**63 - 1)),
     lambda below: st.dictionaries(texts, below, max_size=3),
@@ -39,10 +47,14 @@ items = st.builds(
     span_id=st.sampled_from([1, 2**63 + 1]),
     trace_flags=st.sampled_from([0, 1]),
     attributes=st.dictionaries(
-        st.one_of(st.text(string.ascii_letters, min_size=1, max_size=200), texts),
+        st.one_of(
+            st.text(string.ascii_letters, min_size=1, max_size=200),
+            texts if HAS_EVENTS else texts.filter(bool),
+        ),
         values,
         max_size=4,
     ),
+    event=st.sampled_from(["", "job.done"] if HAS_EVENTS else [""]),
 )
 RESOURCES = [Resource({"service.name": "a"}), Resource({"b": 1}, "https://b.example")]
 
