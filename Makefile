@@ -19,11 +19,11 @@ demo: .venv-demo/installed
 example: .venv-web/installed servers
 	.venv-web/bin/python examples/fastapi/run.py
 
-test: $(VENV)/tested .venv-web/installed servers
+test: $(VENV)/tested $(VENV)-plain/installed .venv-web/installed servers
 	tools/run_tests $(BIN)/python $(PYTEST_ARGS)
 
 # The lowest versions of every range in pyproject.toml.
-test-lowest: .venv-web/installed servers
+test-lowest: .venv-lowest-plain/installed .venv-web/installed servers
 	tools/make_lowest .venv-lowest $(PYTHON)
 	tools/run_tests .venv-lowest/bin/python $(PYTEST_ARGS)
 
@@ -130,6 +130,11 @@ $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tools/web-constraints.txt '.[web]'
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
+	touch $@
+
+# An application's image, which is traced by an injected tree.
+%-plain/installed: tools/make_plain
+	tools/make_plain $*-plain $(PYTHON)
 	touch $@
 
 # Celery's tests and what they need, some of it in versions that ours cannot have.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from otel_celery_launcher import __version__
 from otel_celery_launcher.command_line import read_command_line
 from otel_celery_launcher.errors import LauncherError, guarded
+from otel_celery_launcher.ipc import inherited, tree
 from otel_celery_launcher.launch.import_path import let_the_applications_packages_win
 from otel_celery_launcher.launch.reexec import with_executable
 from otel_celery_launcher.messages import say
@@ -34,6 +35,7 @@ OWN_COMMANDS = {
     "doctor": "Check whether tracing will work here.",
     "exec": "Run any Python program, traced.",
     "healthcheck": "Check with the exit status whether a worker is healthy.",
+    "inject": "Write a tree that traces programs by their environment alone.",
     "spool": "Show, or send, what workers have left in a spool directory.",
     "tail": "Receive traces here and show them.",
 }
@@ -54,6 +56,7 @@ Commands of its own:
   doctor           Check whether tracing will work here: settings, collector, broker.
   exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
   healthcheck      Check with the exit status whether a worker is healthy; for containers.
+  inject DIRECTORY Write a tree that traces programs by their environment alone.
   spool            Show, or send, what workers have left in a spool directory.
   tail             Receive traces here and show each when it is complete.
 
@@ -96,8 +99,8 @@ def main(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
 def _celery_arguments(command_line: CommandLine) -> list[str]:
     """Return Celery's arguments, changed so that it starts workers by otel-celery."""
     arguments = list(command_line.celery_arguments)
-    if not command_line.starts_workers:
-        return arguments
+    if not command_line.starts_workers or inherited.TREE in os.environ:
+        return arguments  # what an injected tree starts has its environment
     arguments, problem = with_executable(
         arguments, str(command_line.command), os.path.abspath(sys.argv[0])
     )
@@ -223,6 +226,8 @@ def _run_own_command(
     command_line: CommandLine, environ: MutableMapping[str, str]
 ) -> int:
     words = command_line.command_words
+    if inherited.TREE in environ:
+        sys.path.append(tree.exporter_folder(environ[inherited.TREE]))
     if command_line.command == "exec":
         from otel_celery_launcher.launch.exec_command import Given
         from otel_celery_launcher.launch.exec_command import main as execute
@@ -247,6 +252,10 @@ def _run_own_command(
         from otel_celery_launcher.bootstrap.command import main as bootstrap
 
         return bootstrap(words)
+    if command_line.command == "inject":
+        from otel_celery_launcher.inject.command import main as inject
+
+        inject(words)
     if command_line.command == "spool":
         from otel_celery_launcher.spool.command import main as spool
 

@@ -149,7 +149,7 @@ class Server:
         )
         try:
             made = MetricExport(
-                metrics, load, self._counters, self._parent, config["path"]
+                metrics, load, self._counters, self._parent, config["application_path"]
             )
         except (OSError, DamagedPageError):  # no memory, or another release's
             return None

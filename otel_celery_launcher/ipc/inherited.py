@@ -15,9 +15,11 @@ SPAWN         main process of a worker      spawned pool children           neve
 RESOURCE      main process of a worker      spawned pool children           never
 MODE          main process of a worker      spawned pool children           never
 EXPORTER      supervisor                    the exporter process            with it
+TREE          launch/injected.py            the program; what it forks      never
+FIRST_PATH    launch/injected.py            the tree's otel-celery          never
 
-``startup/sitecustomize.py`` spells two of them itself: any Python may run it, with or
-without this package. Of the user's variables, a launch changes PYTHONPATH (``exec``),
+``startup/sitecustomize.py`` and ``inject/`` spell some of them themselves: any Python may
+run them, with or without this package. Of the user's variables, a launch changes PYTHONPATH (``exec``),
 OTEL_CELERY_ENV_FILE (absolute paths) and the values that ``settings/corrections.py``
 corrects.
 """
@@ -52,6 +54,12 @@ RESOURCE = "_OTEL_CELERY_RESOURCE"
 
 # How telemetry leaves, where the main process has had to fall back.
 MODE = "_OTEL_CELERY_MODE"
+
+# The part of an injected tree that is for this Python: ``launch/injected.py``.
+TREE = "_OTEL_CELERY_TREE"
+
+# What Python's path would begin with in the Celery in whose place a tree's command runs.
+FIRST_PATH = "_OTEL_CELERY_FIRST_PATH"
 
 # JSON: descriptors, signals and their exporters, the import path.
 EXPORTER = "_OTEL_CELERY_EXPORTER"

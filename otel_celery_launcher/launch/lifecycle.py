@@ -130,7 +130,8 @@ class Lifecycle:
         route.main_started(forks=forks)
         if route.failure:
             self._telemetry.fall_back_to_inline(route.failure)
-            self._telemetry.route.main_started(forks=forks)
+            if self._telemetry.route is not route:
+                self._telemetry.route.main_started(forks=forks)
 
     def _child_init(self, **_: Any) -> None:
         """Pool child: its own context, resource, row and record of runs."""

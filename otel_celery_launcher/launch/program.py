@@ -69,10 +69,10 @@ def start_program(
         examine(role, service)
         return
     with guarded(UNTRACED):
-        _trace(role, service, announces=above is None)
+        trace(role, service, announces=above is None)
 
 
-def _trace(role: str, service: str, *, announces: bool) -> None:
+def trace(role: str, service: str, *, announces: bool) -> None:
     """Set up telemetry at the very start of the program."""
     from otel_celery_launcher.settings.corrections import (
         correct_environment,

@@ -84,7 +84,7 @@ def as_ours(argv: Sequence[str]) -> list[str]:
     options, words = list(argv[1 : len(argv) - len(program)]), program[1:]
     if not letters.endswith("m"):
         script = Path(program[0]).with_name(SCRIPT)
-        is_celery = script.is_file() and _is_script_of_celery(Path(program[0]))
+        is_celery = script.is_file() and is_script_of_celery(Path(program[0]))
         return [argv[0], *options, str(script), *words] if is_celery else []
     if program[0] != "celery" or not options or not options[-1].endswith("m"):
         return []  # -mcelery, in one word, stays what it is
@@ -95,7 +95,7 @@ def as_ours(argv: Sequence[str]) -> list[str]:
     return [argv[0], *options, "-m", MODULE, *words]
 
 
-def _is_script_of_celery(path: Path) -> bool:
+def is_script_of_celery(path: Path) -> bool:
     """Return whether a file is what pip makes of Celery's entry point."""
     if path.name != "celery":
         return False

@@ -367,7 +367,8 @@ class HandoffRoute:
             is_done = self.flush(seconds)
             supervisor.stop()
         else:
-            is_done = True
+            supervisor.give_up()
+            is_done = not supervisor.failure
         for lane in self._lanes.values():
             lane.figures.note_queued(len(lane.backlog))
             lane.figures.drop_queued()

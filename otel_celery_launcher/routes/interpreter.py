@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the exporter process is started with: the Python that runs here, and its input.
+"""What the exporter process is started with: a Python, its path and its input.
 
 ``sys.executable`` is not always a Python: uWSGI has it in itself, and writes its own path
 there. Runs wherever an exporter process is started.
@@ -43,3 +43,9 @@ def secret_input(text: str) -> int:
     finally:
         os.close(write)
     return read
+
+
+def application_path() -> list[str]:
+    """Return our import path, the working directory last: it comes after the stdlib."""
+    path = [str(entry) for entry in sys.path if os.path.isabs(entry)]
+    return sorted(path, key=lambda entry: entry == os.getcwd())

@@ -13,15 +13,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher.ipc import inherited
+from otel_celery_launcher.ipc import inherited, tree
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.process_claim import ProcessClaim
-from otel_celery_launcher.routes.interpreter import python_executable, secret_input
+from otel_celery_launcher.routes.interpreter import (
+    application_path,
+    python_executable,
+    secret_input,
+)
 from otel_celery_launcher.settings.checks import printable_path
 
 if TYPE_CHECKING:
@@ -182,13 +185,32 @@ class Supervisor:
 
     def watch(self) -> None:
         """Replace a dead or silent exporter process; called by a timer or a thread."""
-        if self._process is None or not self.is_owner():
+        process = self._process
+        if (process is None and not self.failure) or not self.is_owner():
             return
         if self._watching.acquire(blocking=False):
             try:
-                self._watch(self._process)
+                if process is None:
+                    self._try_again()
+                else:
+                    self._watch(process)
             finally:
                 self._watching.release()
+
+    def _try_again(self) -> None:
+        """Receive instead of an exporter process that could not be started; start it."""
+        self._keep()
+        if self._clock() >= self._started + RESTART_PAUSES[-1]:
+            self._release()
+            self._start()
+
+    def give_up(self) -> None:
+        """Count what no exporter process will send: none could be started."""
+        if self.failure and self.is_owner():
+            with self._watching:
+                self._keep()
+                for queue in self._queues:
+                    queue.drop_what_is_kept()
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
@@ -377,11 +399,6 @@ class Supervisor:
             if metrics is not None and pages
             else None,
             "parent": os.getpid(),
-            "path": _import_path(),
+            "path": tree.exporter_path() or application_path(),
+            "application_path": application_path(),
         }
-
-
-def _import_path() -> list[str]:
-    """Return our import path, the working directory last: it comes after the stdlib."""
-    path = [str(entry) for entry in sys.path if os.path.isabs(entry)]
-    return sorted(path, key=lambda entry: entry == os.getcwd())

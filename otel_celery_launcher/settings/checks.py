@@ -14,6 +14,8 @@ from importlib.metadata import entry_points, version
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from otel_celery_launcher.ipc.tree import has_component
+
 if TYPE_CHECKING:
     from otel_celery_launcher.signals import Signal
 
@@ -70,7 +72,11 @@ ALL = "*"
 
 def is_installed(group: str, name: str) -> bool:
     """Return whether a component of that entry point group is installed."""
-    return name in BUILTIN.get(group, ()) or bool(entry_points(group=group, name=name))
+    return (
+        name in BUILTIN.get(group, ())
+        or bool(entry_points(group=group, name=name))
+        or has_component(group, name)
+    )
 
 
 def load_component(group: str, name: str) -> Any:

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.settings import advice, checks
 from otel_celery_launcher.settings import launcher_variables as own
 from otel_celery_launcher.settings import signal_variables as of_signals
@@ -424,6 +425,8 @@ def _mode(
     on_console = (*signals[TRACES].exporters, *signals[LOGS].exporters)
     if "console" in on_console or exporters <= {"console"}:
         return Mode.INLINE
+    if inherited.TREE in environ:  # gRPC and the exporters are not on the path here
+        return Mode.PROCESS
     if export != "auto":
         return Mode(export)
     if command_line.is_program and command_line.role != "worker":

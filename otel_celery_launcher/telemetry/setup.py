@@ -207,7 +207,16 @@ class Telemetry:
             self.route.main_is_ending()
 
     def fall_back_to_inline(self, reason: str) -> None:
-        """Export in each process, since no exporter process can be started."""
+        """Export in each process, since no exporter process can be started.
+
+        Below an injected tree that is not possible: what would leave is counted.
+        """
+        if inherited.TREE in os.environ:
+            messages.log(
+                f"no exporter process can be started ({reason}): nothing leaves this"
+                " worker, and what would is counted as lost"
+            )
+            return
         self.front.route, _ = self.route_maker.inline()
         os.environ[inherited.MODE] = Mode.INLINE.value
         messages.log(
