@@ -225,42 +225,39 @@ def _complete() -> int:
 def _run_own_command(
     command_line: CommandLine, environ: MutableMapping[str, str]
 ) -> int:
-    words = command_line.command_words
+    """Run a command of ours; some of them leave by themselves."""
+    words, env_files = command_line.command_words, command_line.env_files
     if inherited.TREE in environ:
         sys.path.append(tree.exporter_folder(environ[inherited.TREE]))
     if command_line.command == "exec":
-        from otel_celery_launcher.launch.exec_command import Given
-        from otel_celery_launcher.launch.exec_command import main as execute
-
-        def examine(role: str, service: str) -> int:
-            from otel_celery_launcher.doctor.program import examine_program
-
-            return examine_program(role, service, None, environ)
-
-        return execute(words, command_line.env_files, Given(environ, examine))
+        return _execute(words, env_files, environ)
     if command_line.command == "doctor":
         from otel_celery_launcher.doctor.command import main as doctor
 
-        return doctor(
-            [*command_line.global_words, *words], command_line.env_files, environ
-        )
+        return doctor([*command_line.global_words, *words], env_files, environ)
     if command_line.command == "healthcheck":
         from otel_celery_launcher.launch.healthcheck import main as healthcheck
 
-        return healthcheck(words, command_line.env_files, environ)
-    if command_line.command == "bootstrap":
-        from otel_celery_launcher.bootstrap.command import main as bootstrap
-
-        return bootstrap(words)
-    if command_line.command == "inject":
-        from otel_celery_launcher.inject.command import main as inject
-
-        inject(words)
+        return healthcheck(words, env_files, environ)
     if command_line.command == "spool":
         from otel_celery_launcher.spool.command import main as spool
 
-        spool(words, command_line.env_files, environ)
-    if command_line.command == "tail":
+        spool(words, env_files, environ)
+    return _run_command_without_settings(str(command_line.command), words, environ)
+
+
+def _run_command_without_settings(
+    command: str, words: Sequence[str], environ: MutableMapping[str, str]
+) -> int:
+    if command == "bootstrap":
+        from otel_celery_launcher.bootstrap.command import main as bootstrap
+
+        bootstrap(words)
+    if command == "inject":
+        from otel_celery_launcher.inject.command import main as inject
+
+        inject(words)
+    if command == "tail":
         environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes past all logging
         from otel_celery_launcher.tail.command import main as tail
 
@@ -268,6 +265,20 @@ def _run_own_command(
     from otel_celery_launcher.demo.command import main as demo
 
     return demo(words)
+
+
+def _execute(
+    words: Sequence[str], env_files: Sequence[str], environ: MutableMapping[str, str]
+) -> int:
+    from otel_celery_launcher.launch.exec_command import Given
+    from otel_celery_launcher.launch.exec_command import main as execute
+
+    def examine(role: str, service: str) -> int:
+        from otel_celery_launcher.doctor.program import examine_program
+
+        return examine_program(role, service, None, environ)
+
+    return execute(words, env_files, Given(environ, examine))
 
 
 def _name_program() -> None:

@@ -105,14 +105,18 @@ class _Undecided:
             record[0] = taken
 
     def in_another_way(self, more: list[Any]) -> None:
-        """Divide all of it anew: the newest item or any, then halves, at random."""
+        """Divide all of it anew: the newest item, then any, then halves, at random.
+
+        An item alone is taken more likely than a piece, and one that is taken says that
+        this is no outage.
+        """
         items = [item for piece in self.work for item in piece]
         items += self.suspects
         self.suspects.clear()
         random.shuffle(items)
         items += more
-        last = items.pop()
-        self.work = deque(piece for piece in ([last], *_halves(items)) if piece)
+        alone = [[items.pop()] for _ in items[-PATIENCE_IN_OUTAGE:]]
+        self.work = deque(piece for piece in (*alone, *_halves(items)) if piece)
 
 
 class Attempts:
@@ -154,8 +158,7 @@ class Attempts:
                 if laters % LATERS == 0:  # one of them may be what is in the way
                     left.in_another_way(self._more(left))
             else:
-                refusals += 1
-                self._judge(left, piece)
+                refusals = 0 if self._is_dropped(left, piece) else refusals + 1
                 if left and (refusals >= patience or self._is_stuck(left)):
                     refusals, patience = 0, PATIENCE_IN_OUTAGE
                     if not self._pause(answer):
@@ -164,13 +167,13 @@ class Attempts:
                     left.in_another_way(self._more(left))
         return True
 
-    def _judge(self, left: _Undecided, piece: list[Any]) -> None:
+    def _is_dropped(self, left: _Undecided, piece: list[Any]) -> bool:
         """Decide on what was refused: halve it, suspect it, or drop it."""
         if left.taken_before is None:
             left.taken_before = self._taken
         if len(piece) > 1:
             left.halve(piece)
-            return
+            return False
         (item,) = piece
         record = left.refused.setdefault(id(item), [self._taken, 0])
         record[1] += 1
@@ -181,6 +184,7 @@ class Attempts:
             self._delivery.count_refused(1)
         else:
             left.suspects.append(item)
+        return is_poison
 
     def _is_stuck(self, left: _Undecided) -> bool:
         """Return whether only suspects are left, and nothing was taken since."""

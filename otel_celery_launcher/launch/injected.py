@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 UNTRACED = program.UNTRACED
 
 CHOICE = "OTEL_CELERY_INJECT"
-CHOICES = ("celery", "python", "none")
 
 # The lowest releases that this package works with: pyproject.toml.
 LOWEST_SDK = (1, 30)
@@ -122,18 +121,8 @@ def _role_of(name: str, arguments: Sequence[str]) -> str | None:
             role = read_command_line(rest[1:], os.environ).role
             if role in CELERY_ROLES:
                 return role
-    return DEFAULT_ROLE if _choice() == "python" else None
-
-
-def _choice() -> str:
-    value = os.environ.get(CHOICE, "").strip().lower() or CHOICES[0]
-    if value not in CHOICES:
-        say(
-            f"{CHOICE} is {value!r}: expected {', '.join(CHOICES)}; Celery's programs are"
-            " traced, and no others"
-        )
-        os.environ[CHOICE] = CHOICES[0]
-    return value
+    choice = os.environ.get(CHOICE, "").strip().lower()
+    return DEFAULT_ROLE if choice == "python" else None
 
 
 def _become(

@@ -104,6 +104,16 @@ QUEUE_METRICS = Variable(
     fallback="false",
 )
 
+INJECT = Variable(
+    name="OTEL_CELERY_INJECT",
+    kind="celery, python, none",
+    help="Which programs an injected tree traces (inject.md). `celery`: Celery's commands, and programs that start a worker or beat. `python`: all others, too, such as web servers. `none`: no program.",
+    check=checks.one_of("celery", "python", "none"),
+    parse=str,
+    default="celery",
+    fallback="celery",
+)
+
 ENV_FILE = Variable(
     name="OTEL_CELERY_ENV_FILE",
     kind=f"paths, separated by `{checks.PATH_SEPARATOR}`",
@@ -226,6 +236,7 @@ OWN: tuple[Variable[Any], ...] = (
     SPOOL_DIRECTORY,
     SPOOL_BYTES,
     QUEUE_METRICS,
+    INJECT,
     ENV_FILE,
     SAMPLE,
     TRACE,

@@ -65,6 +65,7 @@ BAD_VALUES: dict[str, tuple[str, str | None]] = {
     ),
     "OTEL_EXPORTER_PROMETHEUS_PORT": ("web", None),
     "OTEL_CELERY_QUEUE_METRICS": ("many", "false"),
+    "OTEL_CELERY_INJECT": ("all", "celery"),
     "OTEL_BSP_SCHEDULE_DELAY": ("soon", None),
     "OTEL_BSP_MAX_QUEUE_SIZE": ("-1", None),
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("0", None),
