@@ -34,6 +34,7 @@ OWN_COMMANDS = {
     "demo": "Trace a small workflow here.",
     "doctor": "Check whether tracing will work here.",
     "exec": "Run any Python program, traced.",
+    "fleet": "Show all live workers of some brokers, and which of them deliver.",
     "healthcheck": "Check with the exit status whether a worker is healthy.",
     "inject": "Write a tree that traces programs by their environment alone.",
     "spool": "Show, or send, what workers have left in a spool directory.",
@@ -55,6 +56,7 @@ Commands of its own:
   demo             Trace a small workflow here and now; needs nothing installed.
   doctor           Check whether tracing will work here: settings, collector, broker.
   exec -- COMMAND  Run any other Python program, traced: uvicorn, gunicorn, a script.
+  fleet            Show all live workers of some brokers, and which of them deliver.
   healthcheck      Check with the exit status whether a worker is healthy; for containers.
   inject DIRECTORY Write a tree that traces programs by their environment alone.
   spool            Show, or send, what workers have left in a spool directory.
@@ -235,6 +237,10 @@ def _run_own_command(
         from otel_celery_launcher.doctor.command import main as doctor
 
         return doctor([*command_line.global_words, *words], env_files, environ)
+    if command_line.command == "fleet":
+        from otel_celery_launcher.fleet.command import main as fleet
+
+        fleet(words, command_line.app)
     if command_line.command == "healthcheck":
         from otel_celery_launcher.launch.healthcheck import main as healthcheck
 

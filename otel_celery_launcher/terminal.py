@@ -12,9 +12,15 @@ from __future__ import annotations
 import os
 import shutil
 import unicodedata
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MIN_COLUMNS = 60  # the least that is readable
+
+# Limit of a table's cell: third-party texts may be long.
+CELL_COLUMNS = 40
 
 LINES = "\n\t"  # harmless where a text has lines: statements, stack traces
 
@@ -94,3 +100,21 @@ def has_colour(stream: TextIO | None) -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return is_terminal(stream)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table: texts to the left, numbers to the right."""
+    if not rows:
+        return []
+    rows = [[cut(cell, CELL_COLUMNS) for cell in row] for row in rows]
+    columns = [max(map(width, cells)) for cells in zip(*rows, strict=True)]
+    are_numbers = [
+        all(cell.isdecimal() for cell in cells[1:]) for cells in zip(*rows, strict=True)
+    ]
+    return [
+        "  ".join(
+            cell.rjust(room) if is_number else pad(cell, room)
+            for cell, room, is_number in zip(row, columns, are_numbers, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

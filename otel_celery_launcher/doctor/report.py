@@ -25,7 +25,7 @@ from otel_celery_launcher.doctor.findings import (
     exit_status,
     first_to_do,
 )
-from otel_celery_launcher.terminal import columns_of, cut, has_colour, pad, width
+from otel_celery_launcher.terminal import columns_of, cut, has_colour, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,8 +45,8 @@ _COMMAND = re.compile(r"(?:next:|^) +(?:pip|otel-celery|python|mv|export|[A-Z_]+
 # Lines in a file or a pipe.
 PLAIN_COLUMNS = 100
 
-# Limits of a text and of a table cell in characters: third-party texts may be long.
-TEXT_COLUMNS, CELL_COLUMNS = 2000, 40
+# Limit of a text in characters: third-party texts may be long.
+TEXT_COLUMNS = 2000
 
 # A check that takes longer is named while it runs.
 PATIENCE_SECONDS = 1.0
@@ -137,7 +137,7 @@ class Report:
             indent = " " * LEVEL_COLUMNS
             first, *more = self._parts(f"{finding.id}  {text}".rstrip(), indent)
             lines += [indent + first, *(f"{indent}{indent} {line}" for line in more)]
-        return lines + [INDENT + line for line in _table(finding.table)]
+        return lines + [INDENT + line for line in table(finding.table)]
 
     def _parts(self, text: str, indent: str) -> list[str]:
         """Return a next step in lines; a command stays in one piece, for copying."""
@@ -174,21 +174,3 @@ def print_report(findings: Sequence[Finding]) -> int:
 def _shown(text: str) -> str:
     """Return what applications, brokers and workers say as it may be shown."""
     return cut(" ".join(text.split()), TEXT_COLUMNS)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table: texts to the left, numbers to the right."""
-    if not rows:
-        return []
-    rows = [[cut(cell, CELL_COLUMNS) for cell in row] for row in rows]
-    columns = [max(map(width, cells)) for cells in zip(*rows, strict=True)]
-    are_numbers = [
-        all(cell.isdecimal() for cell in cells[1:]) for cells in zip(*rows, strict=True)
-    ]
-    return [
-        "  ".join(
-            cell.rjust(room) if is_number else pad(cell, room)
-            for cell, room, is_number in zip(row, columns, are_numbers, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

@@ -11,23 +11,19 @@ from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.launch.inspect_status import NAME
+from otel_celery_launcher.launch.worker_answers import (
+    ask,
+    find_workers,
+    release_of,
+    status_of,
+)
 from otel_celery_launcher.settings.checks import is_printable, safe_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-# Workers answer within milliseconds, so the wait ends after this silence. If none has
-# answered, they are asked once more, with a longer wait; `celery inspect` waits a
-# second.
-SILENCE_SECONDS = 0.6
-FIRST_ANSWER_SECONDS = 1.5
-
-# Beats answer a ping since Celery 5.7, and know no other command (``celery/beat.py``).
-BEAT_PREFIX = "celerybeat@"
+    pass
 
 NOT_DELIVERING = ("OC702", "OC703", "OC707")
 
-OWN_PACKAGE = "otel-celery-launcher"
 TABLE_HEAD = ("worker", "service", "release", "exported", "queued", "lost")
 
 
@@ -65,15 +61,13 @@ def check_workers(app: Any, seconds: float) -> list[Finding]:
         app: The application, whose broker was reached.
         seconds: How long to wait for answers.
     """
-    alive = _ask(app, "ping", min(seconds, SILENCE_SECONDS))
-    alive = alive or _ask(app, "ping", min(seconds, FIRST_ANSWER_SECONDS))
-    nodes = sorted(node for node in alive if not node.startswith(BEAT_PREFIX))
+    nodes = find_workers(app, seconds)
     if not nodes:
         return [
             Finding(level=OK, check="workers", seen="no worker runs, or none answers")
         ]
-    answers = _ask(app, NAME, seconds, nodes)
-    ours = {node: status for node in nodes if (status := _status(answers.get(node)))}
+    answers = ask(app, NAME, seconds, nodes)
+    ours = {node: status for node in nodes if (status := status_of(answers.get(node)))}
     findings = [
         Finding(
             level=WARN,
@@ -99,16 +93,11 @@ def _unreadable(node: str) -> Finding:
     )
 
 
-def _status(answer: Any) -> dict[str, Any]:
-    """Return the status of a worker that otel-celery launched; empty for any other."""
-    return answer if isinstance(answer, dict) and "service_name" in answer else {}
-
-
 def _row(node: str, status: dict[str, Any]) -> tuple[str, ...]:
     return (
         node,
         _cell(status["service_name"]),
-        _cell(_release_of(status)),
+        _cell(release_of(status)),
         str(status["exported"]),
         str(status.get("queued", 0)),
         str(sum(status["dropped"].values())),
@@ -119,37 +108,6 @@ def _cell(value: object) -> str:
     """Return another process's value, made safe to print; a pasted key is not shown."""
     text = str(value)
     return text if is_printable(text) else safe_repr(text)
-
-
-def _release_of(status: dict[str, Any]) -> str:
-    return str(status.get("versions", {}).get(OWN_PACKAGE, ""))
-
-
-def _ask(
-    app: Any, command: str, seconds: float, nodes: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return the answer of each worker, by node name.
-
-    Args:
-        app: The application.
-        command: The remote control command.
-        seconds: How long to wait for the next answer.
-        nodes: The workers to ask; empty for all. The wait ends when all have answered.
-    """
-    whom = {"destination": list(nodes), "limit": len(nodes)} if nodes else {}
-    answers: dict[str, Any] = {}
-    # A connection of its own, left open until the process ends: on Redis, after a wait
-    # without an answer, another request or a close would take the rest of a second
-    # (kombu ``transport/redis.py``, ``_brpop_start`` and ``close``).
-    for answer in app.control.broadcast(
-        command,
-        reply=True,
-        timeout=seconds,
-        connection=app.connection_for_write(),
-        **whom,
-    ):
-        answers.update(answer)
-    return answers
 
 
 def _delivery(node: str, status: dict[str, Any]) -> list[Finding]:
@@ -182,7 +140,7 @@ def _delivery(node: str, status: dict[str, Any]) -> list[Finding]:
 
 def _release(node: str, status: dict[str, Any]) -> list[Finding]:
     """Return a warning where a worker has another release than the one here."""
-    release = _release_of(status)
+    release = release_of(status)
     if release == __version__:
         return []
     return [
