@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-lowest test-pythons test-celery test-celery-integration test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs faults outage soak servers build clean
+.PHONY: demo example test test-lowest test-pythons test-celery test-celery-integration test-kubernetes test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -65,6 +65,13 @@ traces: $(VENV)/tested servers
 # tests/screens: what tail and doctor show; look at what has changed.
 screens: $(VENV)/tested
 	$(BIN)/python -m tools.make_screens
+
+# The policy of deploy/kubernetes/inject by the API server's own library; it needs Go, and
+# four minutes to build.
+test-kubernetes: $(VENV)/tested $(VENV)-plain/installed servers
+	@command -v go > /dev/null || { echo "Go is not installed: see https://go.dev/doc/install" >&2; exit 1; }
+	cd tests/kubernetes && go build -o ../../.venv-go/kubernetes .
+	TEST_KUBERNETES=$(CURDIR)/.venv-go/kubernetes $(BIN)/python -m pytest tests/kubernetes
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import pytest
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.support.documented import undocumented
 from tests.support.harness import (
+    SCRIPT,
     Launcher,
     Producer,
     TracedWorker,
@@ -42,6 +45,24 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with run_rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree for this Python, made once for all processes of a test run."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    tree = shared / "injected" / "tree"
+    with (shared / "injected.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not tree.exists():
+            done = subprocess.run(
+                [SCRIPT, "inject", tree], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            assert f"PYTHONPATH={tree}:/app" in done.stdout
+    return tree
 
 
 _databases = iter(range(4096))

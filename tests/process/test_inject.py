@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ import psutil
 import pytest
 
 from tests.support.harness import (
-    SCRIPT,
     SPAWN,
     Launcher,
     Process,
@@ -38,24 +36,6 @@ if TYPE_CHECKING:
 IMAGE = Path(sys.prefix + "-plain")  # made by tools/make_plain
 PYTHON, CELERY = IMAGE / "bin" / "python", IMAGE / "bin" / "celery"
 HERE = "python" + ".".join(map(str, sys.version_info[:2]))
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree for this Python, made once for all processes of a test run."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    tree = shared / "injected" / "tree"
-    with (shared / "injected.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not tree.exists():
-            done = subprocess.run(
-                [SCRIPT, "inject", tree], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            assert f"PYTHONPATH={tree}:/app" in done.stdout
-    return tree
 
 
 @pytest.fixture
