@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from otel_celery_launcher.receiver.memory import Receiver
 from tests.support.harness import (
     SPAWN,
     Launcher,
@@ -25,13 +26,12 @@ from tests.support.harness import (
     runs,
     wait_until,
 )
+from tests.support.otlp_http import http_receiver
 from tests.support.processes import without_exporters
 from tests.support.servers import APPS, free_port, is_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from otel_celery_launcher.receiver.memory import Receiver
 
 IMAGE = Path(sys.prefix + "-plain")  # made by tools/make_plain
 PYTHON, CELERY = IMAGE / "bin" / "python", IMAGE / "bin" / "celery"
@@ -209,6 +209,31 @@ def test_a_web_process_is_traced_where_that_is_asked(
     assert request.kind == "SERVER"
     assert request.service == publish.service != run.service
     assert broker  # which both share
+
+
+def test_the_layout_and_the_variables_of_the_operator(
+    copied: Path, launcher: Launcher, broker: str
+) -> None:
+    """As its ``internal/instrumentation/python.go`` sets them, PYTHONPATH of the pod between."""
+    mount = launcher.folder / "otel-auto-instrumentation-python"
+    subprocess.run(["cp", "-r", f"{copied}/.", mount], check=True)
+    first = mount / "opentelemetry" / "instrumentation" / "auto_instrumentation"
+    store = Receiver()
+    with http_receiver(store) as url:
+        worker = start(
+            launcher,
+            PYTHONPATH=f"{first}:{APPS}:{mount}",
+            OTEL_EXPORTER_OTLP_ENDPOINT=url,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_METRICS_EXPORTER="otlp",
+            OTEL_LOGS_EXPORTER="none",
+        )
+        producer = Producer(broker)
+        run_some(producer, 5, "plain.noop")
+        worker.stop()
+        assert_each_run_once(store, producer)
+        assert store.points
 
 
 # What an application brings itself.
