@@ -9,8 +9,6 @@ nothing. Any Python may run it, 2.7 too, so it has the syntax of all of them and
 next to nothing.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -45,6 +43,8 @@ def _may_be_traced(words):
     # type: (list[str]) -> bool
     """Return whether a closer look is due; most programs are let go here."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if "_OTEL_CELERY_ROLE" in os.environ:  # below `otel-celery exec`, which does it
         return False
     choice = os.environ.get("OTEL_CELERY_INJECT", "").strip().lower()
     if choice == "python":

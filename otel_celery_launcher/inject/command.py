@@ -8,6 +8,7 @@ Runs in a process of its own.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -16,7 +17,7 @@ import click
 
 from otel_celery_launcher.errors import EXIT_OK, LauncherError
 from otel_celery_launcher.ipc.tree import c_library
-from otel_celery_launcher.settings.checks import printable_path
+from otel_celery_launcher.settings.checks import printable_path, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,11 +74,21 @@ def inject(
     from otel_celery_launcher.inject.tree import Tree, Wanted
 
     own = ".".join(map(str, sys.version_info[:2]))
+    folder = directory.absolute().resolve()
+    for path in (str(folder), mount or ""):
+        if os.pathsep in path:
+            raise LauncherError(
+                f"the tree's path is {safe_repr(path)}: expected one without {os.pathsep!r},"
+                " which separates the entries of PYTHONPATH",
+                "name another directory",
+            )
+    # Leaves nothing behind: what is begun is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     tree = Tree(
-        directory.absolute(),
+        folder,
         Wanted(
-            pythons=[_checked(each) for each in pythons or (own,)],
-            c_libraries=c_libraries or (c_library(),),
+            pythons=[_checked(each) for each in dict.fromkeys(pythons or (own,))],
+            c_libraries=tuple(dict.fromkeys(c_libraries)) or (c_library(),),
             machine=machine or os.uname().machine,
             wheels=None if wheels is None else wheels.absolute(),
         ),

@@ -15,10 +15,13 @@ import sys
 
 def run() -> None:
     """Run the command with the path that its Celery would have had."""
-    first = os.environ.get("_OTEL_CELERY_FIRST_PATH")  # as in ipc/inherited.py
     folder = os.path.dirname(os.path.abspath(__file__))
+    instead_of = os.environ.get("_OTEL_CELERY_INSTEAD_OF")  # as in ipc/inherited.py
     if sys.path and os.path.abspath(sys.path[0]) == folder:
-        sys.path[:1] = [first] if first else []
+        script = os.path.realpath(instead_of or "celery")  # a module: this directory
+        sys.path[0] = os.path.dirname(script)
+    if instead_of:  # Celery names it in its texts, and executes it at a SIGHUP
+        sys.argv[0] = instead_of
     try:
         from otel_celery_launcher.cli import run
     except ImportError as exc:

@@ -95,29 +95,43 @@ class Tree:
     unchecked: list[str] = field(default_factory=list)
 
     def make(self) -> None:
-        """Make it beside the folder, and move it there when it is whole.
+        """Make it in the folder, hidden, and show it when it is whole.
+
+        The folder may be one that is mounted, and is left as it was if this fails.
 
         Raises:
             LauncherError: The folder is in use, or pip or the check refuses.
         """
-        if self.folder.exists() and any(self.folder.iterdir()):
+        is_new = not self.folder.exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if any(self.folder.iterdir()):
+                raise LauncherError(
+                    f"{self.folder} is not empty: expected a new folder",
+                    "name another, or remove it: what runs with it keeps what it has"
+                    " imported",
+                )
+            self._make()
+        except OSError as exc:
             raise LauncherError(
-                f"{self.folder} is not empty: expected a new folder",
-                "name another, or remove it: what runs with it keeps what it has imported",
-            )
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=self.folder.parent, prefix=f".{self.folder.name}-"
-        ) as name:
-            new = Path(name) / "tree"
-            new.mkdir(mode=0o755)
+                f"{self.folder} cannot be written ({exc.strerror or exc}): expected a new"
+                " folder, or an empty one",
+                "name another",
+            ) from exc
+        finally:
+            if is_new and self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def _make(self) -> None:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as name:
+            new = Path(name)
             _copy(at_start.__file__, new / "sitecustomize.py", 0o644)
             _copy(script.__file__, new / "otel-celery", 0o755)
             for python in self.wanted.pythons:
                 self._make_home(new / f"python{python}", python)
-            if self.folder.exists():
-                self.folder.rmdir()
-            new.rename(self.folder)
+            # What begins it last: a program that starts meanwhile finds none.
+            for each in sorted(new.iterdir(), key=lambda one: one.suffix == ".py"):
+                each.rename(self.folder / each.name)
 
     def _make_home(self, home: Path, python: str) -> None:
         home.mkdir()

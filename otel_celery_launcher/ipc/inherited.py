@@ -16,7 +16,7 @@ RESOURCE      main process of a worker      spawned pool children           neve
 MODE          main process of a worker      spawned pool children           never
 EXPORTER      supervisor                    the exporter process            with it
 TREE          launch/injected.py            the program; what it forks      never
-FIRST_PATH    launch/injected.py            the tree's otel-celery          never
+INSTEAD_OF    launch/injected.py            the tree's otel-celery          never
 
 ``startup/sitecustomize.py`` and ``inject/`` spell some of them themselves: any Python may
 run them, with or without this package. Of the user's variables, a launch changes PYTHONPATH (``exec``),
@@ -58,8 +58,8 @@ MODE = "_OTEL_CELERY_MODE"
 # The part of an injected tree that is for this Python: ``launch/injected.py``.
 TREE = "_OTEL_CELERY_TREE"
 
-# What Python's path would begin with in the Celery in whose place a tree's command runs.
-FIRST_PATH = "_OTEL_CELERY_FIRST_PATH"
+# The script of Celery's instead of which a tree's command runs; not there for a module.
+INSTEAD_OF = "_OTEL_CELERY_INSTEAD_OF"
 
 # JSON: descriptors, signals and their exporters, the import path.
 EXPORTER = "_OTEL_CELERY_EXPORTER"

@@ -20,6 +20,7 @@ What a tree has for each Python (``inject/tree.py`` makes it):
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import metadata
 from importlib.util import find_spec
@@ -39,6 +40,7 @@ from otel_celery_launcher.launch.python_commands import (
     SCRIPT,
     is_script_of_celery,
     python_options,
+    words_for_ours,
 )
 from otel_celery_launcher.messages import say
 
@@ -53,8 +55,8 @@ CHOICE = "OTEL_CELERY_INJECT"
 LOWEST_SDK = (1, 30)
 LOWEST_CELERY = (5, 3)
 
-# What watches other programs and does nothing that is worth a span.
-_SUPERVISORS = frozenset({"circusd", "honcho", "pip", "supervisord"})
+# What watches other programs, and what installs packages: it would find ours.
+_NOT_PROGRAMS = re.compile(r"circusd|honcho|supervisord|pip[\d.]*|poetry|pipx|uv")
 
 _SDK = ("opentelemetry-api", "opentelemetry-sdk")
 _CONVENTIONS = "opentelemetry-semantic-conventions"
@@ -70,24 +72,28 @@ def start(folder: str, home: str, words: Sequence[str]) -> bool:
         words: ``sys.orig_argv``.
     """
     letters, command = python_options(words)
-    if not command or "I" in letters:
+    if not command or words[-len(command)] != command[0]:  # -mcelery, in one word
         return False
-    name, arguments = Path(command[0]).name, command[1:]
     if command[0] == os.path.join(folder, SCRIPT):
-        return _is_arranged(home, name)
+        return _is_arranged(home, SCRIPT)
+    if words_for_ours(words) is not None:  # of an image that has otel-celery itself
+        return False
     if _is_celery(letters, command):
-        if _is_for_us(arguments) and _fits(home):
+        if letters.endswith("m") and any(map(os.path.exists, ("celery.py", "celery"))):
+            return False  # the project's own
+        if _is_for_us(command[1:]) and _fits(home, "celery"):
             _become(folder, words[: len(words) - len(command)], letters, command)
         return False
-    role = _role_of(name, arguments)
-    if role is None or program.program_name(words) in _SUPERVISORS:
+    name = program.program_name(words)
+    role = _role_of(Path(command[0]).name, command[1:])
+    if role is None or _NOT_PROGRAMS.fullmatch(name):
         return False
     above = os.environ.get(inherited.PROGRAM)
-    if role not in CELERY_ROLES and not program.is_the_program(
-        words, program.program_name(words), above
+    if role not in CELERY_ROLES and (
+        not program.is_the_program(words, name, above) or not _has_celery()
     ):
         return False
-    return _is_arranged(home, name) and _set_up(role, words, above)
+    return _is_arranged(home, name or "the program") and _set_up(role, words, above)
 
 
 def _is_celery(letters: str, command: Sequence[str]) -> bool:
@@ -132,9 +138,9 @@ def _become(
     environ = os.environ
     if letters.endswith("m"):
         options = _without_m(options)
-        environ[inherited.FIRST_PATH] = os.getcwd()
+        environ.pop(inherited.INSTEAD_OF, None)
     else:
-        environ[inherited.FIRST_PATH] = os.path.dirname(os.path.realpath(command[0]))
+        environ[inherited.INSTEAD_OF] = command[0]
     words = [*options, os.path.join(folder, SCRIPT), *command[1:]]
     try:
         os.execve(sys.executable, words, environ)
@@ -145,8 +151,7 @@ def _become(
 def _without_m(options: Sequence[str]) -> list[str]:
     """Return the interpreter and its options without the last letter: ``-um`` as ``-u``."""
     *others, last = options
-    last = last.removesuffix("celery")[:-1]
-    return [*others, *([last] if last != "-" else [])]
+    return [*others, *([last[:-1]] if last != "-m" else [])]
 
 
 def _set_up(role: str, words: Sequence[str], above: str | None) -> bool:
@@ -184,7 +189,7 @@ def _is_arranged(home: str, name: str) -> bool:
     return True
 
 
-def _fits(home: str, name: str = "celery") -> bool:
+def _fits(home: str, name: str) -> bool:
     """Return whether the application can be traced; say why not."""
     problem = _misfit(home)
     if problem:
@@ -192,10 +197,14 @@ def _fits(home: str, name: str = "celery") -> bool:
     return not problem
 
 
+def _has_celery() -> bool:
+    return _version("celery") is not None or find_spec("celery") is not None
+
+
 def _misfit(home: str) -> str:
     """Return what keeps this program from being traced; empty if nothing does."""
     celery = _version("celery")
-    if celery is None and find_spec("celery") is None:
+    if not _has_celery():
         return "there is no Celery in this environment"
     if celery is not None and _numbers(celery) < LOWEST_CELERY:
         return f"celery is {celery}: expected 5.3 or later"

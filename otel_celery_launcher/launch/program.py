@@ -207,7 +207,8 @@ def _set_up(role: str, name: str, problems: Sequence[str], *, announces: bool) -
         _tell_if_no_worker_starts()
     if "otel_status" in sys.orig_argv:
         import otel_celery_launcher.launch.inspect_status  # noqa: F401 - `inspect` of a program's Celery
-    _send_before_termination(telemetry)
+    if inherited.TREE not in os.environ:  # an exporter process outlives this one
+        _send_before_termination(telemetry)
     _send_before_exec(telemetry)
 
 

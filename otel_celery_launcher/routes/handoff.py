@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.compat import contexts
-from otel_celery_launcher.errors import MALFORMED_ERRORS
+from otel_celery_launcher.errors import MALFORMED_ERRORS, guarded
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import Envelope
@@ -312,10 +312,11 @@ class HandoffRoute:
             _thread.start_new_thread(self._watch, (self._supervisor,))
 
     def _watch(self, supervisor: Supervisor) -> None:
-        while supervisor.is_owner() and not supervisor.is_stopped:
-            time.sleep(WATCH_SECONDS)
-            if not self._is_polled():
-                supervisor.watch()
+        with guarded("the exporter process is not replaced if it ends"):
+            while supervisor.is_owner() and not supervisor.is_stopped:
+                time.sleep(WATCH_SECONDS)
+                if not self._is_polled():
+                    supervisor.watch()
 
     def main_is_ending(self) -> None:
         """Keep an exporter process alive for all that is left (main process)."""

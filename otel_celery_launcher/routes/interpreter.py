@@ -48,4 +48,8 @@ def secret_input(text: str) -> int:
 def application_path() -> list[str]:
     """Return our import path, the working directory last: it comes after the stdlib."""
     path = [str(entry) for entry in sys.path if os.path.isabs(entry)]
-    return sorted(path, key=lambda entry: entry == os.getcwd())
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed
+        return path
+    return sorted(path, key=lambda entry: entry == here)

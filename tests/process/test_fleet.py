@@ -100,3 +100,14 @@ def test_without_a_broker_it_says_what_to_type(launcher: Launcher) -> None:
     assert done.returncode == 78
     assert "expected --broker, or an application with -A" in done.stderr
     assert launcher.run("-A", "shop", "fleet").returncode == 1  # no worker
+
+
+def test_a_broker_that_cannot_be_asked_hides_no_other(
+    launcher: Launcher, broker: str
+) -> None:
+    launcher.worker("-P", "solo", "-n", "plain@here", program=CELERY)
+    bad = ["nosuch://x", "redis://127.0.0.1:port/0", "redis://[::1/0"]
+    status, seen = look(launcher, *bad, broker)
+    assert status == 1
+    assert [each["node"] for each in seen["workers"]] == ["plain@here"]
+    assert len(seen["unreached"]) == len(bad)

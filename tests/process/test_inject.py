@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from otel_celery_launcher.inject import at_start
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.support.harness import (
+    SCRIPT,
     SPAWN,
     Launcher,
     Process,
@@ -163,6 +167,79 @@ def test_what_celery_does_not_trace_stays_as_it_is(
         "-I", "-m", "celery", "-A", "plain", "--version", program=PYTHON
     )
     assert isolated.stderr == ""
+
+
+def same(
+    launcher: Launcher, child_environ: dict[str, str], *words: str, **environ: str
+) -> None:
+    """A command says and does the same with the tree and without."""
+    program, *rest = words
+    found = [
+        launcher.run(*rest, program=Path(program), PYTHONPATH=path, **environ)
+        for path in (child_environ["PYTHONPATH"], str(APPS))
+    ]
+    said = [
+        [line for line in each.stderr.splitlines() if "otel-celery: 0." not in line]
+        for each in found
+    ]
+    assert found[0].returncode == found[1].returncode
+    assert (found[0].stdout, said[0]) == (found[1].stdout, said[1])
+
+
+@pytest.mark.usefixtures("tree")
+def test_mistakes_are_answered_as_by_celery(
+    launcher: Launcher, child_environ: dict[str, str]
+) -> None:
+    for words in (["worker", "--bogus"], ["bogus"], ["call"]):
+        same(launcher, child_environ, str(CELERY), "-A", "plain", *words)
+    celery = launcher.folder / "celery.py"  # a project's own
+    celery.write_text("print('mine', __name__)")
+    same(launcher, child_environ, str(PYTHON), "-m", "celery", "worker")
+    celery.unlink()
+    same(
+        launcher, child_environ, str(PYTHON), "-mcelery", "-A", "plain", "worker", "-x"
+    )
+
+
+@pytest.mark.usefixtures("tree")
+def test_what_installs_packages_or_is_no_program_of_ours_is_left_alone(
+    launcher: Launcher, child_environ: dict[str, str]
+) -> None:
+    """Where every Python program is traced, too."""
+    asks = {"OTEL_CELERY_INJECT": "python"}
+    same(launcher, child_environ, str(IMAGE / "bin" / "pip3"), "freeze", **asks)
+    # The Python of which the image's environment is made has no Celery.
+    same(
+        launcher, child_environ, str(PYTHON.resolve()), "-c", "print('secret')", **asks
+    )
+    version = launcher.run("--version", program=SCRIPT, **asks)
+    assert version.stderr == ""  # of an image that has otel-celery itself
+
+
+def test_a_restart_by_sighup_goes_on_with_the_tree_and_without(
+    copied: Path, launcher: Launcher, collector: Receiver, broker: str
+) -> None:
+    worker = start(launcher, PYTHONPATH=f"{copied}:{APPS}")
+    producer = Producer(broker)
+    run_some(producer, 3, "plain.noop")
+    worker.popen.send_signal(signal.SIGHUP)
+    worker.wait_for_output(" ready.", 30, count=2)
+    run_some(producer, 3, "plain.noop")
+    collector.wait_for(lambda spans: len(runs(spans)) == 6, 15)
+    shutil.rmtree(copied)
+    worker.popen.send_signal(signal.SIGHUP)
+    worker.wait_for_output(" ready.", 30, count=3)
+    producer.send("plain.noop").get(timeout=20)
+    worker.stop()
+    assert worker.popen.returncode == 0
+
+
+def test_any_python_can_read_the_first_file() -> None:
+    """Those that have no part in the tree, too: 2.7 takes what 3.4 takes of it."""
+    source = Path(at_start.__file__).read_text()
+    ast.parse(source, feature_version=(3, 4))
+    assert "__future__" not in source
+    assert 'f"' not in source
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
@@ -433,9 +510,22 @@ def test_a_tree_that_cannot_be_made_leaves_nothing(
     assert text in done.stderr
     assert not list(tmp_path.glob("*new*"))
     (tmp_path / "full").mkdir()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "full" / "file").touch()
-    done = launcher.run("inject", str(tmp_path / "full"))
-    assert "is not empty" in done.stderr
+    for name, expected in (
+        ("full", "is not empty"),
+        ("full/file", "cannot be written"),
+        ("full/file/below", "cannot be written"),
+        ("one:two", "expected one without ':'"),
+    ):
+        done = launcher.run("inject", str(tmp_path / name))
+        assert done.returncode == 78
+        assert expected in done.stderr
+    process = launcher.start("inject", str(tmp_path / "empty"))
+    wait_until(lambda: any((tmp_path / "empty").iterdir()), 20, "it has begun")
+    assert process.stop() >= 0
+    assert process.popen.returncode == 128 + signal.SIGTERM
+    assert not any((tmp_path / "empty").iterdir())
 
 
 @pytest.mark.timed

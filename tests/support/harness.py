@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
     from otel_celery_launcher.receiver.spans import ReceivedSpan
 
-SCRIPT = Path(sys.executable).with_name("otel-celery")
+# Another command, such as a plain celery below an injected tree: make test-injected.
+SCRIPT = Path(
+    os.environ.get("TEST_COMMAND") or Path(sys.executable).with_name("otel-celery")
+)
 CELERY = Path(sys.executable).with_name("celery")
 
 # A pool child whose last result the main process has not read, because the stop came
