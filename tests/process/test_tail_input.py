@@ -226,7 +226,7 @@ def test_large_spans_are_bounded_by_bytes(launcher: Launcher) -> None:
         body = request(number, text=chr(97 + number % 26) * 8_000_000)
         assert tail.post(body) == 200
     memory = psutil.Process(tail.process.popen.pid).memory_info().rss
-    assert memory < 300e6
+    assert memory < 400e6  # of 480 MB that have come
     last = tail.end()[-1]
     assert " cut for want of room" in last
 
