@@ -76,13 +76,14 @@ traces: $(VENV)/tested servers
 screens: $(VENV)/tested
 	$(BIN)/python -m tools.make_screens
 
-# The policy of deploy/kubernetes/inject by the API server's own library, the chart by Helm
-# itself; it needs Go, and six minutes to build.
+# The policy of deploy/kubernetes/inject by the API server's own library, what is for
+# kustomize and Helm by these; it needs Go, and six minutes to build.
 test-kubernetes: $(VENV)/tested $(VENV)-plain/installed servers
 	@command -v go > /dev/null || { echo "Go is not installed: see https://go.dev/doc/install" >&2; exit 1; }
 	cd tests/kubernetes && go build -o ../../.venv-go/kubernetes .
 	cd tests/kubernetes/helm && go build -o ../../../.venv-go/helm helm.sh/helm/v4/cmd/helm
-	TEST_KUBERNETES=$(CURDIR)/.venv-go/kubernetes TEST_HELM=$(CURDIR)/.venv-go/helm $(BIN)/python -m pytest tests/kubernetes
+	cd tests/kubernetes/kustomize && go build -o ../../../.venv-go/kustomize sigs.k8s.io/kustomize/kustomize/v5
+	TEST_KUBERNETES=$(CURDIR)/.venv-go/kubernetes TEST_KUSTOMIZE=$(CURDIR)/.venv-go/kustomize TEST_HELM=$(CURDIR)/.venv-go/helm $(BIN)/python -m pytest tests/kubernetes
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check
