@@ -71,6 +71,7 @@ def start(folder: str, home: str, words: Sequence[str]) -> bool:
         home: The part of it that is for this Python.
         words: ``sys.orig_argv``.
     """
+    os.environ.pop(inherited.TREE, None)  # of a process above
     letters, command = python_options(words)
     if not command or words[-len(command)] != command[0]:  # -mcelery, in one word
         return False
