@@ -28,12 +28,13 @@ from otel_celery_launcher.launch.worker_answers import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PLAIN, DELIVERS, IDLE, LOSES, FAILS, UNREADABLE = (
+PLAIN, DELIVERS, IDLE, LOSES, FAILS, SILENT, UNREADABLE = (
     "plain",  # not launched by otel-celery
     "delivers",
     "idle",  # it has had nothing to deliver
     "has lost",
     "fails",
+    "silent",  # it has answered a ping, and no more in time
     "unreadable",
 )
 
@@ -139,7 +140,12 @@ class Fleet:
         }
         asked = [node for node in nodes if (broker, node) not in self._plain]
         answers = ask(app, NAME, self.seconds, asked) if asked else {}
-        workers = [read_worker(broker, node, answers.get(node)) for node in nodes]
+        workers = [
+            read_worker(broker, node, answers.get(node))
+            if node in asked
+            else Worker(broker=broker, node=node, state=PLAIN)
+            for node in nodes
+        ]
         self._plain |= {(broker, each.node) for each in workers if each.state == PLAIN}
         return workers
 
@@ -172,8 +178,9 @@ def name_of(app: Celery) -> str:
 def read_worker(broker: str, node: str, answer: Any) -> Worker:
     """Return what a worker has answered; whoever is on the broker can answer."""
     status = status_of(answer)
-    if not status:
-        return Worker(broker=broker, node=node, state=PLAIN)
+    if not status:  # plain Celery answers what it does not know with an error
+        state = SILENT if answer is None else PLAIN
+        return Worker(broker=broker, node=node, state=state)
     try:
         lost = sum(map(int, status["dropped"].values()))
         exported, error = int(status["exported"]), str(status["last_error"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def look(launcher: Launcher, *brokers: str) -> tuple[int, dict[str, Any]]:
     words = [word for broker in brokers for word in ("--broker", broker)]
-    done = launcher.run("fleet", "--json", *words)
+    done = launcher.run("fleet", "--json", "--timeout", "3", *words)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -64,7 +64,9 @@ def test_a_mixed_fleet_on_two_brokers(
     }  # fmt: skip
     assert seen["workers"][0]["node"] == "plain@here"  # the oldest first
     assert list(seen["unreached"]) == [away.replace("hidden", "**")]
-    table = launcher.run("fleet", "--broker", broker, "--broker", other).stdout
+    table = launcher.run(
+        "fleet", "--timeout", "5", "--broker", broker, "--broker", other
+    ).stdout
     assert "hidden" not in table
     head, first, *_ = table.splitlines()
     assert head.split()[:3] == ["worker", "state", "release"]
