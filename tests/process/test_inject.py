@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 IMAGE = Path(sys.prefix + "-plain")  # made by tools/make_plain
 PYTHON, CELERY = IMAGE / "bin" / "python", IMAGE / "bin" / "celery"
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "fastapi"
 HERE = "python" + ".".join(map(str, sys.version_info[:2]))
 
 
@@ -271,8 +273,6 @@ def test_a_web_process_is_traced_where_that_is_asked(
     )  # fmt: skip
     wait_until(lambda: is_open(port), 20, "the server listens")
     worker = start(launcher)
-    import urllib.request
-
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/order", timeout=20) as answer:
         assert answer.read().decode().strip('"') == "[]"
     wait_until(lambda: runs(collector.spans), 20, "the run")
@@ -311,6 +311,41 @@ def test_the_layout_and_the_variables_of_the_operator(
         worker.stop()
         assert_each_run_once(store, producer)
         assert store.points
+
+
+def test_the_example_is_one_trace(
+    tree: Path, launcher: Launcher, collector: Receiver
+) -> None:
+    """Request, publish, run, retry, its run and the database; all of it by the environment."""
+    port = free_port()
+    environ = {
+        "PYTHONPATH": f"{tree}:{EXAMPLE}:{IMAGE / 'with-fastapi'}",
+        "SHOP_DATABASE": f"sqlite:///{launcher.folder}/shop.db",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "sqlite3",  # SQLAlchemy tells
+    }
+    web = launcher.start(
+        "shop.web:app", "--port", str(port), program=IMAGE / "bin" / "uvicorn",
+        OTEL_CELERY_INJECT="python", **environ,
+    )  # fmt: skip
+    worker = launcher.worker(app="shop.tasks", program=CELERY, **environ)
+    wait_until(lambda: is_open(port), 20, "the server listens")
+    order = urllib.request.Request(
+        f"http://127.0.0.1:{port}/orders/book", b"", {"X-Tenant": "acme"}
+    )
+    with urllib.request.urlopen(order, timeout=20) as answer:
+        assert answer.status == 200
+    collector.wait_for(lambda spans: any("INSERT" in s.name for s in spans), 20)
+    worker.stop()
+    web.stop()
+    (insert,) = [span for span in collector.spans if "INSERT" in span.name]
+    by_id = {span.span_id: span for span in collector.spans}
+    span, kinds = insert, []
+    while span.parent_id in by_id:
+        span = by_id[span.parent_id]
+        if span.kind in ("CONSUMER", "PRODUCER", "SERVER"):
+            kinds.append(span.kind)
+    assert kinds == ["CONSUMER", "PRODUCER", "CONSUMER", "PRODUCER", "SERVER"]
+    assert not span.parent_id
 
 
 # What an application brings itself.
