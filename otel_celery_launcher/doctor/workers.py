@@ -17,7 +17,7 @@ from otel_celery_launcher.launch.worker_answers import (
     release_of,
     status_of,
 )
-from otel_celery_launcher.settings.checks import is_printable, safe_repr
+from otel_celery_launcher.settings.checks import printable, safe_repr
 
 if TYPE_CHECKING:
     pass
@@ -96,18 +96,12 @@ def _unreadable(node: str) -> Finding:
 def _row(node: str, status: dict[str, Any]) -> tuple[str, ...]:
     return (
         node,
-        _cell(status["service_name"]),
-        _cell(release_of(status)),
+        printable(str(status["service_name"])),
+        printable(release_of(status)),
         str(status["exported"]),
         str(status.get("queued", 0)),
         str(sum(status["dropped"].values())),
     )
-
-
-def _cell(value: object) -> str:
-    """Return another process's value, made safe to print; a pasted key is not shown."""
-    text = str(value)
-    return text if is_printable(text) else safe_repr(text)
 
 
 def _delivery(node: str, status: dict[str, Any]) -> list[Finding]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_celery_launcher.ipc.ring_head import RingError
 from otel_celery_launcher.ipc.ring_memory import RingMemory
-from otel_celery_launcher.settings.checks import printable_path
+from otel_celery_launcher.settings.checks import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -199,7 +199,7 @@ class Spool:
 
 def shown(path: Path) -> str:
     """Return a path as a text may have it."""
-    return printable_path(str(path))
+    return printable(str(path))
 
 
 def safe_name(name: str) -> str:

@@ -20,7 +20,7 @@ from otel_celery_launcher.errors import (
     describe_failure_briefly,
 )
 from otel_celery_launcher.fleet.look import DELIVERS, IDLE, Fleet, View, make_app
-from otel_celery_launcher.settings.checks import is_printable, safe_repr
+from otel_celery_launcher.settings.checks import printable, safe_repr
 from otel_celery_launcher.terminal import cut, is_terminal, table
 
 if TYPE_CHECKING:
@@ -150,13 +150,8 @@ def _row(worker: Worker, has_brokers: bool) -> tuple[str, ...]:
         *(worker.service or "-", worker.mode or "-"),
         *(str(worker.exported), str(worker.lost), str(worker.waiting)),
     )
-    shown = tuple(map(_cell, cells))
+    shown = tuple(map(printable, cells))
     return (*shown, worker.broker) if has_brokers else shown
-
-
-def _cell(text: str) -> str:
-    """Return another process's value, made safe to print; a pasted key is not shown."""
-    return text if is_printable(text) else safe_repr(text)
 
 
 def main(words: Sequence[str], app: str) -> NoReturn:

@@ -17,7 +17,7 @@ import click
 
 from otel_celery_launcher.errors import EXIT_OK, LauncherError
 from otel_celery_launcher.ipc.tree import c_library
-from otel_celery_launcher.settings.checks import printable_path, safe_repr
+from otel_celery_launcher.settings.checks import printable, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,8 +108,8 @@ def _checked(python: str) -> str:
 
 
 def _report(folder: Path, size: int, unchecked: Sequence[str], mount: str) -> None:
-    path = printable_path(mount)
-    lines = [f"{printable_path(str(folder))}: {size / MEBIBYTE:.0f} MiB"]
+    path = printable(mount)
+    lines = [f"{printable(str(folder))}: {size / MEBIBYTE:.0f} MiB"]
     lines += [
         f"Python {python} is not here, so its part was neither tried nor compiled"
         for python in unchecked

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import otel_celery_launcher
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.inject import at_start, script
-from otel_celery_launcher.ipc.tree import c_library
+from otel_celery_launcher.ipc.tree import LAUNCHER, PURE, exporter_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -150,11 +151,11 @@ class Tree:
             _distribute(Path(scratch), home)
         pinned = _pins(home)
         for library in self.wanted.c_libraries:
-            exporter = home / f"exporter-{library}-{self.wanted.machine}"
+            exporter = Path(exporter_folder(str(home), library, self.wanted.machine))
             with tempfile.TemporaryDirectory(dir=home) as scratch:
                 self._install(Path(scratch), python, library, of_exporter, pinned)
                 _move_others(Path(scratch), exporter, set(pinned))
-        _copy_launcher(home / "launcher")
+        _copy_launcher(home / LAUNCHER)
         _remove_what_is_not_needed(home)
         self._finish(home, python)
 
@@ -211,10 +212,10 @@ class Tree:
             f"the tree of Python {python} cannot be compiled",
         )
         _run([interpreter, "-I", "-S", "-c", _TRY, str(home)], _misfit(python))
-        here = f"exporter-{c_library()}-{os.uname().machine}"
-        if (home / here).is_dir():
+        here = Path(exporter_folder(str(home)))
+        if here.is_dir():
             _run(
-                [interpreter, "-I", "-S", "-c", _TRY_EXPORTER, str(home), here],
+                [interpreter, "-I", "-S", "-c", _TRY_EXPORTER, str(home), here.name],
                 _misfit(python),
             )
 
@@ -227,8 +228,8 @@ class Tree:
 
 _PATH = (
     "import sys, os; home = sys.argv[1];"
-    " sys.path += [os.path.join(home, each) for each in ('launcher', *sys.argv[2:],"
-    " 'sdk', 'conventions', 'instrumentations', 'packages')];"
+    " sys.path += [os.path.join(home, each) for each in"
+    f" ({LAUNCHER!r}, *sys.argv[2:], *{PURE!r})];"
 )
 # Without Celery, which is the application's.
 _TRY = _PATH + (
@@ -307,7 +308,7 @@ def _requirements() -> list[str]:
 def _distribute(scratch: Path, home: Path) -> None:
     """Move each distribution of the application's side to its folder."""
     for each in metadata.distributions(path=[str(scratch)]):
-        name = each.metadata["Name"].lower().replace("_", "-")
+        name = canonicalize_name(each.metadata["Name"])
         folder = _FOLDERS.get(
             name, "instrumentations" if name.startswith(_CONTRIB) else "packages"
         )
@@ -318,7 +319,7 @@ def _move_others(scratch: Path, target: Path, pinned: set[str]) -> None:
     """Move what the application's side does not have."""
     known = {pin.partition("==")[0] for pin in pinned}
     for each in metadata.distributions(path=[str(scratch)]):
-        if each.metadata["Name"].lower().replace("_", "-") not in known:
+        if canonicalize_name(each.metadata["Name"]) not in known:
             _move(each, scratch, target)
 
 
@@ -337,7 +338,7 @@ def _pins(home: Path) -> list[str]:
     """Return the releases of the application's side, which the exporter's side shares."""
     folders = [str(each) for each in home.iterdir() if each.is_dir()]
     return sorted(
-        f"{each.metadata['Name'].lower().replace('_', '-')}=={each.version}"
+        f"{canonicalize_name(each.metadata['Name'])}=={each.version}"
         for each in metadata.distributions(path=folders)
     )
 

@@ -317,13 +317,14 @@ class Ring:
 
     def _make_room_at_head(self) -> int:
         """Return where a message may be written, of any length."""
-        head = self.head
-        if self._oldest_known < head - _LAP + _ZEROED_BYTES + self._slack:
-            self._make_room(head - _LAP + _ZEROED_BYTES + self._slack)
-        return (head & _OFFSET) + _SLOT_BYTES
+        self._make_room(self.head, _ZEROED_BYTES + self._slack)
+        return (self.head & _OFFSET) + _SLOT_BYTES
 
-    def _make_room(self, limit: int) -> None:
-        """Drop what lies before a position: it is of the lap before, and in the way."""
+    def _make_room(self, position: int, size: int) -> None:
+        """Drop what lies in the way, which is of the lap before."""
+        limit = position - _LAP + size
+        if self._oldest_known >= limit:
+            return
         self._oldest_known = self._oldest()
         if self._oldest_known < limit:
             with self.lock:
@@ -343,8 +344,7 @@ class Ring:
         head = self.head
         offset = begin - _SLOT_BYTES
         following = self.next_position(head, length)
-        if self._oldest_known < following - _LAP + _ZEROED_BYTES:
-            self._make_room(following - _LAP + _ZEROED_BYTES)
+        self._make_room(following, _ZEROED_BYTES)
         start = following & _OFFSET
         self._data[start : start + _ZEROED_BYTES] = _NOTHING
         self._times[offset // WORD + 1] = time.monotonic()

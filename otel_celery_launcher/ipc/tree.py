@@ -14,6 +14,10 @@ from importlib import metadata
 
 from otel_celery_launcher.ipc import inherited
 
+# What a tree has for each Python: this package, and what else is pure Python.
+LAUNCHER = "launcher"
+PURE = ("sdk", "conventions", "instrumentations", "packages")
+
 
 def exporter_path() -> list[str]:
     """Return the path of the exporter process; empty where there is no tree.
@@ -23,21 +27,25 @@ def exporter_path() -> list[str]:
     home = os.environ.get(inherited.TREE)
     if not home:
         return []
-    pure = ("sdk", "conventions", "instrumentations", "packages")
     return [
-        os.path.join(home, "launcher"),
+        os.path.join(home, LAUNCHER),
         exporter_folder(home),
-        *(os.path.join(home, each) for each in pure),
+        *(os.path.join(home, each) for each in PURE),
     ]
 
 
-def exporter_folder(home: str) -> str:
-    """Return where a tree has what is compiled for this machine and its C library.
+def exporter_folder(
+    home: str, library: str | None = None, machine: str | None = None
+) -> str:
+    """Return where a tree has what is compiled for a machine and its C library.
 
     Args:
         home: The part of the tree that is for this Python.
+        library: ``glibc`` or ``musl``; this Python's if left out.
+        machine: As ``uname -m`` has it; this one if left out.
     """
-    return os.path.join(home, f"exporter-{c_library()}-{os.uname().machine}")
+    name = f"exporter-{library or c_library()}-{machine or os.uname().machine}"
+    return os.path.join(home, name)
 
 
 def c_library() -> str:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,7 @@ from otel_celery_launcher.launch.python_commands import (
 from otel_celery_launcher.messages import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 UNTRACED = program.UNTRACED
 
@@ -76,13 +77,13 @@ def start(folder: str, home: str, words: Sequence[str]) -> bool:
     if not command or words[-len(command)] != command[0]:  # -mcelery, in one word
         return False
     if command[0] == os.path.join(folder, SCRIPT):
-        return _is_arranged(home, SCRIPT)
+        return _is_arranged(home, SCRIPT, _brought())
     if words_for_ours(words) is not None:  # of an image that has otel-celery itself
         return False
     if _is_celery(letters, command):
         if letters.endswith("m") and any(map(os.path.exists, ("celery.py", "celery"))):
             return False  # the project's own
-        if _is_for_us(command[1:]) and _fits(home, "celery"):
+        if _is_for_us(command[1:]) and _fits(home, "celery", _brought()):
             _become(folder, words[: len(words) - len(command)], letters, command)
         return False
     name = program.program_name(words)
@@ -90,11 +91,13 @@ def start(folder: str, home: str, words: Sequence[str]) -> bool:
     if role is None or _NOT_PROGRAMS.fullmatch(name):
         return False
     above = os.environ.get(inherited.PROGRAM)
+    brought = _brought()
     if role not in CELERY_ROLES and (
-        not program.is_the_program(words, name, above) or not _has_celery()
+        not program.is_the_program(words, name, above) or not _has_celery(brought)
     ):
         return False
-    return _is_arranged(home, name or "the program") and _set_up(role, words, above)
+    is_arranged = _is_arranged(home, name or "the program", brought)
+    return is_arranged and _set_up(role, words, above)
 
 
 def _is_celery(letters: str, command: Sequence[str]) -> bool:
@@ -168,8 +171,7 @@ def _set_up(role: str, words: Sequence[str], above: str | None) -> bool:
             os.environ, role=role, workdir=None, env_files=()
         ):
             say(problem)
-        _, command = python_options(words)
-        service = service_of(["python", *command])
+        service = service_of(["python", *python_options(words)[1]])
         program.trace(role, service, announces=above is None or role in CELERY_ROLES)
     return True
 
@@ -177,12 +179,12 @@ def _set_up(role: str, words: Sequence[str], above: str | None) -> bool:
 # What is on the path.
 
 
-def _is_arranged(home: str, name: str) -> bool:
+def _is_arranged(home: str, name: str, brought: Mapping[str, str]) -> bool:
     """Put what the tree has on the path; return False if it does not fit here."""
-    if not _fits(home, name):
+    if not _fits(home, name, brought):
         return False
     os.environ[inherited.TREE] = home
-    for folder, is_first in _order(home):
+    for folder, is_first in _order(home, brought):
         if is_first:
             sys.path.insert(1, folder)
         else:
@@ -190,22 +192,31 @@ def _is_arranged(home: str, name: str) -> bool:
     return True
 
 
-def _fits(home: str, name: str) -> bool:
+def _brought() -> dict[str, str]:
+    """Return the releases of what the application brings of these; read once."""
+    found: dict[str, str] = {}
+    for package in ("celery", *_SDK, _CONVENTIONS, _INSTRUMENTATION):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _fits(home: str, name: str, brought: Mapping[str, str]) -> bool:
     """Return whether the application can be traced; say why not."""
-    problem = _misfit(home)
+    problem = _misfit(home, brought)
     if problem:
         say(f"{problem}: {name} runs untraced")
     return not problem
 
 
-def _has_celery() -> bool:
-    return _version("celery") is not None or find_spec("celery") is not None
+def _has_celery(brought: Mapping[str, str]) -> bool:
+    return "celery" in brought or find_spec("celery") is not None
 
 
-def _misfit(home: str) -> str:
+def _misfit(home: str, brought: Mapping[str, str]) -> str:
     """Return what keeps this program from being traced; empty if nothing does."""
-    celery = _version("celery")
-    if not _has_celery():
+    celery = brought.get("celery")
+    if not _has_celery(brought):
         return "there is no Celery in this environment"
     if celery is not None and _numbers(celery) < LOWEST_CELERY:
         return f"celery is {celery}: expected 5.3 or later"
@@ -214,8 +225,8 @@ def _misfit(home: str) -> str:
         return (
             f"the injected tree has {has}: expected {Path(exporter_folder(home)).name}"
         )
-    api, sdk = map(_version, _SDK)
-    has_family = sdk is not None or _version(_INSTRUMENTATION) is not None
+    api, sdk = map(brought.get, _SDK)
+    has_family = sdk is not None or _INSTRUMENTATION in brought
     for package, version in zip(_SDK, (api, sdk), strict=True):
         if has_family and version is not None and _numbers(version) < LOWEST_SDK:
             return f"{package} is {version}: expected 1.30 or later, or none of it"
@@ -229,16 +240,16 @@ def _misfit(home: str) -> str:
     return ""
 
 
-def _order(home: str) -> list[tuple[str, bool]]:
+def _order(home: str, brought: Mapping[str, str]) -> list[tuple[str, bool]]:
     """Return the folders of the tree, and whether each comes before the application's.
 
     The application's SDK is used if it brings one. Its API alone is no SDK: the newer of
     both APIs is used, since that takes what is written for an older one. The same holds
     for the conventions, which are names.
     """
-    api, sdk = map(_version, _SDK)
-    instrumentation = _version(_INSTRUMENTATION)
-    conventions = _version(_CONVENTIONS)
+    api, sdk = map(brought.get, _SDK)
+    instrumentation = brought.get(_INSTRUMENTATION)
+    conventions = brought.get(_CONVENTIONS)
     is_api_old = (
         sdk is None
         and instrumentation is None
@@ -254,13 +265,6 @@ def _order(home: str) -> list[tuple[str, bool]]:
         folders.append(("instrumentations", False))
     folders.append(("packages", False))
     return [(os.path.join(home, name), is_first) for name, is_first in folders]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _own_version(home: str, folder: str, package: str) -> str:

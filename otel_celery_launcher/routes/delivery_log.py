@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from otel_celery_launcher import messages
 from otel_celery_launcher.delivery.failures import explain
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
-from otel_celery_launcher.settings.checks import printable_path, safe_repr
+from otel_celery_launcher.settings.checks import printable, safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +86,7 @@ class DeliveryLog:
         self._main = main
         self._destination = destination
         self._path = path or signal.path
-        self._spool = printable_path(spool)
+        self._spool = printable(spool)
         self._notice_said = ""
         self._exporter = counters.rows[EXPORTER_ROW].of(signal)
         self._refused_said = 0

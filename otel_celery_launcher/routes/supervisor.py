@@ -25,7 +25,7 @@ from otel_celery_launcher.routes.interpreter import (
     python_executable,
     secret_input,
 )
-from otel_celery_launcher.settings.checks import printable_path
+from otel_celery_launcher.settings.checks import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -275,7 +275,7 @@ class Supervisor:
         if self._spool is not None and status == -signal.SIGBUS:
             row.note_notice(
                 "the exporter process could not read or write"
-                f" {printable_path(self._spool.directory)} (SIGBUS): spans wait in memory from now on"
+                f" {printable(self._spool.directory)} (SIGBUS): spans wait in memory from now on"
             )
             row.note_spools(False)
             self._spool = None

@@ -288,9 +288,9 @@ def safe_repr(value: str) -> str:
     return f"({len(value)} characters, not shown)"
 
 
-def printable_path(path: str) -> str:
-    """Return a path as a line may have it, to be typed; a pasted key is never shown."""
-    return path if is_printable(path) else f"({len(path)} characters, not shown)"
+def printable(value: str) -> str:
+    """Return a value as a line may have it, to be typed; a pasted key is never shown."""
+    return value if is_printable(value) else safe_repr(value)
 
 
 def _sort_names(

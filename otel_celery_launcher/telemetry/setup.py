@@ -33,7 +33,7 @@ from otel_celery_launcher.ipc.span_decoder import read_counted_run
 from otel_celery_launcher.routes.delivery_log import DeliveryLog
 from otel_celery_launcher.routes.handoff import HandoffRoute
 from otel_celery_launcher.settings.advice import printable_endpoint
-from otel_celery_launcher.settings.checks import printable_path
+from otel_celery_launcher.settings.checks import printable
 from otel_celery_launcher.settings.settings import Mode
 from otel_celery_launcher.signals import LOGS, METRICS, TRACES
 from otel_celery_launcher.tasks.instrumentor import (
@@ -247,7 +247,7 @@ class Telemetry:
             "received": spans.received,
             "queued": spans.queued,
             "repeated": counters.rows[EXPORTER_ROW].repeated,
-            "spool": printable_path(settings.spool.directory)
+            "spool": printable(settings.spool.directory)
             if counters.rows[EXPORTER_ROW].spools
             else "",
             "left_out": counters.left_out,

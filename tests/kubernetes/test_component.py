@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tests.kubernetes.tools import run_tool
 from tests.support.harness import Producer, assert_each_run_once, run_some
-from tests.support.servers import APPS
+from tests.support.servers import APPS, IMAGE
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.support.harness import Launcher
+    from tests.kubernetes.tools import run_tool
+from tests.support.harness import Launcher
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "kubernetes"
 COMPONENT = DEPLOY / "inject" / "component"
-IMAGE = Path(sys.prefix + "-plain")  # made by tools/make_plain
 
 PATH = {"name": "PYTHONPATH", "value": "/otel:/app"}
 FROM = {"configMapKeyRef": {"name": "shop", "key": "path"}}
@@ -50,10 +49,7 @@ def built(folder: Path, *workloads: Any) -> dict[str, Any]:
     (base / "all.yaml").write_text(yaml.safe_dump_all(workloads))
     kustomization = {"resources": ["all.yaml"], "components": ["../component"]}
     (base / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    done = subprocess.run(
-        [os.environ["TEST_KUSTOMIZE"], "build", base],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_tool("TEST_KUSTOMIZE", "build", base)
     assert done.returncode == 0, done.stderr
     return {
         each["metadata"]["name"]: each["spec"]["template"]["spec"]
@@ -86,10 +82,7 @@ def test_labelled_workloads_get_the_tree_and_keep_their_variables(
 
 
 def test_the_plain_workloads_can_be_built(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [os.environ["TEST_KUSTOMIZE"], "build", DEPLOY],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_tool("TEST_KUSTOMIZE", "build", DEPLOY)
     assert done.returncode == 0, done.stderr
     kinds = {each["kind"] for each in yaml.safe_load_all(done.stdout)}
     assert {"Deployment", "DaemonSet", "StatefulSet", "ConfigMap"} <= kinds

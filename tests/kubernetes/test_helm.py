@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from tests.kubernetes.tools import run_tool
 from tests.support.harness import Producer, assert_each_run_once, run_some
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.support.harness import Launcher
+    from tests.kubernetes.tools import run_tool
+from tests.support.harness import Launcher
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 CHART = DEPLOY / "helm" / "otel-celery"
@@ -31,11 +33,7 @@ EVERYTHING = (
 OTHERS = {"PrometheusRule"}
 
 
-def helm(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [os.environ["TEST_HELM"], *map(str, words)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+helm = partial(run_tool, "TEST_HELM")
 
 
 def rendered(*values: str) -> list[Any]:

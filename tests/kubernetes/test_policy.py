@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from tests.kubernetes.tools import run_tool
 from tests.support.harness import Producer, assert_each_run_once, run_some
-from tests.support.servers import APPS
+from tests.support.servers import APPS, IMAGE
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
-    from tests.support.harness import Launcher
+    from tests.kubernetes.tools import run_tool
+from tests.support.harness import Launcher
 
 INJECT = Path(__file__).parent.parent.parent / "deploy" / "kubernetes" / "inject"
-IMAGE = Path(sys.prefix + "-plain")  # made by tools/make_plain
 
 POD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -37,10 +35,7 @@ def mutated(folder: Path, pod: dict[str, Any]) -> dict[str, Any]:
     for name, content in (("policy", policy), ("pod", pod)):
         files.append(folder / f"{name}.yaml")
         files[-1].write_text(yaml.safe_dump(content))
-    done = subprocess.run(
-        [os.environ["TEST_KUBERNETES"], *files],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_tool("TEST_KUBERNETES", *files)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = yaml.safe_load(done.stdout)
     return found

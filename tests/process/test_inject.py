@@ -33,12 +33,11 @@ from tests.support.harness import (
 )
 from tests.support.otlp_http import http_receiver
 from tests.support.processes import without_exporters
-from tests.support.servers import APPS, free_port, is_open
+from tests.support.servers import APPS, IMAGE, free_port, is_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-IMAGE = Path(sys.prefix + "-plain")  # made by tools/make_plain
 PYTHON, CELERY = IMAGE / "bin" / "python", IMAGE / "bin" / "celery"
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "fastapi"
 HERE = "python" + ".".join(map(str, sys.version_info[:2]))

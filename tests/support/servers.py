@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPS = Path(__file__).parent.parent / "process" / "apps"
+
+# An application's environment without OpenTelemetry; made by tools/make_plain.
+IMAGE = Path(sys.prefix + "-plain")
 
 
 def free_port() -> int:
