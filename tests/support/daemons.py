@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.support.harness import SCRIPT, processes_in, wait_until
+from tests.support.harness import (
+    SAID_SECONDS,
+    SCRIPT,
+    STOP_SECONDS,
+    processes_in,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from tests.support.harness import Launcher
@@ -53,13 +59,15 @@ class Daemon:
 
     def wait_for_log(self, text: str, count: int = 1) -> Daemon:
         wait_until(
-            lambda: self.log.count(text) >= count, 20, f"{text!r} in {self.logfile}"
+            lambda: self.log.count(text) >= count,
+            SAID_SECONDS,
+            f"{text!r} in {self.logfile}",
         )
         return self
 
     def stop(self) -> None:
         psutil.Process(self.pid).send_signal(signal.SIGTERM)
-        wait_until(lambda: not self.pidfile.exists(), 20, "it has ended")
+        wait_until(lambda: not self.pidfile.exists(), STOP_SECONDS, "it has ended")
 
 
 def daemon_of(launcher: Launcher, node: str) -> Daemon:

@@ -39,6 +39,8 @@ CELERY = Path(sys.executable).with_name("celery")
 # between, waits half a minute for that, under plain Celery too (billiard 4.2, ``pool.py``,
 # ``_ensure_messages_consumed``).
 STOP_SECONDS = 60.0
+# A line may be that of the successor, which SIGHUP starts only after such a stop.
+SAID_SECONDS = STOP_SECONDS + 20
 
 # How the installed Celery spawns its children; empty where it cannot.
 SPAWN = (
@@ -83,7 +85,9 @@ class Process:
     def own_lines(self) -> list[str]:
         return [line for line in self.output.splitlines() if "otel-celery: " in line]
 
-    def wait_for_output(self, text: str, seconds: float = 20, count: int = 1) -> None:
+    def wait_for_output(
+        self, text: str, seconds: float = SAID_SECONDS, count: int = 1
+    ) -> None:
         def is_there() -> bool:
             ended = self.popen.poll() is not None
             found = self.output.count(text) >= count
