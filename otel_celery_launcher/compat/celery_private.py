@@ -328,26 +328,6 @@ def import_instrumentor_alone() -> None:
         del sys.modules[name]
 
 
-# Modules in which Celery closes unknown descriptors: ``--detach``, ``-B``, SIGHUP.
-_CLOSERS = frozenset({"celery.platforms", "celery.beat", "celery.apps.worker"})
-
-
-def keep_descriptors_open(descriptors: Callable[[], Sequence[int]]) -> None:
-    """Make Celery's ``close_open_fds`` (``-B``, ``--detach``) spare our descriptors.
-
-    An application that calls it gets Celery's own.
-    """
-    from celery import platforms
-
-    close = platforms.close_open_fds
-
-    def close_open_fds(keep: Sequence[Any] | None = None) -> None:
-        caller = sys._getframe(1).f_globals.get("__name__")
-        close([*(keep or ()), *descriptors()] if caller in _CLOSERS else keep)
-
-    platforms.close_open_fds = close_open_fds
-
-
 def add_inspect_method(name: str) -> None:
     """Let ``app.control.inspect()`` ask what ``celery inspect`` can ask.
 

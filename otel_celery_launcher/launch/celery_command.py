@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from otel_celery_launcher.command_line import CELERY_ROLES
-from otel_celery_launcher.compat import celery_private
+from otel_celery_launcher.compat import celery_descriptors, celery_private
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.launch.descriptor_limit import require_descriptors
@@ -91,7 +91,7 @@ def set_up(settings: Settings) -> Telemetry:
     telemetry = start(settings)
     note_set_up(telemetry)
     if settings.role in CELERY_ROLES:
-        celery_private.keep_descriptors_open(telemetry.descriptors)
+        celery_descriptors.keep_descriptors_open(telemetry.descriptors)
     Lifecycle(telemetry, partial(_prepare_spawned_children, telemetry)).connect()
     if settings.role == "worker" and settings.health_file:
         HealthFile(settings.health_file, telemetry.main).connect()

@@ -13,7 +13,7 @@ import os
 import sys
 
 from otel_celery_launcher.command_line import read_command_line
-from otel_celery_launcher.compat import celery_private
+from otel_celery_launcher.compat import celery_descriptors
 from otel_celery_launcher.errors import guarded
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.ipc.channel import Channel, Channels
@@ -48,7 +48,7 @@ def _set_up() -> None:
     telemetry = start(settings, from_main)
     telemetry.is_spawned = True
     # Embedded beat, spawned too, closes all descriptors that it does not know.
-    celery_private.keep_descriptors_open(telemetry.descriptors)
+    celery_descriptors.keep_descriptors_open(telemetry.descriptors)
     note_set_up(telemetry)
     Lifecycle(telemetry).connect()
 
