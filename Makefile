@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs faults outage soak servers build clean
+.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs bench-collectors faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -79,11 +79,31 @@ screens: $(VENV)/tested
 # The policy of deploy/kubernetes/inject by the API server's own library, what is for
 # kustomize and Helm by these; it needs Go, and six minutes to build.
 test-kubernetes: $(VENV)/tested $(VENV)-plain/installed servers
-	@command -v go > /dev/null || { echo "Go is not installed: see https://go.dev/doc/install" >&2; exit 1; }
-	cd tests/kubernetes && go build -o ../../.venv-go/kubernetes .
-	cd tests/kubernetes/helm && go build -o ../../../.venv-go/helm helm.sh/helm/v4/cmd/helm
-	cd tests/kubernetes/kustomize && go build -o ../../../.venv-go/kustomize sigs.k8s.io/kustomize/kustomize/v5
+	tools/build_program tests/kubernetes . kubernetes mutate
+	tools/build_program tests/kubernetes/helm helm.sh/helm/v4/cmd/helm helm helm
+	tools/build_program tests/kubernetes/kustomize sigs.k8s.io/kustomize/kustomize/v5 kustomize kustomize
 	TEST_KUBERNETES=$(CURDIR)/.venv-go/kubernetes TEST_KUSTOMIZE=$(CURDIR)/.venv-go/kustomize TEST_HELM=$(CURDIR)/.venv-go/helm $(BIN)/python -m pytest tests/kubernetes
+
+# A Collector with what deploy/collector names, and nothing else; three minutes by Go, and
+# seconds once its cache (outside of this folder) has the packages.
+collector:
+	tools/build_program tests/collector . collector otelcol-contrib
+
+# And Jaeger and Prometheus; a quarter of an hour.
+collectors: collector
+	tools/build_program tests/collector/jaeger github.com/jaegertracing/jaeger/cmd/jaeger jaeger jaeger
+	tools/build_program tests/collector/prometheus github.com/prometheus/prometheus/cmd/prometheus prometheus prometheus
+	tools/build_program tests/collector/prometheus github.com/prometheus/prometheus/cmd/promtool promtool promtool
+
+# The files of deploy/collector in a real Collector, with real workers; a minute.
+test-collectors: $(VENV)/tested servers collector
+	TEST_COLLECTOR=$(CURDIR)/.venv-go/collector $(BIN)/python -m pytest tests/collector
+
+# And in Jaeger and Prometheus.
+test-collectors-full: $(VENV)/tested servers collectors
+	TEST_COLLECTOR=$(CURDIR)/.venv-go/collector TEST_JAEGER=$(CURDIR)/.venv-go/jaeger \
+	  TEST_PROMETHEUS=$(CURDIR)/.venv-go/prometheus TEST_PROMTOOL=$(CURDIR)/.venv-go/promtool \
+	  $(BIN)/python -m pytest tests/collector
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check
@@ -131,6 +151,10 @@ bench-metrics: $(VENV)/tested
 # What a log record costs, beside the SDK's handler: docs/logs.md; two minutes.
 bench-logs: $(VENV)/tested
 	$(BIN)/python bench/logs.py
+
+# What a collector of deploy/collector costs: docs/deploy.md; three minutes.
+bench-collectors: $(VENV)/tested servers collector
+	PYTHONPATH=. $(BIN)/python bench/collectors.py
 
 # Servers the tests start on free ports; installed where we may, else named.
 servers:

@@ -118,7 +118,9 @@ _ROWS = (
         "OC319",
     ),
     _Row(
-        r"^RESOURCE_EXHAUSTED|Too Many Requests|code: 429\b",
+        r"^RESOURCE_EXHAUSTED|Too Many Requests|code: 429\b"
+        # Its memory limiter, by UNAVAILABLE (collector internal/memorylimiter 0.159).
+        r"|data refused due to high memory",
         "the collector accepts no more for now ({})",
         "raise the collector's limits, or lower the sampling ratio",
         "OC320",

@@ -222,9 +222,13 @@ class Producer:
         self.parents: dict[str, str] = {}  # trace id: span id of the publisher
         self.results: list[Any] = []
 
-    def send(self, task: str, *arguments: Any, **options: Any) -> Any:
+    def next_ids(self) -> tuple[str, str]:
+        """Return a trace and the publisher's span in it."""
         number = len(self.parents) + 1
-        trace_id, span_id = f"{number:032x}", f"{number:016x}"
+        return f"{number:032x}", f"{number:016x}"
+
+    def send(self, task: str, *arguments: Any, **options: Any) -> Any:
+        trace_id, span_id = self.next_ids()
         headers = {"traceparent": f"00-{trace_id}-{span_id}-01"}
         headers.update(options.pop("headers", {}))
         self.parents[trace_id] = span_id

@@ -1,0 +1,267 @@
+"""The dashboard and the alerts in a real Prometheus, after a load that is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.parse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from otel_celery_launcher.receiver.memory import Receiver
+from tests.collector.engines import DEPLOY, answer, prometheus
+from tests.support.harness import Producer, hanging_process, run_some, wait_until
+from tests.support.servers import free_port
+
+if TYPE_CHECKING:
+    from tests.collector.engines import Engine, Engines
+    from tests.support.harness import Launcher
+
+INTERVAL_SECONDS = 1
+# What Grafana makes of a query's interval of one minute, the workers' default: four of it.
+RATE_SECONDS = 4 * INTERVAL_SECONDS
+
+
+class Prometheus:
+    """Questions to the server."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._base = f"http://127.0.0.1:{engine.ports['http']}/api/v1/"
+
+    def get(self, path: str, **query: object) -> Any:
+        words = urllib.parse.urlencode(query)
+        found = json.loads(answer(f"{self._base}{path}?{words}") or "{}")
+        assert found["status"] == "success", found
+        return found["data"]
+
+    def values(
+        self, query: str, at: float | None = None
+    ) -> dict[tuple[str, ...], float]:
+        """Return the value for each set of labels' values, sorted by the labels."""
+        given = {} if at is None else {"time": at}
+        return {
+            tuple(value for _, value in sorted(each["metric"].items())): float(
+                each["value"][1]
+            )
+            for each in self.get("query", query=query, **given)["result"]
+        }
+
+
+def panels() -> dict[str, list[str]]:
+    """Return the queries of each panel, as Grafana sends them."""
+    text = (DEPLOY / "compose/grafana/dashboards/celery.json").read_text()
+    return {
+        panel["title"]: [
+            target["expr"]
+            .replace("$task", ".*")
+            .replace("$__rate_interval", f"{RATE_SECONDS}s")
+            for target in panel["targets"]
+        ]
+        for panel in json.loads(text)["panels"]
+    }
+
+
+def test_the_interval_of_each_query_is_that_of_the_workers() -> None:
+    """Two values in each window: Grafana takes four times a query's own interval."""
+    text = (DEPLOY / "compose/grafana/dashboards/celery.json").read_text()
+    for panel in json.loads(text)["panels"]:
+        assert {each["interval"] for each in panel["targets"]} == {"1m"}
+
+
+def test_alerts() -> None:
+    done = subprocess.run(
+        [os.environ["TEST_PROMTOOL"], "test", "rules",
+         Path(__file__).parent / "alerts.yaml"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_is_tested() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus/rules.yaml").read_text())
+    names = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    cases = yaml.safe_load((Path(__file__).parent / "alerts.yaml").read_text())["tests"]
+    raised = {
+        each["alertname"]
+        for case in cases
+        for each in case["alert_rule_test"]
+        if each.get("exp_alerts")
+    }
+    assert raised == names
+
+
+@pytest.fixture
+def measured(engines: Engines, launcher: Launcher, broker: str) -> Prometheus:
+    """A worker and beat over agent and gateway; the load has come and gone."""
+    port = free_port()
+    receivers = [Receiver().start(), Receiver().start()]
+    gateway = engines.gateway(
+        [f"127.0.0.1:{each.port}" for each in receivers],
+        PROMETHEUS_ENDPOINT=f"http://127.0.0.1:{port}/api/v1/otlp",
+    )
+    agent = engines.collector("agent", OTEL_GATEWAY_ENDPOINT=gateway.address)
+    server = Prometheus(prometheus(engines, agent, gateway, port=port))
+    launcher.environ |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": agent.endpoint,
+        "OTEL_METRIC_EXPORT_INTERVAL": str(INTERVAL_SECONDS * 1000),
+    }
+    launcher.worker("-c2", app="traces")
+    launcher.start("-A", "shop", "beat", "-l", "INFO")
+    return server
+
+
+def test_each_panel_answers_with_what_happened(
+    measured: Prometheus, broker: str
+) -> None:
+    """Whole numbers where events are counted, each from the very first on."""
+    producer = Producer(broker)
+    run_some(producer, 1, "shop.publish_noop")  # from here on the series are there
+    wait_until(
+        lambda: measured.values("messaging_process_duration_seconds_count"),
+        20,
+        "the first value is there",
+    )
+    producer.send_many("traces.fail", 7)
+    producer.send_many("traces.exits", 2)
+    producer.send_many("shop.nap", 4, 0.25)
+    late = producer.send("shop.noop", countdown=2)
+    producer.app.control.revoke(late.id)
+    wait_until(late.ready, 20, "it was revoked")
+    producer.wait_for_results()
+    done = time.time()
+    runs = Counter({"traces.fail": 7, "traces.exits": 2, "shop.nap": 4})
+    counted = 'messaging_process_duration_seconds_count{celery_task_name!="shop.noop"}'
+    wait_until(
+        lambda: sum(measured.values(f"sum({counted})").values()) == runs.total() + 1,
+        20,
+        "all runs are counted",
+    )
+    wait_until(
+        lambda: measured.values("celery_tasks_unrun_total"), 20, "so is what never ran"
+    )
+
+    def highest(title: str, number: int = 0) -> dict[tuple[str, ...], float]:
+        """Return what a panel's query showed at most, asked for each second."""
+        query = panels()[title][number]
+        found: dict[tuple[str, ...], float] = {}
+        for second in range(-15, int(time.time() - done) + 1):
+            for key, value in measured.values(query, done + second).items():
+                found[key] = max(value, found.get(key, value))
+        return found
+
+    assert highest("Failures") == pytest.approx(
+        {("traces.fail", "ValueError"): 7,
+         ("traces.exits", "billiard.exceptions.WorkerLostError"): 2},
+        rel=0.35,  # spread over two windows
+    )  # fmt: skip
+    assert highest("Killed tasks, and tasks that never run")[("traces.exits",)] >= 1
+    assert highest("Killed tasks, and tasks that never run", 1) == {
+        ("revoked", "shop.noop"): 1
+    }
+    assert sum(highest("Pool processes that ended").values()) >= 1
+    (throughput,) = panels()["Throughput"]
+    wait_until(
+        lambda: 1.6 < measured.values(throughput).get(("shop.noop",), 0) < 2.4,
+        20,
+        "beat publishes a task each half second",
+    )
+    (slowest,) = [
+        value
+        for key, value in highest("Run time, 95th percentile").items()
+        if key == ("shop.nap",)
+    ]
+    assert 0.25 <= slowest <= 0.5  # the bucket of 0.25 s to 0.5 s
+    assert 0 < highest("Queue wait, 95th percentile")[("shop.noop",)] < 1
+    assert highest("Queue depth").keys() == {("celery",)}
+    assert 0 < highest("Utilisation of the pools")[("shop-worker",)] <= 1
+    assert highest("Tasks in the workers").keys() == {
+        ("active",), ("reserved",), ("scheduled",)
+    }  # fmt: skip
+    assert ("shop.noop",) in highest("Publishes and their failures")
+    assert highest("Beat").keys() == {("shop-beat",)}
+    assert highest("Beat", 1)[()] < 1
+    assert highest("CPU of the workers").keys() == {
+        ("main",), ("children",), ("exporter",)
+    }  # fmt: skip
+    for query in panels()["Telemetry that is lost"]:
+        wait_until(
+            lambda query=query: set(measured.values(query).values()) == {0},
+            20,
+            f"nothing is lost: {query}",
+        )
+
+
+def test_orphans_killed_tasks_and_exemplars(measured: Prometheus, broker: str) -> None:
+    producer = Producer(broker)
+    for _ in range(3):
+        producer.app.send_task("shop.noop")  # without a trace
+    producer.send("traces.fail")
+    (trace_id,) = producer.parents
+    producer.send("traces.hangs")
+    os.kill(hanging_process(producer.app.backend.client), signal.SIGKILL)
+    killed = 'messaging_process_duration_seconds_count{celery_task_name="traces.hangs"}'
+    wait_until(lambda: measured.values(killed), 20, "the killed run is counted")
+    orphans = panels()["Orphans"][0]
+    wait_until(lambda: measured.values(orphans), 20, "orphans are counted")
+
+    def firing() -> set[str]:
+        return {
+            each["labels"]["alertname"]
+            for each in measured.get("alerts")["alerts"]
+            if each["state"] == "firing"
+        }
+
+    wait_until(lambda: "CeleryTasksKilled" in firing(), 20, "the first kill alerts")
+
+    def with_exemplar() -> set[str]:
+        found = measured.get(
+            "query_exemplars",
+            query="messaging_process_duration_seconds_bucket",
+            start=time.time() - 60,
+            end=time.time(),
+        )
+        return {
+            each["labels"]["trace_id"]
+            for series in found
+            for each in series["exemplars"]
+        }
+
+    wait_until(
+        lambda: trace_id in with_exemplar(), 20, "the failure leads to its trace"
+    )
+
+
+def test_a_histogram_that_is_one_series(
+    engines: Engines, launcher: Launcher, broker: str
+) -> None:
+    """For fleets with more series than Prometheus holds: deploy/collector/README.md."""
+    port = free_port()
+    with Receiver() as receiver:
+        gateway = engines.gateway(
+            [f"127.0.0.1:{receiver.port}"],
+            PROMETHEUS_ENDPOINT=f"http://127.0.0.1:{port}/api/v1/otlp",
+        )
+        server = Prometheus(prometheus(engines, gateway, port=port))
+        launcher.worker(
+            OTEL_EXPORTER_OTLP_ENDPOINT=gateway.endpoint,
+            OTEL_METRIC_EXPORT_INTERVAL="1000",
+            OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=(
+                "base2_exponential_bucket_histogram"
+            ),
+        )
+        run_some(Producer(broker), 4, "shop.query")
+        name = 'messaging_process_duration_seconds{celery_task_name="shop.query"}'
+        count = f"histogram_count({name})"
+        wait_until(
+            lambda: [*server.values(count).values()] == [4], 20, "all are counted"
+        )
+        (median,) = server.values(f"histogram_quantile(0.5, {name})").values()
+        assert 0 < median < 1
+        assert server.values(name.replace("seconds{", "seconds_bucket{")) == {}
