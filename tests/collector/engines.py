@@ -29,7 +29,7 @@ START_SECONDS = 20
 NOWHERE = "http://127.0.0.1:9"  # for a destination that a test does not look at
 
 # How long a test's sampler waits for the rest of a trace, for the 30 s of the file.
-DECISION_SECONDS = 3
+DECISION_SECONDS = 6
 
 
 def answer(url: str) -> str | None:

@@ -34,7 +34,9 @@ def test_jaeger_answers_the_trace_that_tail_shows(
 
     def shown() -> list[dict[str, Any]]:
         return [
-            json.loads(line) for line in tail.output.splitlines() if trace_id in line
+            json.loads(line)
+            for line in tail.output.splitlines(keepends=True)
+            if trace_id in line and line.endswith("\n")
         ]
 
     wait_until(shown, 30, "tail shows the trace")
