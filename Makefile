@@ -97,7 +97,7 @@ collectors: collector
 
 # The files of deploy/collector in a real Collector, with real workers; a minute.
 test-collectors: $(VENV)/tested servers collector
-	TEST_COLLECTOR=$(CURDIR)/.venv-go/collector $(BIN)/python -m pytest tests/collector
+	TEST_COLLECTOR=$(CURDIR)/.venv-go/collector $(BIN)/python -m pytest -n $${TEST_PROCESSES:-3} tests/collector
 
 # And in Jaeger and Prometheus.
 test-collectors-full: $(VENV)/tested servers collectors

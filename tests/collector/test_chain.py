@@ -131,24 +131,30 @@ def test_traces_worth_keeping_arrive_whole_by_one_sampler(
     chain: Chain, broker: str
 ) -> None:
     producer = RandomProducer(broker)
-    traces = {
+    kept = {
         "lost": producer.trace_of("traces.hangs"),
         "failed": producer.trace_of("traces.fail"),
         "failed below": producer.trace_of("traces.canvas", "errback"),
         "over its limit": producer.trace_of("traces.limited"),
         "ended its process": producer.trace_of("traces.exits"),
-        "retried": producer.trace_of("shop.flaky", 1),
         "slow": producer.trace_of("shop.nap", 5.2),
     }
+    others = {
+        "good": producer.trace_of("traces.canvas", "chord"),
+        "retried": producer.trace_of("shop.flaky", 1),
+        "rejected": producer.trace_of("traces.rejects"),
+        "ignored": producer.trace_of("traces.ignores"),
+        "expected": producer.trace_of("traces.expects"),
+        "expired": producer.trace_of("shop.noop", expires=-1),
+    }
+    traces = kept | others
     os.kill(hanging_process(producer.app.backend.client), signal.SIGKILL)
     chain.wait_for_decisions(len(traces))
     arrived = {why: chain.of_trace(trace_id) for why, trace_id in traces.items()}
     for why, spans in arrived.items():
         if spans:
             assert_whole(spans, producer.parents[traces[why]])
-    assert {why for why, spans in arrived.items() if spans} >= traces.keys() - {
-        "retried"
-    }
+    assert {why for why, spans in arrived.items() if spans} >= kept.keys()
     (lost,) = [span for span in arrived["lost"] if span.kind == "CONSUMER"]
     assert lost.attributes["celery.lost"] is True
 

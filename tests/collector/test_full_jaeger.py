@@ -25,7 +25,8 @@ def test_jaeger_answers_the_trace_that_tail_shows(
     )
     tail.wait_for_output("OTEL_EXPORTER_OTLP_ENDPOINT")
     backend = jaeger(engines)
-    samplers = engines.samplers(f"127.0.0.1:{port}", JAEGER_ENDPOINT=backend.address)
+    tails = [f"127.0.0.1:{port}"] * 2
+    samplers = engines.samplers(*tails, JAEGER_ENDPOINT=backend.address)
     gateway = engines.gateway([each.address for each in samplers])
     agent = engines.collector("agent", OTEL_GATEWAY_ENDPOINT=gateway.address)
     launcher.worker(app="traces", OTEL_EXPORTER_OTLP_ENDPOINT=agent.endpoint)
