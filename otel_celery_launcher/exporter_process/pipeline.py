@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 HOLD_SECONDS = 0.5
 
 # One export: receivers refuse more than 4 MiB, and a frame grows when it is encoded.
-BATCH_SPANS = 512
 BATCH_BYTES = 512 * 1024
 
 # Each of several exporters has its own thread, but they share one row.
@@ -112,6 +111,7 @@ class Pipeline:
         self._decode = decode
         self._row = row
         self._figures = row.of(signal)
+        self._batch_items = signal.batch
         self._own = source
         self._ring, self._cursor = source
         self._adopted: list[Source] = []
@@ -192,7 +192,9 @@ class Pipeline:
     def _is_full(self) -> bool:
         """Return whether there is enough for a batch."""
         cursor = self._cursor
-        return cursor.waiting >= BATCH_SPANS or cursor.waiting_bytes >= BATCH_BYTES
+        return (
+            cursor.waiting >= self._batch_items or cursor.waiting_bytes >= BATCH_BYTES
+        )
 
     def _run(self) -> None:
         """Send until the process ends (the sender's thread)."""
@@ -243,7 +245,7 @@ class Pipeline:
     def _take(self, batch: Batch) -> list[Any]:
         ring, cursor = batch.source
         with ring.lock:
-            taken = cursor.take(BATCH_SPANS, BATCH_BYTES)
+            taken = cursor.take(self._batch_items, BATCH_BYTES)
             batch.position = cursor.position
         return self._read(ring, taken)
 

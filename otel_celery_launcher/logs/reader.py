@@ -42,6 +42,8 @@ _NOT_EXTRA = frozenset(logging.makeLogRecord({}).__dict__) | {
     *("otelServiceName", "otelTraceID", "otelSpanID", "otelTraceSampled"),
 }
 
+_RECORD_FIELDS = len(logging.makeLogRecord({}).__dict__)
+
 # Characters of a body or a value; a longer one is cut.
 TEXT_CHARACTERS = 64 * 1024
 
@@ -125,7 +127,9 @@ class LogReader:
         exc = None if record.exc_info is None else _exception_of(record)
         context = celery_logs.context_of(record) if record.args else None
         attributes = {}
-        extra = record.__dict__.keys() - _NOT_EXTRA
+        extra: set[str] = set()
+        if len(record.__dict__) != _RECORD_FIELDS:  # a tenth of the set's cost
+            extra = record.__dict__.keys() - _NOT_EXTRA
         if extra or options.has_code or exc is not None or context is not None:
             attributes = self._attributes(record, extra, context, exc)
         body = self._body(record, context, attributes)

@@ -32,7 +32,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from otel_celery_launcher.exporter_process.pipeline import BATCH_SPANS
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.receiver.grpc_server import GrpcServer
 from otel_celery_launcher.signals import TRACES
@@ -78,7 +77,7 @@ class Account:
         """
         lost = max(self.missing, self.untold)
         is_whole = lost <= (self.counted if self.faults["exporter stopped"] else 0)
-        return is_whole and self.twice <= BATCH_SPANS * self.exporter_deaths
+        return is_whole and self.twice <= TRACES.batch * self.exporter_deaths
 
     def __str__(self) -> str:
         faults = ", ".join(f"{name} {count}" for name, count in self.faults.items())

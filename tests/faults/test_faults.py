@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from otel_celery_launcher.exporter_process.pipeline import BATCH_SPANS
+from otel_celery_launcher.signals import TRACES
 from tests.faults.driver import Driver
 
 if TYPE_CHECKING:
@@ -27,4 +27,4 @@ def test_every_task_is_accounted_for(tmp_path: Path, seed: int) -> None:
         # Else a killed child may have had spans for which the kernel's buffer, which
         # nobody read, had no room.
         assert account.missing == account.untold == 0
-    assert account.twice <= BATCH_SPANS * account.exporter_deaths
+    assert account.twice <= TRACES.batch * account.exporter_deaths

@@ -20,8 +20,8 @@ import redis
 from celery import Celery
 from celery.bin.worker import worker as celery_worker
 
-from otel_celery_launcher.exporter_process.pipeline import BATCH_SPANS
 from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.signals import TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -378,7 +378,7 @@ def assert_each_run_arrives(
     collector.wait_for(lambda _: len(set(found())) >= len(expected), 15)
     missing = expected - set(found())
     assert not missing, f"{len(missing)} of {len(expected)} are missing"
-    assert len(found()) - len(expected) <= kills * BATCH_SPANS
+    assert len(found()) - len(expected) <= kills * TRACES.batch
 
 
 def with_site(launcher: Launcher, name: str) -> str:
