@@ -45,8 +45,10 @@ def _close_at_exec(spared: Sequence[Any]) -> bool:
     """Have the kernel close all descriptors but some at an exec; False if it cannot."""
     from kombu.utils.compat import maybe_fileno
 
+    if sys.platform not in ("linux", "darwin"):  # others may list three in /dev/fd
+        return False
     try:
-        descriptors = {int(name) for name in os.listdir("/dev/fd")}
+        descriptors = {int(name) for name in os.listdir("/dev/fd") if name.isdigit()}
     except OSError:
         return False
     for descriptor in descriptors.difference(map(maybe_fileno, spared)):

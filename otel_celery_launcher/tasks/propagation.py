@@ -99,6 +99,19 @@ def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
     return valid_context(trace_id, span_id, FLAGS[int(match[3], 16)], is_remote=True)
 
 
+# What the default propagators read and write.
+W3C_FIELDS = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+def w3c_fields(context: SpanContext) -> dict[str, str]:
+    """Return what ``TraceContextTextMapPropagator`` writes of a valid context."""
+    trace_id, span_id, _, flags, state, _ = context  # a tuple by declaration
+    fields = {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"}
+    if state:
+        fields["tracestate"] = state.to_header()
+    return fields
+
+
 def _handed(request: Any, context: Context) -> Context:
     """Return what a hand-written instrumentation has put into a message."""
     for carrier in _carriers(request):

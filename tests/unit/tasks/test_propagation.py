@@ -10,8 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    TraceState,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_celery_launcher.tasks.propagation import REQUEST, parent_of
+from otel_celery_launcher.tasks.propagation import (
+    REQUEST,
+    W3C_FIELDS,
+    parent_of,
+    w3c_fields,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +70,21 @@ def test_a_message_is_read_as_the_propagators_would(
     assert trace.get_current_span(ours).get_span_context() == (
         trace.get_current_span(theirs).get_span_context()
     )
+
+
+@given(
+    trace_id=st.integers(1, 2**128 - 1),
+    span_id=st.integers(1, 2**64 - 1),
+    flags=st.integers(0, 255),
+    state=st.sampled_from([None, TraceState([("vendor", "a"), ("other", "b=c")])]),
+)
+def test_the_fields_are_those_of_the_propagator(
+    trace_id: int, span_id: int, flags: int, state: TraceState | None
+) -> None:
+    context = SpanContext(trace_id, span_id, False, TraceFlags(flags), state)
+    written: dict[str, str] = {}
+    within = trace.set_span_in_context(NonRecordingSpan(context))
+    propagator = TraceContextTextMapPropagator()
+    propagator.inject(written, within)
+    assert w3c_fields(context) == written
+    assert written.keys() <= propagator.fields <= W3C_FIELDS
