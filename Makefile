@@ -79,9 +79,9 @@ screens: $(VENV)/tested
 # The policy of deploy/kubernetes/inject by the API server's own library, what is for
 # kustomize and Helm by these; it needs Go, and six minutes to build.
 test-kubernetes: $(VENV)/tested $(VENV)-plain/installed servers
-	tools/build_program tests/kubernetes . kubernetes mutate
-	tools/build_program tests/kubernetes/helm helm.sh/helm/v4/cmd/helm helm helm
-	tools/build_program tests/kubernetes/kustomize sigs.k8s.io/kustomize/kustomize/v5 kustomize kustomize
+	tools/build_program tests/kubernetes . kubernetes
+	tools/build_program tests/kubernetes/helm helm.sh/helm/v4/cmd/helm helm
+	tools/build_program tests/kubernetes/kustomize sigs.k8s.io/kustomize/kustomize/v5 kustomize
 	TEST_KUBERNETES=$(CURDIR)/.venv-go/kubernetes TEST_KUSTOMIZE=$(CURDIR)/.venv-go/kustomize TEST_HELM=$(CURDIR)/.venv-go/helm $(BIN)/python -m pytest tests/kubernetes
 
 # A Collector with what deploy/collector names, and nothing else; three minutes by Go, and

@@ -31,6 +31,7 @@ SPANS = 7 * CHAINS
 TRACE_ID = re.compile(rb"\x0a\x10(.{16})\x12\x08", re.DOTALL)  # field 1, then field 2
 
 WARM_SECONDS = 3
+WINDOW_SECONDS = {"fixed": 30, "full": 3}
 CALLS = 4  # at a time
 FIXED_RATE = 5000  # spans a second
 
@@ -99,12 +100,16 @@ class Figures(NamedTuple):
 
 
 def load(
-    engine: Engine, requests: list[Request], seconds: float, rate: float | None
+    engine: Engine,
+    requests: list[Request],
+    seconds: float,
+    rate: float | None,
+    warm: float,
 ) -> Figures:
-    """Send for some seconds, at a rate or as fast as it goes."""
+    """Send for some seconds, at a rate or as fast as it goes, once it is warm."""
     with grpc.insecure_channel(engine.address) as channel:
         export = channel.unary_unary(METHOD)
-        send(export, requests, WARM_SECONDS, rate, engine)
+        send(export, requests, warm, rate, engine)
         before, began = engine.usage()[0], time.monotonic()
         sent, peak = send(export, requests, seconds, rate, engine)
     took = time.monotonic() - began
@@ -152,19 +157,25 @@ def main() -> None:
         sink = f"127.0.0.1:{counted.port}"
         for kind in ("agent", "gateway", "sampler"):
             for text, rate in (("fixed", FIXED_RATE), ("full", None)):
-                long = 40 if kind == "sampler" and rate else seconds
+                warm = WARM_SECONDS
                 with Engines(Path(tempfile.mkdtemp(dir=folder))) as engines:
                     if kind == "agent":
                         engine = engines.collector("agent", OTEL_GATEWAY_ENDPOINT=sink)
                     elif kind == "gateway":
                         engine = engines.gateway([sink])
                     else:
+                        window = WINDOW_SECONDS[text]
+                        warm += window
                         engine = engines.collector(
-                            "sampler", TEMPO_ENDPOINT=sink, JAEGER_ENDPOINT=sink
-                        )
-                    print(
-                        load(engine, requests, long, rate).row(kind, text), flush=True
-                    )
+                            "sampler",
+                            {"processors": {"tail_sampling": {
+                                "decision_wait": f"{window}s", "num_traces": 500_000,
+                            }}},
+                            TEMPO_ENDPOINT=sink,
+                            JAEGER_ENDPOINT=sink,
+                        )  # fmt: skip
+                    figures = load(engine, requests, seconds, rate, warm)
+                    print(figures.row(kind, text), flush=True)
         counted.stop()
 
 

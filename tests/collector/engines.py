@@ -35,7 +35,7 @@ DECISION_SECONDS = 6
 def answer(url: str) -> str | None:
     """Return what a GET answers; None while nothing does."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as found:
+        with urllib.request.urlopen(url, timeout=10) as found:
             return str(found.read().decode())
     except (urllib.error.URLError, OSError):
         return None
@@ -65,7 +65,8 @@ class Engine:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a Collector's own metric; 0 before its first value."""
-        text = answer(f"http://127.0.0.1:{self.ports['metrics']}/metrics") or ""
+        text = answer(f"http://127.0.0.1:{self.ports['metrics']}/metrics")
+        assert text is not None, self.output
         found = 0.0
         for line in text.splitlines():
             series, _, value = line.rpartition(" ")
@@ -82,7 +83,7 @@ class Engine:
         return times.user + times.system, process.memory_info().rss
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it; SIGKILL as after a failure of the machine."""
+        """End it; SIGKILL is a failure of the node."""
         self.popen.send_signal(number)
         self.popen.wait(60)
 
@@ -158,7 +159,7 @@ class Engines:
         ) | {"OTEL_QUEUE_DIRECTORY": str(self.folder / f"queue-{number}")}
         return self.run(
             [os.environ["TEST_COLLECTOR"],
-             f"--config={FILES[name]}", f"--config={changed}"],
+             f"--config={DEPLOY / 'collector' / name}.yaml", f"--config={changed}"],
             f"http://127.0.0.1:{ports['health']}/",
             ports,
             **defaults | environ,

@@ -72,7 +72,7 @@ class Chain:
         return {span.trace_id for each in self.tempos for span in each.spans}
 
     def wait_for_decisions(self, count: int) -> None:
-        """Wait until the samplers have decided on so many traces, and sent."""
+        """Wait until the samplers have decided on that number of traces, and sent."""
         name = "otelcol_processor_tail_sampling_global_count_traces_sampled"
         wait_until(
             lambda: sum(each.metric(name) for each in self.samplers) >= count,
@@ -200,6 +200,12 @@ def test_late_spans_follow_the_decision_on_their_trace(
     again(failed, "shop.noop")
     wait_until(
         lambda: len(chain.of_trace(failed)) == 2, 20, "a kept trace is completed"
+    )
+    late = "otelcol_processor_tail_sampling_early_releases_from_cache_decision"
+    wait_until(
+        lambda: sum(each.metric(late, sampled="false") for each in chain.samplers) == 1,
+        20,
+        "the decision on the dropped one is remembered",
     )
     assert chain.of_trace(dropped[0]) == [], "a dropped trace stays dropped"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from tests.deploy.test_deploy import COLLECTORS
 def said_by_collector(*words: object) -> tuple[int, str]:
     done = subprocess.run(
         [os.environ["TEST_COLLECTOR"], *map(str, words)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
@@ -38,8 +39,8 @@ def test_a_misspelt_key_is_found() -> None:
     assert "endpiont" in said
 
 
-def test_it_has_what_is_named_and_nothing_else() -> None:
-    """A distribution of one's own needs no more (tests/collector/main.go)."""
+def test_a_distribution_of_ones_own_needs_no_more() -> None:
+    """tests/collector/main.go has what is named here, and nothing else."""
     status, said = said_by_collector("components")
     assert status == 0
     found = {
@@ -63,3 +64,7 @@ def test_its_version_is_that_of_the_images() -> None:
     (version,) = re.findall(r"\d+\.\d+\.\d+", said)
     text = (DEPLOY / "compose/compose.yaml").read_text()
     assert f"opentelemetry-collector-contrib:{version}" in text
+    modules = (Path(__file__).parent / "go.mod").read_text()
+    assert f"go.opentelemetry.io/collector/otelcol v{version}" in modules
+    contrib = re.findall(r"collector-contrib/\w+/\S+ v(\S+)\n", modules)
+    assert set(contrib) == {version}

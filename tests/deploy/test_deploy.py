@@ -194,6 +194,26 @@ def test_each_alert_has_a_runbook() -> None:
             assert anchor in anchors, rule["alert"]
 
 
+def test_the_interval_of_each_query_is_that_of_the_workers() -> None:
+    """Two values in each window: Grafana takes four times a query's own interval."""
+    text = (DEPLOY / "compose/grafana/dashboards/celery.json").read_text()
+    for panel in json.loads(text)["panels"]:
+        assert {each["interval"] for each in panel["targets"]} == {"1m"}
+
+
+def test_each_alert_is_tested() -> None:
+    rules = yaml.safe_load((DEPLOY / "prometheus/rules.yaml").read_text())
+    names = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    cases = yaml.safe_load((ROOT / "tests/collector/alerts.yaml").read_text())["tests"]
+    raised = {
+        each["alertname"]
+        for case in cases
+        for each in case["alert_rule_test"]
+        if each.get("exp_alerts")
+    }
+    assert raised == names
+
+
 # What Grafana, Tempo and Prometheus read: the keys that are used, by their documentation.
 QUERY = dict.fromkeys(("customQuery", "datasourceUid", "query", "spanEndTimeShift",
                        "spanStartTimeShift"))  # fmt: skip
