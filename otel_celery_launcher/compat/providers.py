@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 
+# Most have fewer; some make one for each request.
+TRACERS_KEPT = 1000
+
+
 class ForkableTracerProvider(TracerProvider):
     """A provider whose at-fork hook runs no detector.
 
@@ -33,9 +37,26 @@ class ForkableTracerProvider(TracerProvider):
         self._wrap_tracer = wrap_tracer  # called with each new tracer, and its scope
         # Only SDK 1.44 and later remember them, and they keep the resource they got.
         self.handed_out: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: dict[tuple[Any, ...], trace_api.Tracer] = {}
 
     def get_tracer(self, *arguments: Any, **named: Any) -> trace_api.Tracer:
-        """Return a tracer, and remember it for ``set_resource``."""
+        """Return a tracer, and remember it for ``set_resource``.
+
+        The same one for the same arguments, as the SDK does since 1.44, but without its
+        95 calls: applications ask for one at each span.
+        """
+        try:
+            known = None if named else self._known.get(arguments)
+        except TypeError:  # attributes of a scope
+            return self._new_tracer(*arguments, **named)
+        if known is not None:
+            return known
+        tracer = self._new_tracer(*arguments, **named)
+        if not named and len(self._known) < TRACERS_KEPT:
+            self._known[arguments] = tracer
+        return tracer
+
+    def _new_tracer(self, *arguments: Any, **named: Any) -> trace_api.Tracer:
         tracer = super().get_tracer(*arguments, **named)
         # The same tracer for the same scope: since SDK 1.44.
         if tracer not in self.handed_out:

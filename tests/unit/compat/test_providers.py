@@ -34,6 +34,20 @@ def test_set_resource_reaches_tracers_already_handed_out() -> None:
     assert [dict(each.attributes) for each in seen.resources] == [{"slot": "1"}] * 2
 
 
+def test_a_tracer_is_found_again() -> None:
+    """By its scope; attributes, which are no key, are part of it."""
+    wrapped: list[str] = []
+    provider = providers.ForkableTracerProvider(
+        wrap_tracer=lambda _, name: wrapped.append(name), shutdown_on_exit=False
+    )
+    tracer = provider.get_tracer("shop", "1.0")
+    assert provider.get_tracer("shop", "1.0") is tracer
+    other = provider.get_tracer("shop", "1.0", None, {"kind": "book"})
+    assert other is not tracer
+    assert provider.get_tracer("shop", "2.0") is not tracer
+    assert wrapped == ["shop"] * 3
+
+
 def test_fork_hook_runs_no_detector() -> None:
     if hasattr(TracerProvider, "_handle_fork"):  # SDK 1.44 and later
         provider = providers.ForkableTracerProvider(
