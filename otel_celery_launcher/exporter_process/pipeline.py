@@ -110,8 +110,7 @@ class Pipeline:
         self.on_sent: Callable[[float, Answer], object] | None = None
         self._decode = decode
         self._row = row
-        self._figures = row.of(signal)
-        self._batch_items = signal.batch
+        self._figures, self._batch_items = row.of(signal), signal.batch
         self._own = source
         self._ring, self._cursor = source
         self._adopted: list[Source] = []
