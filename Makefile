@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs bench-instructions bench-collectors faults outage soak servers build clean
+.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs bench-collectors faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -151,10 +151,6 @@ bench-metrics: $(VENV)/tested
 # What a log record costs, beside the SDK's handler: docs/logs.md; two minutes.
 bench-logs: $(VENV)/tested
 	$(BIN)/python bench/logs.py
-
-# Instructions a task, counted by valgrind, beside opentelemetry-instrument; ten minutes.
-bench-instructions: $(VENV)/tested servers
-	$(BIN)/python bench/instructions.py
 
 # What a collector of deploy/collector costs: docs/deploy.md; three minutes.
 bench-collectors: $(VENV)/tested servers collector
