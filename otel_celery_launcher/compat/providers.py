@@ -45,15 +45,15 @@ class ForkableTracerProvider(TracerProvider):
         The same one for the same arguments, as the SDK does since 1.44, but without its
         95 calls: applications ask for one at each span.
         """
+        key = () if named else arguments
         try:
-            known = None if named else self._known.get(arguments)
+            tracer = self._known.get(key)
         except TypeError:  # attributes of a scope
-            return self._new_tracer(*arguments, **named)
-        if known is not None:
-            return known
-        tracer = self._new_tracer(*arguments, **named)
-        if not named and len(self._known) < TRACERS_KEPT:
-            self._known[arguments] = tracer
+            key, tracer = (), None
+        if tracer is None:
+            tracer = self._new_tracer(*arguments, **named)
+            if key and len(self._known) < TRACERS_KEPT:
+                self._known[key] = tracer
         return tracer
 
     def _new_tracer(self, *arguments: Any, **named: Any) -> trace_api.Tracer:

@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
     from tests.collector.engines import Engines
 
-collect_ignore_glob = (
-    ["test_*"]
-    if "TEST_COLLECTOR" not in os.environ
-    else []
-    if "TEST_JAEGER" in os.environ
-    else ["test_full_*"]
-)
+collect_ignore_glob = []
+if "TEST_COLLECTOR" not in os.environ:
+    collect_ignore_glob.append("test_*")
+if "TEST_JAEGER" not in os.environ:
+    collect_ignore_glob.append("test_full_*")
 
 
 @pytest.fixture

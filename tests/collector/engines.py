@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
-FILES = {
-    name: DEPLOY / "collector" / f"{name}.yaml" for name in ("agent", "gateway")
-} | {"sampler": DEPLOY / "collector" / "sampler.yaml"}
 START_SECONDS = 20
 NOWHERE = "http://127.0.0.1:9"  # for a destination that a test does not look at
 
 # How long a test's sampler waits for the rest of a trace, for the 30 s of the file.
 DECISION_SECONDS = 6
+
+
+def free_ports(*more: str) -> dict[str, int]:
+    """Return a port for each thing that a collector listens for, by its name."""
+    names = ("grpc", "http", "health", "metrics", *more)
+    return {each: free_port() for each in names}
 
 
 def answer(url: str) -> str | None:
@@ -142,9 +145,7 @@ class Engines:
             ports: Those of the one that this replaces.
             environ: Its variables; destinations that are not named lead nowhere.
         """
-        ports = ports or {
-            each: free_port() for each in ("grpc", "http", "health", "metrics")
-        }
+        ports = ports or free_ports()
         number = len(self._started)
         changed = self.folder / f"{number}.yaml"
         changed.write_text(yaml.safe_dump(merged(own_ports(ports), overlay or {})))
@@ -240,10 +241,7 @@ def errors_in(output: str) -> list[str]:
 
 def jaeger(engines: Engines) -> Engine:
     """Run Jaeger with its own configuration, traces in memory."""
-    ports = {
-        each: free_port()
-        for each in ("grpc", "http", "health", "query", "query-grpc", "metrics")
-    }
+    ports = free_ports("query", "query-grpc")
     config = {
         "service": {
             "extensions": ["jaeger_storage", "jaeger_query"],

@@ -81,11 +81,7 @@ class Chain:
         )
 
         def sent() -> bool:
-            kept = {
-                span_id
-                for each in self.tempos
-                for span_id in (span.span_id for span in each.spans)
-            }
+            kept = {span.span_id for each in self.tempos for span in each.spans}
             exported = sum(
                 each.metric("otelcol_exporter_sent_spans", exporter="otlp_grpc/tempo")
                 for each in self.samplers

@@ -11,17 +11,15 @@ import pytest
 
 from otel_celery_launcher.receiver.memory import Receiver
 from otel_celery_launcher.signals import TRACES
+from tests.collector.engines import free_ports
 from tests.support.harness import Producer, counters_of, wait_until
 from tests.support.otlp_http import http_receiver
-from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.collector.engines import Engine, Engines
     from tests.support.harness import Launcher, Process
-
-PORTS = ("grpc", "http", "health", "metrics")
 
 
 @pytest.fixture
@@ -78,10 +76,10 @@ def agent_worker(launcher: Launcher, agent: Engine, **environ: str) -> Process:
 def test_the_agents_disk_outlives_an_outage_and_a_kill(
     engines: Engines, launcher: Launcher, broker: str, receivers: list[Receiver]
 ) -> None:
-    ports = {each: free_port() for each in PORTS}
-    gateway = f"127.0.0.1:{free_port()}"
+    ports = free_ports()
+    gateway_ports = free_ports()
     place = {
-        "OTEL_GATEWAY_ENDPOINT": gateway,
+        "OTEL_GATEWAY_ENDPOINT": f"127.0.0.1:{gateway_ports['grpc']}",
         "OTEL_QUEUE_DIRECTORY": str(engines.folder / "disk"),
     }
     agent = engines.collector("agent", ports=ports, **place)
@@ -95,15 +93,8 @@ def test_the_agents_disk_outlives_an_outage_and_a_kill(
     agent = engines.collector("agent", ports=ports, **place)
     producer.send_many("shop.noop", 100)
     producer.wait_for_results()
-    engines.gateway(addresses(receivers), ports=ports_of(gateway))
+    engines.gateway(addresses(receivers), ports=gateway_ports)
     assert_all_arrive(producer, receivers, worker, twice=500)
-
-
-def ports_of(address: str) -> dict[str, int]:
-    """Return ports for a collector whose gRPC address is known."""
-    return {each: free_port() for each in PORTS} | {
-        "grpc": int(address.rpartition(":")[2])
-    }
 
 
 def wait_for_more(count: Callable[[], int], more: int) -> None:
@@ -131,7 +122,7 @@ def test_a_gateway_is_replaced_under_load(
         "OTEL_QUEUE_DIRECTORY": str(engines.folder / "disk"),
         "LOKI_ENDPOINT": loki_endpoint,
     }
-    ports = {each: free_port() for each in PORTS}
+    ports = free_ports()
     gateway = engines.gateway(addresses(receivers), short, ports, **place)
     agent = engines.collector("agent", OTEL_GATEWAY_ENDPOINT=gateway.address)
     worker = agent_worker(launcher, agent, OTEL_LOGS_EXPORTER="otlp")
@@ -170,7 +161,7 @@ def test_a_collector_that_refuses_for_its_memory_is_waited_for(
     engines: Engines, launcher: Launcher, broker: str, receivers: list[Receiver]
 ) -> None:
     """The worker keeps what the agent's memory limiter refuses, and says so once."""
-    ports = {each: free_port() for each in PORTS}
+    ports = free_ports()
     gateway = engines.gateway(addresses(receivers))
     full = {
         "processors": {
