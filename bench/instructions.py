@@ -1,0 +1,261 @@
+"""Instructions a task, counted by valgrind: make bench-instructions; five minutes.
+
+Times change by a tenth from run to run on a shared machine; instructions hardly do. A
+worker with one child runs below valgrind, which counts from a first burst of tasks on to
+the moment in which the last span of a second one has arrived. All takes fifty times as
+long there, so what timers do in that time is not the tasks': it is counted while there is
+no task, and taken off. Each process of the worker is counted by itself. What the kernel
+executes is not counted.
+
+    python bench/instructions.py [--ours] [NAME …]     # of a scene: no-op, ten, …
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+import redis
+from celery import Celery
+from cpu import NOOP, TEN, UNSAMPLED, Scene
+from sink import Sink
+from variants import CELERY, INLINE, PROCESS, UPSTREAM, Variant
+from worker import APP, Life, environ_of, free_port, start_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WARM, COUNTED = 60, 400  # tasks
+
+VALGRIND = (
+    "valgrind", "--tool=callgrind", "--instr-atstart=no", "--trace-children=yes",
+    "--collect-jumps=no", "--quiet",
+)  # fmt: skip
+DEADLINE = 120.0  # seconds
+IDLE_SECONDS = 6.0
+
+PUBLISH = Scene("a publish", "", 0, "01", 1)
+
+# Publishes as many as a line of its input says, and says when it has.
+PRODUCER = """
+import sys
+from bench_app import noop
+for line in sys.stdin:
+    for _ in range(int(line)):
+        noop.delay()
+    print("done", flush=True)
+"""
+
+
+class Parts(NamedTuple):
+    """Thousands of instructions a task."""
+
+    main: float
+    children: float
+    exporter: float
+
+    @property
+    def without_exporter(self) -> float:
+        return self.main + self.children
+
+
+class Counter:
+    """Counts what the processes below one execute between two moments.
+
+    Args:
+        folder: In which valgrind writes.
+        main: The first process.
+    """
+
+    def __init__(self, folder: Path, main: int) -> None:
+        self._folder = folder
+        self._dumps = 0
+        self._roles: dict[int, str] = {}
+        first = psutil.Process(main)
+        for process in [first, *first.children(recursive=True)]:
+            if "callgrind" in process.exe():
+                is_exporter = "exporter_process" in " ".join(process.cmdline())
+                role = "exporter" if is_exporter else "children"
+                self._roles[process.pid] = "main" if process == first else role
+                _tell(process.pid, "instrumentation", "on")
+        time.sleep(IDLE_SECONDS)
+        self.idle = Parts(*(each / IDLE_SECONDS for each in self._take()))
+        self._began = time.monotonic()
+
+    def a_task(self) -> Parts:
+        """Return what a task has taken, of those since the making."""
+        seconds = time.monotonic() - self._began
+        pairs = zip(self._take(), self.idle, strict=True)
+        return Parts(*((total - idle * seconds) / COUNTED for total, idle in pairs))
+
+    def _take(self) -> Parts:
+        """Return what was executed since the last call."""
+        self._dumps += 1
+        found = dict.fromkeys(Parts._fields, 0.0)
+        for pid, role in self._roles.items():
+            _tell(pid, "dump")
+            text = (self._folder / f"{pid}.out.{self._dumps}").read_text()
+            total = re.search(r"^totals: (\d+)", text, re.MULTILINE)
+            assert total is not None
+            found[role] += int(total[1]) / 1000
+        return Parts(**found)
+
+
+def _tell(pid: int, *command: str) -> None:
+    subprocess.run(
+        ["vgdb", f"--pid={pid}", *command], check=True, timeout=60,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def wait(is_done: object, what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not is_done():  # type: ignore[operator]
+        if time.monotonic() > end:
+            sys.exit(f"waited {DEADLINE:.0f} s for {what}")
+        time.sleep(0.05)
+
+
+def a_task(variant: Variant, scene: Scene, folder: Path, broker: str) -> Parts:
+    """Return what one task of a kind takes in a worker."""
+    client = redis.Redis.from_url(broker)
+    app, sink = Celery(broker=broker), Sink()
+
+    def publish(tasks: int) -> None:
+        """Put a burst into the queue at once."""
+        for number in range(1, tasks + 1):
+            traceparent = f"00-{number:032x}-{number:016x}-{scene.flags}"
+            app.send_task(
+                f"bench_app.{scene.task}", headers={"traceparent": traceparent},
+                queue="burst", ignore_result=True,
+            )  # fmt: skip
+        client.rename("burst", "celery")
+
+    def wait_for(tasks: int) -> None:
+        wait(lambda: not (client.llen("celery") or client.hlen("unacked")), "tasks")
+        if variant is not CELERY:
+            wait(lambda: sink.spans() >= tasks * scene.spans, "spans")
+        time.sleep(1.0)  # what follows an export
+
+    life = Life(
+        [*VALGRIND, f"--callgrind-out-file={folder}/%p.out", *variant.celery()],
+        folder, _environ(broker, variant, sink), "-c", "1", "--without-heartbeat",
+    )  # fmt: skip
+    publish(WARM)
+    wait_for(WARM)
+    counter = Counter(folder, life.process.pid)
+    publish(COUNTED)
+    wait_for(WARM + COUNTED)
+    found = counter.a_task()
+    print("idle, a second:", counter.idle, file=sys.stderr)
+    life.kill()
+    sink.stop()
+    return found
+
+
+def a_publish(variant: Variant, folder: Path, broker: str) -> Parts:
+    """Return what one publish takes in a script."""
+    sink = Sink()
+    (folder / "bench_app.py").write_text(APP)
+    (folder / "producer.py").write_text(PRODUCER)
+    with subprocess.Popen(
+        [*VALGRIND, f"--callgrind-out-file={folder}/%p.out", *variant.python(), "producer.py"],
+        cwd=folder, env=_environ(broker, variant, sink), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout
+        for number, count in enumerate((WARM, COUNTED)):
+            if number:
+                counter = Counter(folder, process.pid)
+            print(count, file=process.stdin, flush=True)
+            assert process.stdout.readline()
+            if variant is not CELERY:
+                expected = WARM + number * COUNTED
+                wait(lambda expected=expected: sink.spans() >= expected, "spans")
+            time.sleep(1.0)
+        found = counter.a_task()
+        process.kill()
+    sink.stop()
+    return found
+
+
+def _environ(broker: str, variant: Variant, sink: Sink) -> dict[str, str]:
+    found = environ_of(broker) | variant.variables(sink.grpc, sink.http)
+    # Queues are asked for in a process of its own, by time and not by tasks.
+    return found | {"PYTHONHASHSEED": "0", "OTEL_CELERY_QUEUE_METRICS": "false"}
+
+
+def measure(
+    variants: list[Variant], scenes: list[Scene], folder: Path, port: int
+) -> Iterator[tuple[Scene, Variant, Parts]]:
+    """Count all; in turn, so that no two run at the same time."""
+    database = 0
+    for scene in scenes:
+        for variant in variants:
+            place = folder / f"instructions{database}"
+            place.mkdir()
+            broker = f"redis://127.0.0.1:{port}/{database}"
+            found = (
+                a_publish(variant, place, broker)
+                if scene is PUBLISH
+                else a_task(variant, scene, place, broker)
+            )
+            yield scene, variant, found
+            database += 1
+
+
+def table(found: list[tuple[Scene, Variant, Parts]]) -> str:
+    """Return a table for each scene."""
+    lines = []
+    for scene in dict.fromkeys(scene for scene, _, _ in found):
+        by_variant = {each.name: parts for its, each, parts in found if its is scene}
+        plain, upstream = by_variant[CELERY.name], by_variant.get(UPSTREAM.name)
+        lines += [
+            "",
+            f"| {scene.name} | main | children | exporter | added | of upstream's | with the exporter |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for name, parts in by_variant.items():
+            added = parts.without_exporter - plain.without_exporter
+            shares = ["-", "-"]
+            if upstream:
+                base = upstream.without_exporter - plain.without_exporter
+                shares = [f"{each / base:.2f}" for each in (added, added + parts.exporter)]
+            cells = [f"{each:,.0f}" for each in (*parts, added)]
+            lines.append(f"| {' | '.join([name, *cells, *shares])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables."""
+    if not shutil.which("vgdb"):
+        sys.exit("this needs valgrind (Debian: apt-get install valgrind)")
+    scenes = [NOOP, TEN, UNSAMPLED, PUBLISH]
+    names = [each for each in sys.argv[1:] if not each.startswith("-")]
+    if names:
+        scenes = [each for each in scenes if any(name in each.name for name in names)]
+    variants = [CELERY, UPSTREAM, PROCESS, INLINE]
+    if "--ours" in sys.argv:
+        variants = [CELERY, PROCESS, INLINE]
+    for variant in variants:
+        variant.install()
+    with tempfile.TemporaryDirectory() as name:
+        server = start_redis(Path(name), port := free_port())
+        found = []
+        for each in measure(variants, scenes, Path(name), port):
+            found.append(each)
+            print(each[0].name, each[1].name, each[2], file=sys.stderr)
+        server.terminate()
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
