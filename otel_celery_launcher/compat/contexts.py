@@ -5,17 +5,70 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
+from opentelemetry.baggage import _BAGGAGE_KEY
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
+from opentelemetry.trace.propagation import _SPAN_KEY
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
+    from collections.abc import Callable
+
     from opentelemetry.propagators.textmap import TextMapPropagator
+
+_runtime = context_api._RUNTIME_CONTEXT
+
+# What ``opentelemetry.context`` does, without its three calls on the way to the variable.
+current: Callable[[], Context] = _runtime.get_current
+attach: Callable[[Context], object] = _runtime.attach
+_reset: Callable[[Any], object] = _runtime.detach
+if type(_runtime) is ContextVarsRuntimeContext:  # no other of OTEL_PYTHON_CONTEXT
+    _variable = _runtime._current_context
+    current, attach, _reset = _variable.get, _variable.set, _variable.reset
+
+# Classes of spans: to ask an abstract class whether one is its subclass takes longer.
+_known_spans: set[type] = {NonRecordingSpan}
+
+
+def current_span() -> Span:
+    """Return what ``trace.get_current_span`` returns."""
+    span: Any = current().get(_SPAN_KEY)
+    if type(span) not in _known_spans:
+        if not isinstance(span, Span):
+            return INVALID_SPAN
+        _known_spans.add(type(span))
+    return span  # type: ignore[no-any-return]
+
+
+def has_baggage() -> bool:
+    """Return whether the current context has any baggage."""
+    return bool(current().get(_BAGGAGE_KEY))
+
+
+def with_span(span: Span) -> Context:
+    """Return the current context with a span; ``set_span_in_context`` returns it, too."""
+    return Context({**current(), _SPAN_KEY: span})
+
+
+def detach(token: object) -> None:
+    """Restore the context from before ``attach``; soft time limits come through.
+
+    That of ``opentelemetry.context`` catches every ``Exception`` (API 1.45). Celery
+    raises ``SoftTimeLimitExceeded`` at any bytecode, also inside it: the limit would be
+    logged and forgotten. A token of another context raises ``ValueError``, a used one
+    ``RuntimeError``; these stay caught.
+    """
+    try:
+        _reset(token)
+    except (ValueError, RuntimeError, TypeError):
+        context_api.logger.exception("Failed to detach context")
 
 
 # The propagator that was asked about last, and the answer.
@@ -99,22 +152,7 @@ def suppress_instrumentations_outside_spans() -> None:
 
 
 def let_exceptions_through_detach() -> None:
-    """Stop ``context.detach`` from swallowing soft time limits.
-
-    It catches every ``Exception`` (opentelemetry-api 1.45, ``context/__init__.py``).
-    Celery raises ``SoftTimeLimitExceeded`` at any bytecode, also inside it: the limit
-    would be logged and forgotten. A token of another context raises ``ValueError``, a
-    used one ``RuntimeError``; these stay caught.
-    """
-    runtime = context_api._RUNTIME_CONTEXT
-    log = context_api.logger
-
-    def detach(token: object) -> None:
-        try:
-            runtime.detach(token)  # type: ignore[arg-type]
-        except (ValueError, RuntimeError, TypeError):
-            log.exception("Failed to detach context")
-
+    """Stop ``opentelemetry.context.detach`` from swallowing soft time limits."""
     context_api.detach = detach
 
 

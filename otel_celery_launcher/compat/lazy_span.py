@@ -35,7 +35,7 @@ class SpanStart(NamedTuple):
     template: SpanTemplate
     name: str
     context: trace_api.SpanContext
-    parent: trace_api.SpanContext
+    parent: trace_api.SpanContext | None
     start: int  # nanoseconds since the epoch
     shared: Mapping[str, Any]  # attributes, shared with other spans
     own: Mapping[str, Any]  # attributes, after these
@@ -87,7 +87,9 @@ class SpanTemplate:
     ) -> None:
         self._tracer = tracer
         self._kind = kind
+        self._ids = tracer.id_generator
         self._new_id = tracer.id_generator.generate_span_id
+        self._root_flags = _root_flags(tracer)
         self._most_attributes = 2**31 if most_attributes is None else most_attributes
         self.kind: int = kind.value
         self.resource: Resource = tracer.resource
@@ -104,7 +106,7 @@ class SpanTemplate:
 
     def span(
         self,
-        parent: trace_api.SpanContext,
+        parent: trace_api.SpanContext | None,
         name: str,
         shared: Mapping[str, Any],
         own: Mapping[str, Any],
@@ -112,7 +114,7 @@ class SpanTemplate:
         """Return a span that has started.
 
         Args:
-            parent: A valid, sampled parent.
+            parent: A valid, sampled parent; None begins a trace, which is sampled.
             name: Name of the span.
             shared: Attributes that other spans share; never changed.
             own: Further attributes; never changed.
@@ -122,7 +124,15 @@ class SpanTemplate:
         """
         if len(shared) + len(own) >= self._most_attributes:  # one comes at the end
             return None
-        context = child_context(parent, self._new_id())
+        if parent is None:
+            context = valid_context(
+                self._ids.generate_trace_id(),
+                self._new_id(),
+                self._root_flags,
+                is_remote=False,
+            )
+        else:
+            context = child_context(parent, self._new_id())
         origin = SpanStart(self, name, context, parent, time.time_ns(), shared, own)
         span: LazySpan = object.__new__(LazySpan)
         span.__dict__ = {"_context": context, "origin": origin}
@@ -136,6 +146,12 @@ class SpanTemplate:
         span._start_time = origin.start
         span._attributes._dict.update({**origin.shared, **origin.own, **changes})
         return cast("Span", span)
+
+
+def _root_flags(tracer: Tracer) -> trace_api.TraceFlags:
+    """Return the flags of a sampled span that begins a trace."""
+    is_random = getattr(tracer.id_generator, "is_trace_id_random", bool)()
+    return FLAGS[_KEPT_FLAGS if is_random else trace_api.TraceFlags.SAMPLED]
 
 
 def child_context(parent: trace_api.SpanContext, new_id: int) -> trace_api.SpanContext:

@@ -68,8 +68,12 @@ def contents(span: ReadableSpan) -> tuple[Any, ...]:
     status, attributes, events and links with how many of each were dropped, scope. Its
     properties would copy them, one by one and under locks.
     """
-    status, attributes = span._status, span._attributes
-    events, links = span._events, span._links
+    status = span._status
+    if getattr(type(span), "has_parts", False):  # which it may not need
+        find = vars(span).get
+        attributes, events, links = find("_attributes"), find("_events"), find("_links")
+    else:
+        attributes, events, links = span._attributes, span._events, span._links
     return (
         span._name,
         span._context,

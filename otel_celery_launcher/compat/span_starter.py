@@ -39,11 +39,17 @@ class SpanStarter:
 
     Args:
         tracer: Of any provider.
+        kind: Of the spans that are made from a template.
     """
 
-    def __init__(self, tracer: trace_api.Tracer) -> None:
+    def __init__(
+        self,
+        tracer: trace_api.Tracer,
+        kind: trace_api.SpanKind = trace_api.SpanKind.CONSUMER,
+    ) -> None:
         self._tracer = tracer
-        self._snapshot = _TracerSnapshot(tracer)
+        self._kind = kind
+        self._snapshot = TracerSnapshot(tracer, kind)
 
     def start(
         self,
@@ -78,13 +84,22 @@ class SpanStarter:
         return span
 
     def template_below(self, parent: trace_api.SpanContext) -> SpanTemplate | None:
-        """Return the template for CONSUMER spans below a sampled one.
+        """Return the template for spans of the starter's kind below a sampled one.
 
         Returns:
             None if the parent is not sampled, or a sampler or processor must be called:
             use ``unrecorded_below`` or ``start``.
         """
         return self._look().template if parent.trace_flags & _SAMPLED else None
+
+    def template_of_roots(self) -> SpanTemplate | None:
+        """Return the template for spans that begin a trace, which is sampled.
+
+        Returns:
+            None if a sampler or processor must be called: use ``start``.
+        """
+        tracer = self._look()
+        return tracer.template if tracer.samples_roots else None
 
     def unrecorded_below(
         self, parent: trace_api.SpanContext
@@ -103,10 +118,10 @@ class SpanStarter:
         """The span processor, if there is exactly one."""
         return self._look().only_processor
 
-    def _look(self) -> _TracerSnapshot:
+    def _look(self) -> TracerSnapshot:
         """Look at the tracer again, where an application may have changed it."""
         if not self._snapshot.is_up_to_date():
-            self._snapshot = _TracerSnapshot(self._tracer)
+            self._snapshot = TracerSnapshot(self._tracer, self._kind)
         return self._snapshot
 
     def _child(
@@ -133,33 +148,48 @@ class SpanStarter:
         return child_context(parent, tracer.id_generator.generate_span_id())
 
 
-class _TracerSnapshot:
+class TracerSnapshot:
     """What a tracer was when it was looked at last."""
 
-    def __init__(self, tracer: trace_api.Tracer) -> None:
+    def __init__(self, tracer: trace_api.Tracer, kind: trace_api.SpanKind) -> None:
         self._tracer: Any = tracer
         self._sampler = getattr(tracer, "sampler", None)
         self._config = getattr(tracer, "_tracer_config", None)  # since SDK 1.40
         self._resource = getattr(tracer, "resource", None)  # a pool child's is its own
+        self._is_sdk = type(tracer) is Tracer and hasattr(tracer, "_tracer_config")
         self._processors = self._processors_now()
         is_one = len(self._processors) == 1
         self.only_processor = self._processors[0] if is_one else None
         self.needs_sdk_start = not is_one or not _ignores_attributes(self._sampler)
         self.follows_parent = _follows_parent(tracer)
         ignores_starts = is_one and _ignores_starts(self.only_processor)
+        # Whether nothing has to be called to start a span below another one.
+        self.is_plain = (
+            self.follows_parent and not self.needs_sdk_start and ignores_starts
+        )
         self.template = (
-            SpanTemplate.of(cast("Tracer", tracer), trace_api.SpanKind.CONSUMER)
-            if self.follows_parent and not self.needs_sdk_start and ignores_starts
-            else None
+            SpanTemplate.of(cast("Tracer", tracer), kind) if self.is_plain else None
+        )
+        self.samples_roots = (
+            self.follows_parent and self._sampler._root is ALWAYS_ON  # type: ignore[union-attr]
         )
 
     def _processors_now(self) -> tuple[object, ...]:
+        if self._is_sdk:
+            return self._tracer.span_processor._span_processors  # type: ignore[no-any-return]
         processor = getattr(self._tracer, "span_processor", None)
         return getattr(processor, "_span_processors", ())
 
     def is_up_to_date(self) -> bool:
         """Return whether the tracer still has these parts; none changes in place."""
         tracer = self._tracer
+        if self._is_sdk:  # which is asked at each span
+            return (
+                tracer.sampler is self._sampler
+                and tracer._tracer_config is self._config
+                and tracer.resource is self._resource
+                and tracer.span_processor._span_processors is self._processors
+            )
         return (
             getattr(tracer, "sampler", None) is self._sampler
             and getattr(tracer, "_tracer_config", None) is self._config

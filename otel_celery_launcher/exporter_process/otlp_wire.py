@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 # How many pairs of a resource and a scope, and sets of shared attributes, are cached.
 GROUPS_KEPT = 512
 
-# How many encoded parts are cached, and how long a text may be to be cached. A text as
-# long as a UUID usually is one, and does not recur.
+# How many encoded parts are cached, and of which length a key is not.
 KEPT = 4096
-KEPT_LENGTH = 36
-LONG = 128  # characters of a name, or of a key, that is not kept
+LONG = 128  # characters
 _KEPT_NUMBERS = frozenset({bool, int})
 
-_DOUBLE = struct.Struct("<Bd")
+_DOUBLE = struct.Struct("<d")
 LOW = 2**64 - 1
 
 
@@ -35,25 +33,44 @@ class OtherKindError(Exception):
 
 
 def attribute(tag: bytes, key: str, item: Any) -> bytes:
-    """Return an attribute with tag and length; of those that recur a kept one.
+    """Return an attribute with tag and length; what recurs of it is kept.
 
     Raises:
         OtherKindError: Its value is of another kind.
         UnicodeEncodeError: A text is none.
     """
-    is_short = len(key) < LONG and (
-        type(item) in _KEPT_NUMBERS or (type(item) is str and len(item) < KEPT_LENGTH)
-    )
-    return (_kept_attribute if is_short else _attribute)(tag, key, item)
+    if len(key) >= LONG:
+        return _attribute(tag, key, item)
+    kind = type(item)
+    if kind is str:
+        data: bytes = item.encode()
+        return _text_head(tag, key, len(data)) + data
+    if kind is float:
+        return _double_head(tag, key) + _DOUBLE.pack(item)
+    if kind in _KEPT_NUMBERS:
+        return _kept_attribute(tag, key, item)
+    return _attribute(tag, key, item)
 
 
 def _attribute(tag: bytes, key: str, item: Any) -> bytes:
-    pair = (
-        (_kept_key(key) if len(key) < LONG else _key(key))
-        + b"\x12"
-        + sized(value(item))
-    )
+    pair = _key(key) + b"\x12" + sized(value(item))
     return tag + sized(pair)  # key = 1, value = 2
+
+
+def _make_text_head(tag: bytes, key: str, length: int) -> bytes:
+    """Return what precedes the bytes of a text in an attribute."""
+    head = b"\x0a" + varint(length)
+    head = _key(key) + b"\x12" + varint(len(head) + length) + head
+    return tag + varint(len(head) + length) + head
+
+
+def _make_double_head(tag: bytes, key: str) -> bytes:
+    """Return what precedes the eight bytes of a number in an attribute."""
+    return _attribute(tag, key, 0.0)[: -_DOUBLE.size]
+
+
+_text_head: Callable[[bytes, str, int], bytes] = lru_cache(KEPT)(_make_text_head)
+_double_head: Callable[[bytes, str], bytes] = lru_cache(KEPT)(_make_double_head)
 
 
 _kept_attribute = lru_cache(KEPT, typed=True)(_attribute)
@@ -65,7 +82,7 @@ def value(item: Any) -> bytes:
     if kind is str:
         return b"\x0a" + text(item)
     if kind is float:
-        return _DOUBLE.pack(0x21, item)
+        return b"\x21" + _DOUBLE.pack(item)
     if kind is bool:
         return b"\x10\x01" if item else b"\x10\x00"
     if kind is int and -(2**63) <= item < 2**63:
@@ -78,9 +95,6 @@ def value(item: Any) -> bytes:
 
 def _key(key: str) -> bytes:
     return b"\x0a" + text(key) if key else b""  # key = 1
-
-
-_kept_key = lru_cache(KEPT)(_key)
 
 
 def text(characters: str) -> bytes:

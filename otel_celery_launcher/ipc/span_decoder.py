@@ -117,7 +117,9 @@ def _run(
         kind, start, shared, own, scope,
     ) = fields  # fmt: skip
     context = (trace_id, span_id, False, flags, state)
-    parent = (trace_id, parent_id, is_remote, parent_flags, state)
+    parent = None
+    if parent_id:
+        parent = (trace_id, parent_id, is_remote, parent_flags, state)
     attributes = {**own, **changes} if changes else own
     record = SpanRecord(
         name, context, parent, kind, start, ended, 0, None, attributes, 0,

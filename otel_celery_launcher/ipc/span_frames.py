@@ -6,7 +6,7 @@ A frame begins with its kind, one byte:
 
 SPAN        a whole span: ``SpanRecord``
 RUN_START   a run as it began: ``RunStart``, which has what most runs need
-RUN_END     a run that ends as it began: its start, when it ended, attributes added
+RUN_END     a run, or a publish, that ends as it began: its start, when it ended, attributes added
 COUNTED     a run without a span, which is counted all the same: ``CountedRun``; only in
             the records of runs in flight
 
@@ -72,13 +72,13 @@ class SpanRecord(NamedTuple):
 
 
 class RunStart(NamedTuple):
-    """A run that has begun, below the publish that its message names."""
+    """A run that has begun, below the publish that its message names; or a publish."""
 
     name: str
     trace_id: int
     state: tuple[tuple[str, str], ...]
     span_id: int
-    parent_id: int
+    parent_id: int  # 0 for none
     is_remote: bool  # of the parent
     flags: int
     parent_flags: int
@@ -143,6 +143,9 @@ def encode_span_start(span: ReadableSpan) -> bytes:
     return data
 
 
+_NO_PARENT = (0, 0, False, 0, None, False)
+
+
 def encode_shared(attributes: dict[str, Any]) -> bytes:
     """Return attributes that many spans share: encoded once, copied often."""
     return dump(attributes)
@@ -156,15 +159,16 @@ def encode_run_start(origin: SpanStart, shared: bytes) -> bytes:
         shared: The attributes that it shares with others, of ``encode_shared``.
     """
     template, name, context, parent, start, _, own = origin
-    trace_id, parent_id, is_remote, parent_flags, state, _ = parent  # by declaration
+    trace_id, span_id, _, flags, state, _ = context  # a tuple by declaration
+    _, parent_id, is_remote, parent_flags, _, _ = parent or _NO_PARENT
     items = () if state is DEFAULT_TRACE_STATE else tuple(state.items())
-    flags = int(context.trace_flags), int(parent_flags)
     return RUN_START + dump(
         (
-            *(name, trace_id, items, context.span_id, parent_id, is_remote, *flags),
-            *(template.kind, start, shared, own, _scope(template.scope)),
+            name, trace_id, items, span_id, parent_id, is_remote, int(flags),
+            int(parent_flags), template.kind, start, shared, own,
+            _scope(template.scope),
         )
-    )
+    )  # fmt: skip
 
 
 def encode_run_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:

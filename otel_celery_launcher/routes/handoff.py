@@ -147,15 +147,18 @@ class HandoffRoute:
             in_flight=in_flight,
         )
 
-    def hand_over_run(
+    def hand_over_ended(
         self,
         resource: Resource,
         start: bytes,
         ended: int,
         changes: dict[str, str],
+        *,
+        ends_work: bool,
+        ends_task: bool,
         in_flight: memoryview | None,
     ) -> None:
-        """Hand over the span of a run that ends as it began: ``HandOverRun``."""
+        """Hand over a span that ends as it began: ``HandOverEnded``."""
         self._check_process()
         lane = self._traces
         if lane is None:
@@ -165,8 +168,8 @@ class HandoffRoute:
             lane,
             lane.envelope(resource),
             data,
-            ends_work=True,
-            ends_task=True,
+            ends_work=ends_work,
+            ends_task=ends_task,
             in_flight=in_flight,
         )
 

@@ -35,12 +35,14 @@ from otel_celery_launcher.delivery.export_log import ExportLogHandler, error_tex
 from otel_celery_launcher.delivery.health import MainHealth, SecondHealth
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
 from otel_celery_launcher.ipc.counters import Counters
+from otel_celery_launcher.ipc.span_decoder import read_span
+from otel_celery_launcher.ipc.span_frames import encode_run_end
 from otel_celery_launcher.routes.counting_exporter import (
     CountingExporter,
     is_exporting,
     note_error,
 )
-from otel_celery_launcher.signals import LOGS, METRICS
+from otel_celery_launcher.signals import LOGS, METRICS, TRACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -209,7 +211,6 @@ class InlineRoute:
     """
 
     failure = ""  # nothing has to be started
-    hand_over_run = None  # the SDK's queue wants spans
     restarts = 0
     child_share = 0.6  # of the time a stop may take; the rest is the main process's
 
@@ -258,6 +259,27 @@ class InlineRoute:
         if self._pid != os.getpid():
             self._begin_after_fork()
         self._take(self._lanes[signal.number], item)
+
+    def hand_over_ended(
+        self,
+        resource: Resource,
+        start: bytes,
+        ended: int,
+        changes: dict[str, str],
+        *,
+        ends_work: bool,
+        ends_task: bool,
+        in_flight: memoryview | None,
+    ) -> None:
+        """Take a span that ends as it began: ``HandOverEnded``."""
+        self.hand_over(
+            TRACES,
+            read_span(resource, encode_run_end(start, ended, changes)),
+            resource,
+            ends_work=ends_work,
+            ends_task=ends_task,
+            in_flight=in_flight,
+        )
 
     def count_left_out(self, name: str) -> None:
         """Count a span that is not begun."""

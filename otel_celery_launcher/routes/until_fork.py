@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
     from otel_celery_launcher.routes.inline import InlineRoute
-    from otel_celery_launcher.routes.route import HandOverRun, Route
+    from otel_celery_launcher.routes.route import HandOverEnded, Route
     from otel_celery_launcher.signals import Signal
 
 # How long the first fork may wait for items that are on their way.
@@ -54,9 +54,11 @@ class UntilForkRoute:
         os.register_at_fork(before=self._before_fork)
 
     @property
-    def hand_over_run(self) -> HandOverRun | None:
-        """Takes runs as they are encoded, once there is an exporter process."""
-        return self._route.hand_over_run
+    def hand_over_ended(self) -> HandOverEnded:
+        """Hands over a span that nobody has looked at."""
+        if not self._is_final and is_patched():
+            self.start_process()
+        return self._route.hand_over_ended
 
     def hand_over(
         self,

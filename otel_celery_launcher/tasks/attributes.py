@@ -84,6 +84,18 @@ class SharedAttributes(NamedTuple):
         )
 
 
+class PublishAttributes(NamedTuple):
+    """The attributes that a publish shares with earlier ones of a task to a place."""
+
+    app: Any
+    attributes: dict[str, Any]
+    encoded: bytes
+
+
+# How many of these are kept: a program may publish under any name.
+PUBLISHES_KEPT = 1000
+
+
 class Attributes:
     """Makes names and attributes.
 
@@ -96,9 +108,10 @@ class Attributes:
         self._older = settings.has_older_names
         self._messaging = settings.has_messaging_names
         self._known: dict[str, SharedAttributes] = {}  # by task
+        self._published: dict[tuple[str, Destination], PublishAttributes] = {}
         self._labels = Labels()
-        # Whether of_fast_run gives all attributes, and the name is ``run/`` + the
-        # task's.
+        # Whether of_fast_run and of_fast_publish give all attributes, and the names are
+        # ``run/`` and ``apply_async/`` + the task's.
         self.has_fast_path = not (
             self._messaging or settings.arguments or settings.baggage or settings.labels
         )
@@ -127,6 +140,37 @@ class Attributes:
             return f"apply_async/{name} {label}".rstrip()
         exchange, routing_key, _ = destination
         return _operation_name("publish", exchange, routing_key)
+
+    def of_fast_publish(
+        self,
+        app: Any,
+        name: str,
+        message: Any,
+        destination: Destination,
+        entry: object,
+    ) -> tuple[PublishAttributes, dict[str, Any]] | None:
+        """Return the attributes that a publish shares with others, and its own.
+
+        These are all if ``has_fast_path``. Arguments as of ``of_publish``.
+
+        Returns:
+            None for a message that most are not like.
+        """
+        task_id = message.headers.get("id")
+        if type(task_id) is not str or name in _MAPPERS:
+            return None
+        own = {"messaging.message.id": task_id}
+        if entry is not None:
+            own["celery.schedule.entry"] = text_of(entry)
+        known = self._published.get((name, destination))
+        if known is None or known.app is not app:
+            shared = self.of_publish(app, name, message, destination, None, None, "")
+            del shared["messaging.message.id"]
+            known = PublishAttributes(app, shared, encode_shared(shared))
+            if len(self._published) >= PUBLISHES_KEPT:
+                self._published.clear()
+            self._published[name, destination] = known
+        return known, own
 
     def of_publish(
         self,

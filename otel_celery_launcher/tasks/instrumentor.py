@@ -23,7 +23,6 @@ from otel_celery_launcher.metrics.builtin import RUN_BOUNDARIES
 from otel_celery_launcher.metrics.layout import Description, Kind
 from otel_celery_launcher.settings.task_globs import TaskGlobs
 from otel_celery_launcher.settings.tasks import TaskSettings
-from otel_celery_launcher.tasks import run
 from otel_celery_launcher.tasks.attributes import Attributes
 from otel_celery_launcher.tasks.discarded import DiscardedTasks
 from otel_celery_launcher.tasks.errors import text_of
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from otel_celery_launcher.ipc.in_flight import Record
+    from otel_celery_launcher.tasks.ending import Front
     from otel_celery_launcher.tasks.metrics import TaskMetrics
 
 
@@ -74,7 +74,7 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
 
     settings = TaskSettings()
     adopt: Callable[[object], object] | None = None  # a provider of the application's
-    front: run.Front | None = None  # takes the spans
+    front: Front | None = None  # takes the spans
     task_metrics: TaskMetrics | None = None
     runs: Runs | None = None
     publisher: Publisher | None = None
@@ -144,7 +144,9 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         if self.runs is None or self.publisher is None or self._discarded is None:
             metrics = self.task_metrics
             self.runs = Runs(tracer, attributes, settings, self.front, metrics)
-            self.publisher = Publisher(tracer, attributes, settings, metrics)
+            self.publisher = Publisher(
+                tracer, attributes, settings, self.front, metrics
+            )
             self._discarded = DiscardedTasks(tracer, attributes, self.runs, metrics)
         else:
             self.runs.change(tracer, attributes, settings)
@@ -232,7 +234,7 @@ def received_messages() -> dict[str, Any]:
 def instrument_celery(
     settings: TaskSettings,
     adopt: Callable[[object], object] | None,
-    front: run.Front | None,
+    front: Front | None,
     metrics: TaskMetrics | None = None,
 ) -> None:
     """Instrument Celery, instead of any instrumentor that is already there.

@@ -13,8 +13,6 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as context_api
-
 from otel_celery_launcher.compat import contexts, result_backends
 
 if TYPE_CHECKING:
@@ -37,11 +35,11 @@ class SuppressingProducer:
 
     def publish(self, *arguments: Any, **named: Any) -> Any:
         """Publish a message."""
-        token = context_api.attach(contexts.suppressing(outside_spans_only=False))
+        token = contexts.attach(contexts.suppressing(outside_spans_only=False))
         try:
             return self._producer.publish(*arguments, **named)
         finally:
-            context_api.detach(token)
+            contexts.detach(token)
 
 
 def as_the_application(send: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,11 +50,11 @@ def as_the_application(send: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(send)
     def send_unsuppressed(*arguments: Any, **named: Any) -> Any:
-        token = context_api.attach(contexts.unsuppressed())
+        token = contexts.attach(contexts.unsuppressed())
         try:
             return send(*arguments, **named)
         finally:
-            context_api.detach(token)
+            contexts.detach(token)
 
     return send_unsuppressed
 
@@ -74,11 +72,11 @@ def suppress_backends(*, has_plumbing: bool, runs_tasks: bool) -> None:
         @wraps(call)
         def quiet_call(*arguments: Any, **named: Any) -> Any:
             context = contexts.suppressing(outside_spans_only=has_plumbing)
-            token = context_api.attach(context)
+            token = contexts.attach(context)
             try:
                 return call(*arguments, **named)
             finally:
-                context_api.detach(token)
+                contexts.detach(token)
 
         return quiet_call
 

@@ -14,15 +14,14 @@ import sys
 import time
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link
 
-from otel_celery_launcher.compat.lazy_span import LazySpan
+from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_fields import context_with_only
 from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.ipc.span_frames import (
@@ -32,6 +31,7 @@ from otel_celery_launcher.ipc.span_frames import (
 )
 from otel_celery_launcher.messages import shows_contexts
 from otel_celery_launcher.tasks.batches import messages_of, publishes_of, request_of
+from otel_celery_launcher.tasks.ending import hand_over, is_unobserved
 from otel_celery_launcher.tasks.errors import error_type_of, record_error, text_of
 from otel_celery_launcher.tasks.propagation import fast_parent, parent_of
 from otel_celery_launcher.tasks.waits import take_times, waits, waits_now
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.ipc.in_flight import Record
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
+    from otel_celery_launcher.tasks.ending import Front
     from otel_celery_launcher.tasks.metrics import TaskMetrics
     from otel_celery_launcher.tasks.waits import Times
 
@@ -68,18 +69,6 @@ class Run:
     error_type: str = ""  # of the exception that the task failed with
     is_sampled: bool = True
     is_eager: bool = False
-
-
-class Front(Protocol):
-    """The span processor that hands spans to a route: ``telemetry/traces.py``."""
-
-    @property
-    def route(self) -> Any:
-        """A ``routes.route.Route``."""
-
-    @property
-    def in_flight(self) -> dict[int, memoryview]:
-        """The state of the record of each run that is about to end, by its span's id."""
 
 
 class Runs:
@@ -172,7 +161,7 @@ class Runs:
                 frame = self._record_counted(task, fields)
         if span is None:
             return None
-        token = context_api.attach(context_with_only(span))
+        token = contexts.attach(context_with_only(span))
         reference = weakref.ref(request, self._forget)
         run = Run(reference, span, token, time.perf_counter(), frame, durations)
         run.is_sampled = template is not None
@@ -211,7 +200,7 @@ class Runs:
         frame = None
         if parent is not None:
             frame = self._record_start(span, task, request)
-        token = context_api.attach(trace.set_span_in_context(span, parent))
+        token = contexts.attach(trace.set_span_in_context(span, parent))
         reference = weakref.ref(request, self._forget)
         run = Run(reference, span, token, time.perf_counter(), frame, durations)
         run.is_sampled = span.get_span_context().trace_flags.sampled
@@ -254,7 +243,7 @@ class Runs:
                 if record is not None:
                     record.clear()
         finally:
-            context_api.detach(run.token)
+            contexts.detach(run.token)
         return seconds
 
     def _count(
@@ -287,18 +276,12 @@ class Runs:
         self, run: Run, changes: dict[str, str], in_flight: memoryview | None
     ) -> None:
         """End a span; if it has not changed, its encoded start is used again."""
-        span = run.span
-        front = self._front
-        if (
-            run.frame
-            and isinstance(span, LazySpan)
-            and front is not None
-            and self._spans.only_processor is front
-        ):
-            hand_over = front.route.hand_over_run
-            if hand_over is not None and (ended := span.end_unobserved(changes)):
-                resource = span.origin.template.resource
-                hand_over(resource, run.frame, ended, changes, in_flight)
+        span, front = run.span, self._front
+        if run.frame and is_unobserved(span) and self._spans.only_processor is front:
+            frame = run.frame
+            if hand_over(
+                front, span, frame, changes, ends_task=True, in_flight=in_flight
+            ):
                 return
         span.set_attributes(changes)
         if in_flight is None or front is None:

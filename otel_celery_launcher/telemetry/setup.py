@@ -426,6 +426,7 @@ def _suppressor(settings: Settings, front: SpanFront) -> SpanSuppressor:
         has_duplicates=settings.has_duplicates,
         roots_per_second=settings.roots_per_second,
         on_left_out=lambda name: front.route.count_left_out(name),
+        front=front,
     )
 
 

@@ -31,11 +31,13 @@ from opentelemetry.trace import (
 )
 
 from otel_celery_launcher.compat import contexts
+from otel_celery_launcher.compat.quick_spans import QuickTracer, start_as_current_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import SpanProcessor
 
 # Roles in which requests and background threads may start traces with a client's call.
 ROLES_WITH_CLIENT_ROOTS = frozenset({"web"})
@@ -113,6 +115,7 @@ class SpanSuppressor:
         has_duplicates: Whether drivers record statements that SQLAlchemy records, too.
         roots_per_second: Limit for ``RootBudget``.
         on_left_out: Called with the name of each span over the budget.
+        front: The only processor of most tracers; None where it is not ours.
     """
 
     def __init__(
@@ -123,7 +126,9 @@ class SpanSuppressor:
         has_duplicates: bool,
         roots_per_second: float,
         on_left_out: Callable[[str], None],
+        front: SpanProcessor | None = None,
     ) -> None:
+        self._front = front
         self._client_roots = client_roots
         self._has_own_clients = has_own_clients
         self._has_duplicates = has_duplicates
@@ -144,19 +149,23 @@ class SpanSuppressor:
         """Apply the rules to a tracer.
 
         Args:
-            tracer: The SDK's; its ``start_as_current_span`` calls ``start_span``.
+            tracer: The SDK's.
             scope: The name that ``get_tracer`` was called with.
         """
         if scope == CELERY_SCOPE:
             return
-        start = self._with_rules(tracer.start_span)
+        start = self._with_rules(tracer)
         if not self._has_duplicates and scope in OUTER_SCOPES:
             start = _remember_statements(start)
         elif not self._has_duplicates and scope in DRIVER_SCOPES:
             start = _leave_to_the_outer(start)
         tracer.start_span = start
+        tracer.start_as_current_span = start_as_current_span(tracer)
 
-    def _with_rules(self, start: Callable[..., Span]) -> Callable[..., Span]:
+    def _with_rules(self, tracer: Any) -> Callable[..., Span]:
+        start: Callable[..., Span] = tracer.start_span
+        quick = None if self._front is None else QuickTracer(tracer, self._front)
+
         def start_span(
             name: str,
             context: Context | None = None,
@@ -164,9 +173,13 @@ class SpanSuppressor:
             *arguments: Any,
             **named: Any,
         ) -> Span:
+            above = (
+                contexts.current_span()
+                if context is None
+                else trace.get_current_span(context)
+            )
+            parent = above.get_span_context()
             if kind is SpanKind.CLIENT or kind is SpanKind.INTERNAL:
-                above = trace.get_current_span(context)
-                parent = above.get_span_context()
                 if kind is SpanKind.CLIENT and contexts.is_suppressed(
                     context, is_below_a_span=parent.is_valid
                 ):
@@ -175,6 +188,10 @@ class SpanSuppressor:
                     above is LEFT_OUT or not self._may_begin(name, kind)
                 ):
                     return LEFT_OUT
+            if quick is not None and parent.is_valid:
+                span = quick.start(parent, name, kind, *arguments, **named)
+                if span is not None:
+                    return span
             return start(name, context, kind, *arguments, **named)
 
         return start_span

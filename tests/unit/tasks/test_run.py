@@ -8,10 +8,10 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery.app.task import Context as Request
-from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.in_flight import InFlightRecord
 from otel_celery_launcher.settings.tasks import TaskSettings
@@ -94,7 +94,7 @@ def test_a_limit_raised_while_a_run_begins_leaves_no_note(
         raise TimeoutError
 
     task = a_task("memory://")
-    monkeypatch.setattr(context_api, "attach", raise_limit)
+    monkeypatch.setattr(contexts, "attach", raise_limit)
     with pytest.raises(TimeoutError):
         begun(runs, task)
     monkeypatch.undo()

@@ -1,0 +1,240 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""Private names of OpenTelemetry's spans: the application's own, at half of their cost.
+
+See ``compat/__init__.py``; the tests are in ``tests/unit/compat/test_quick_spans.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace as trace_api
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.trace import Tracer, _Span
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+
+from otel_celery_launcher.compat import contexts
+from otel_celery_launcher.compat.lazy_span import child_context, new_span
+from otel_celery_launcher.compat.span_starter import TracerSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import Span
+
+# What a span may never need, made when it is asked for. Of two threads that ask at the
+# same time, both get what the first has made.
+_PARTS = ("_lock", "_attributes", "_events", "_links")
+
+
+class QuickSpan(_Span):
+    """The SDK's span in all but how it is made, and how it ends."""
+
+    has_parts = True  # ``span_fields.contents`` asks for none of them
+    _end_time: int | None = None
+    front: SpanProcessor  # its only processor when it began
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_lock":
+            made: Any = threading.Lock()
+        elif name == "_attributes":
+            made = _attributes(self, None)
+        elif name == "_events":
+            made = self._new_events()  # type: ignore[no-untyped-call]
+        elif name == "_links":
+            made = self._new_links(())
+        else:
+            raise AttributeError(name)
+        return vars(self).setdefault(name, made)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span; no copy of it is made for its only processor."""
+        processors: Any = self._span_processor
+        fields = vars(self)
+        if processors._span_processors != (self.front,) or "_end_time" in fields:
+            super().end(end_time)
+            return
+        ended = time.time_ns() if end_time is None else end_time
+        lock = fields.get("_lock")
+        if lock is None:  # nobody has changed it
+            if fields.setdefault("_end_time", ended) is not ended:
+                return  # another thread has just ended it
+        else:
+            with lock:
+                fields["_end_time"] = ended
+                if "_attributes" in fields:
+                    self._attributes._immutable = True  # type: ignore[union-attr]
+        self.front.on_end(self)
+
+
+def _attributes(span: QuickSpan, values: Mapping[str, Any] | None) -> Any:
+    limits: Any = span._limits
+    return BoundedAttributes(
+        limits.max_span_attributes,
+        values,
+        immutable=False,
+        max_value_len=limits.max_span_attribute_length,
+    )
+
+
+class QuickTracer:
+    """Starts the spans of one tracer that have a parent in this process.
+
+    Args:
+        tracer: The SDK's.
+        front: Its only processor, usually; where it is not, no span is started here.
+    """
+
+    def __init__(self, tracer: Tracer, front: SpanProcessor) -> None:
+        self._tracer = tracer
+        self._front = front
+        self._look()
+
+    def _look(self) -> None:
+        self._snapshot = TracerSnapshot(self._tracer, SpanKind.INTERNAL)
+        self._is_quick = (
+            self._snapshot.is_plain and self._snapshot.only_processor is self._front
+        )
+        if not self._is_quick:
+            return
+        invalid = trace_api.INVALID_SPAN_CONTEXT
+        span = new_span(self._tracer, "", invalid, None, SpanKind.INTERNAL, ())
+        self._fields = {
+            name: value
+            for name, value in vars(span).items()
+            if name not in (*_PARTS, "_end_time")
+        }
+        self._fields["front"] = self._front
+        self._new_id = self._tracer.id_generator.generate_span_id
+
+    def start(
+        self,
+        parent: SpanContext,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, Any] | None = None,
+        links: object = (),
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+    ) -> Span | None:
+        """Start a span below a valid one; None where ``Tracer.start_span`` has to."""
+        if not self._snapshot.is_up_to_date():
+            self._look()
+        if not self._is_quick or links or type(parent) is not SpanContext:
+            return None
+        context = child_context(parent, self._new_id())
+        if not context[3] & trace_api.TraceFlags.SAMPLED:
+            return trace_api.NonRecordingSpan(context)
+        span: QuickSpan = object.__new__(QuickSpan)
+        fields = span.__dict__ = self._fields.copy()
+        fields["_name"] = name
+        fields["_context"] = context
+        fields["_parent"] = parent
+        fields["_kind"] = kind
+        if not record_exception:
+            fields["_record_exception"] = False
+        if not set_status_on_exception:
+            fields["_set_status_on_exception"] = False
+        if attributes:
+            fields["_attributes"] = _attributes(span, attributes)
+        fields["_start_time"] = time.time_ns() if start_time is None else start_time
+        return span
+
+
+class CurrentSpan(contextlib.ContextDecorator):
+    """What ``Tracer.start_as_current_span`` returns: a span for a block, or a function.
+
+    Args:
+        tracer: Starts it.
+        name: Of the span.
+        context: Its parent; None for the current one.
+        kind: Of the span.
+        attributes: It starts with these.
+        links: To other spans.
+        start_time: Nanoseconds since the epoch; None for now.
+        record_exception: Whether an exception that ends the block becomes an event.
+        set_status_on_exception: Whether such an exception makes the span an error.
+        end_on_exit: Whether the end of the block ends the span.
+    """
+
+    __slots__ = ("_arguments", "_begin", "_end", "_records", "_sets", "_span", "_token")
+
+    def __init__(
+        self,
+        tracer: Any,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+        links: Any = (),
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> None:
+        self._begin: Callable[..., Span] = tracer.start_span
+        self._arguments = (
+            name, context, kind, attributes, links, start_time, record_exception,
+            set_status_on_exception,
+        )  # fmt: skip
+        self._records, self._sets = record_exception, set_status_on_exception
+        self._end = end_on_exit
+
+    def __enter__(self) -> Span:
+        span = self._span = self._begin(*self._arguments)
+        self._token = contexts.attach(contexts.with_span(span))
+        return span
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            contexts.detach(self._token)
+            if isinstance(error, Exception):
+                self._note(error)
+        finally:
+            if self._end:
+                self._span.end()
+
+    def _note(self, error: Exception) -> None:
+        """Record the exception that ends the block, as ``trace.use_span`` does."""
+        span = self._span
+        if not span.is_recording():
+            return
+        if self._records:
+            span.record_exception(error)
+        if self._sets:
+            text = f"{type(error).__name__}: {error}"
+            span.set_status(Status(StatusCode.ERROR, text))
+
+
+def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
+    """Return a quicker ``Tracer.start_as_current_span``; as a decorator it is the SDK's."""
+    of_the_sdk = tracer.start_as_current_span
+
+    class Current(CurrentSpan):
+        """Of this tracer."""
+
+        __slots__ = ("_all",)
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(tracer, *arguments, **named)
+            self._all = (arguments, named)
+
+        def __call__(self, function: Any) -> Any:
+            """Decorate a function, which may be a coroutine's."""
+            arguments, named = self._all
+            return of_the_sdk(*arguments, **named)(function)
+
+    return Current
