@@ -201,6 +201,21 @@ def replace_encoder(name: str, encode: Callable[..., Any]) -> None:
             module.is_sanitizing = True
 
 
+def use_encoder(exporter: Any, encode: Callable[..., Any]) -> bool:
+    """Give one exporter another encoder; an application's own keep theirs.
+
+    Returns:
+        Whether it is one of OTLP/gRPC; those of HTTP have no place for it.
+    """
+    module = type(exporter).__module__
+    if module not in (*_MODULES, *_LOG_MODULES) or ".grpc." not in module:
+        return False
+    if not hasattr(exporter, "_translate_data"):
+        return False
+    exporter._translate_data = encode
+    return True
+
+
 def is_sanitizing(exporter: object) -> bool:
     """Return whether an exporter has the encoder of ``replace_encoder``."""
     module = sys.modules.get(type(exporter).__module__)

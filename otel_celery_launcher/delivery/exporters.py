@@ -28,6 +28,7 @@ from otel_celery_launcher.delivery.answers import (
     http_answer,
     taken_in_part,
 )
+from otel_celery_launcher.delivery.encoders import own_encoder
 from otel_celery_launcher.delivery.export_log import error_text, one_line
 from otel_celery_launcher.delivery.redaction import redact_exceptions
 from otel_celery_launcher.delivery.sanitizing import sanitize
@@ -223,6 +224,7 @@ def load_exporters(
             makers[name] = partial(
                 _make, signal, make, redacts_exceptions=redacts_exceptions
             )
+            own_encoder(signal.number)  # imported and tried once, before any fork
     return makers, problems
 
 
@@ -243,10 +245,12 @@ def _make(
 ) -> PreparedExporter:
     exporter = make()
     otlp_exporters.let_repeated_errors_through()
+    own = own_encoder(signal.number)
+    is_ours = own is not None and otlp_exporters.use_encoder(exporter, own.encode)
     preparations: list[Preparation] = []
     if known := PREPARATIONS.get(signal.number):
         if redacts_exceptions:
             preparations.append(known.redact)
-        if not otlp_exporters.is_sanitizing(exporter):
+        if not (is_ours or otlp_exporters.is_sanitizing(exporter)):
             preparations.append(known.sanitize)
     return PreparedExporter(exporter, preparations)

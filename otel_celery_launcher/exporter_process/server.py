@@ -20,15 +20,14 @@ import signal
 import site
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
 
 from otel_celery_launcher.compat import otlp_exporters
+from otel_celery_launcher.delivery.encoders import own_encoder
 from otel_celery_launcher.delivery.export_log import ExportLogHandler, last_words
 from otel_celery_launcher.delivery.exporters import load_exporters
 from otel_celery_launcher.errors import EXIT_BUG
@@ -46,7 +45,7 @@ from otel_celery_launcher.ipc.in_flight import killed_span
 from otel_celery_launcher.ipc.marshalled import encode_resource
 from otel_celery_launcher.ipc.span_frames import encode_span
 from otel_celery_launcher.metrics.page import DamagedPageError
-from otel_celery_launcher.signals import LOGS, METRICS, TRACES, Signal
+from otel_celery_launcher.signals import METRICS, TRACES, Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,25 +271,14 @@ class Server:
         self._row.note_heartbeat()
 
 
-# Our encoders, by number of the signal: a module of this package, and its function.
-_ENCODERS = {
-    TRACES.number: ("span_encoder", "encode_spans"),
-    LOGS.number: ("log_encoder", "encode_logs"),
-}
-
-
 def _use_own_encoders(signals: set[int]) -> None:
-    """Make the OTLP exporters encode with ``span_encoder.py`` and ``log_encoder.py``.
+    """Make the OTLP exporters of the SDK encode as we do, where that gives the same.
 
-    Imports protobuf; called after ``load_exporters`` has imported the exporters. If
-    anything in them is not as expected, the SDK's encoders stay.
+    Called after ``load_exporters`` has imported them.
     """
-    for number in signals & set(_ENCODERS):
-        module, function = _ENCODERS[number]
-        with suppress(Exception):  # of another release's encoder or protobuf
-            encoder = import_module(f"{__package__}.{module}")
-            if encoder.is_faithful():
-                otlp_exporters.replace_encoder(function, getattr(encoder, function))
+    for number in signals:
+        if (own := own_encoder(number)) is not None:
+            otlp_exporters.replace_encoder(own.name, own.encode)
 
 
 def main() -> None:

@@ -47,6 +47,11 @@ def read_span(resource: Resource, data: bytes) -> ReadableSpan:
         raise FrameError(f"not a span: {exc!r}") from exc
 
 
+def framed_span(resource: Resource, record: SpanRecord) -> FramedSpan | None:
+    """Return a span with a record; None if the SDK has to encode it."""
+    return FramedSpan(resource, record, b"") if _has_fast_encoding(record) else None
+
+
 def read_counted_run(data: bytes) -> CountedRun:
     """Return what is counted of a run in flight, whether it has a span or not.
 
@@ -77,7 +82,7 @@ class EndedSpan(ReadableSpan):
 class FramedSpan(Lazy, ReadableSpan):
     """A lazy span without events, links, status, state and dropped items, as most are.
 
-    Its fields are decoded on first access; ``exporter_process/span_encoder.py`` uses
+    Its fields are decoded on first access; ``delivery/span_encoder.py`` uses
     the frame instead.
 
     Args:
@@ -129,7 +134,7 @@ def _run(
 
 
 def _has_fast_encoding(record: SpanRecord) -> bool:
-    """Return whether ``exporter_process/span_encoder.py`` encodes it without the SDK."""
+    """Return whether ``delivery/span_encoder.py`` encodes it without the SDK."""
     context = record.context
     return (
         type(record.name) is str

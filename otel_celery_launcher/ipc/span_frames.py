@@ -121,9 +121,9 @@ def encode_span(span: ReadableSpan) -> bytes:
     Runs in the thread that ends the span. Nothing is caught here but what ``marshal``
     raises: soft time limits come through.
     """
-    data = SPAN + dump(_record(span))
+    data = SPAN + dump(record_of(span))
     if len(data) > SPAN_BYTES:
-        record = SpanRecord._make(to_builtins(_record(span)))
+        record = SpanRecord._make(to_builtins(record_of(span)))
         for cut in CUTS:
             data = SPAN + dump(tuple(_shortened(record, cut)))
             if len(data) <= SPAN_BYTES:
@@ -136,7 +136,7 @@ def encode_span_start(span: ReadableSpan) -> bytes:
 
     A span that is too large loses its links, its state and its long attributes.
     """
-    record = _record(span)
+    record = record_of(span)
     data = SPAN + dump(record)
     if len(data) > START_BYTES:
         return SPAN + dump(tuple(_brief(SpanRecord._make(to_builtins(record)))))
@@ -189,7 +189,8 @@ def encode_counted_run(task: str, system: str, destination: str) -> bytes:
     return dump(tuple(each[:characters] for each in texts))
 
 
-def _record(span: ReadableSpan) -> tuple[Any, ...]:
+def record_of(span: ReadableSpan) -> tuple[Any, ...]:
+    """Return the fields of a ``SpanRecord``, of a span that has ended or not."""
     (
         name, context, parent, kind, start, end, status, description, attributes,
         dropped_attributes, events, dropped_events, links, dropped_links, scope,

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otel_celery_launcher.delivery.answers import TAKEN, Answer, grpc_answer
 from otel_celery_launcher.delivery.exporters import PreparedExporter
 from otel_celery_launcher.delivery.sanitizing import sanitize
+from otel_celery_launcher.delivery.span_encoder import encode_spans
 from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
-from otel_celery_launcher.exporter_process.span_encoder import encode_spans
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, Row
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import Envelope, flush_message

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
 from otel_celery_launcher.compat import log_records
-from otel_celery_launcher.exporter_process import log_encoder
-from otel_celery_launcher.exporter_process.log_encoder import (
+from otel_celery_launcher.delivery import log_encoder
+from otel_celery_launcher.delivery.log_encoder import (
     encode_logs,
     encode_logs_slowly,
 )

@@ -20,9 +20,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from otel_celery_launcher.compat import otlp_exporters
+from otel_celery_launcher.delivery import otlp_wire, span_encoder
 from otel_celery_launcher.delivery.sanitizing import sanitize
-from otel_celery_launcher.exporter_process import otlp_wire, span_encoder
-from otel_celery_launcher.exporter_process.span_encoder import encode_spans
+from otel_celery_launcher.delivery.span_encoder import encode_spans
 from otel_celery_launcher.ipc.span_decoder import bounded, read_span
 from otel_celery_launcher.ipc.span_frames import encode_span
 from tests.support.strategies import contexts

@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_celery_launcher.exporter_process.otlp_wire import (
+from otel_celery_launcher.delivery.otlp_wire import (
     LOW,
     Headers,
     OtherKindError,
