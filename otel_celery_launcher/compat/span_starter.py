@@ -90,7 +90,7 @@ class SpanStarter:
             None if the parent is not sampled, or a sampler or processor must be called:
             use ``unrecorded_below`` or ``start``.
         """
-        return self._look().template if parent.trace_flags & _SAMPLED else None
+        return self._look().template if parent[3] & _SAMPLED else None
 
     def template_of_roots(self) -> SpanTemplate | None:
         """Return the template for spans that begin a trace, which is sampled.
@@ -109,7 +109,7 @@ class SpanStarter:
         Returns:
             None if the parent is sampled, or the sampler must be called.
         """
-        if parent.trace_flags & _SAMPLED or not self._look().follows_parent:
+        if parent[3] & _SAMPLED or not self._look().follows_parent:
             return None
         return trace_api.NonRecordingSpan(self._context_below(parent))
 

@@ -102,17 +102,14 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         celery_private.keep_out_of_headers(PUBLISHED_HEADER, RECEIVED_KEY)
         signals.before_task_publish.disconnect(self._trace_before_publish)
         signals.after_task_publish.disconnect(self._trace_after_publish)
-        signals.task_received.connect(self.received.note, weak=False)
-        if self.task_metrics is not None:
-            signals.task_received.connect(self._count_received, weak=False)
+        signals.task_received.connect(self._note_received, weak=False)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         super()._uninstrument(**kwargs)
         self._unwrap()
         if self._discarded is not None:
             self._discarded.disconnect()
-        signals.task_received.disconnect(self.received.note)
-        signals.task_received.disconnect(self._count_received)
+        signals.task_received.disconnect(self._note_received)
         if self.runs is not None and self.runs.record is not None:
             self.runs.record.clear()  # the end of this run will not be heard
 
@@ -184,13 +181,16 @@ class LauncherCeleryInstrumentor(CeleryInstrumentor):
         if span is not None and reason is not None:
             span.set_attribute("celery.retry.reason", text_of(reason))
 
-    def _count_received(self, request: Any = None, **_: Any) -> None:
+    def _note_received(self, request: Any = None, **_: Any) -> None:
         """Main process: a message has come."""
+        self.received.note(request.request_dict)
         if self.task_metrics is not None:
-            with suppress(*MALFORMED_ERRORS):  # of a message nobody has thought of
+            try:
                 self.task_metrics.count_received(
                     request.app, request.name, request.delivery_info
                 )
+            except MALFORMED_ERRORS:  # of a message nobody has thought of
+                return
 
     def _span_of(self, request: Any) -> Span | None:
         return None if self.runs is None else self.runs.span_of(request)

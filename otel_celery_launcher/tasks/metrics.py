@@ -81,6 +81,14 @@ class _PublishCells(NamedTuple):
     sent: _Cells
 
 
+class _Received(NamedTuple):
+    """The series of the messages of one task, while all come from one place."""
+
+    app: Any
+    delivery: object
+    cells: int
+
+
 class _Counted(NamedTuple):
     """What the record of a run in flight has in common with others."""
 
@@ -112,6 +120,7 @@ class TaskMetrics:
         self._older = older
         self._runs: dict[tuple[str, str, str], _RunCells] = {}
         self._publishes: dict[tuple[str, Any, str], _PublishCells] = {}
+        self._received: dict[str, _Received] = {}
         self._counted: dict[str, _Counted] = {}
         self._series: dict[tuple[Any, ...], _Cells] = {}
         self._destinations: set[str] = set()
@@ -121,7 +130,7 @@ class TaskMetrics:
 
     def _forget(self) -> None:
         """Forget the cells of another process; names stay bounded as they are."""
-        for known in (self._runs, self._publishes, self._series):
+        for known in (self._runs, self._publishes, self._received, self._series):
             known.clear()
 
     # Runs.
@@ -299,9 +308,9 @@ class TaskMetrics:
         known = self._publishes.get((task, destination, error_type))
         if known is None:
             known = self._bind_publish(app, task, destination, error_type)
-        self._add(known.duration, seconds, span)
         with writer.lock:
             writer.page.values[known.sent.cells] += 1
+            self._add(known.duration, seconds, span)
 
     def _bind_publish(
         self, app: Any, task: str, destination: tuple[str, str, str], error_type: str
@@ -330,7 +339,18 @@ class TaskMetrics:
 
     def count_received(self, app: Any, task: object, delivery: object) -> None:
         """Count a message that has come (main process)."""
-        self.count(
+        writer = self._writer
+        if not writer.is_ready[0]:
+            writer.prepare()
+        known = self._received.get(task) if type(task) is str else None
+        if known is None or known.app is not app or known.delivery != delivery:
+            known = self._bind_received(app, task, delivery)
+        with writer.lock:
+            writer.page.values[known.cells] += 1
+
+    def _bind_received(self, app: Any, task: object, delivery: object) -> _Received:
+        name = self.registered_name(app, task)
+        found = self._find(
             builtin.RECEIVED,
             {
                 "messaging.system": broker_of(app).system,
@@ -338,9 +358,13 @@ class TaskMetrics:
                 "messaging.destination.name": self._bounded_destination(
                     destination_of_delivery(app, delivery)
                 ),
-                "celery.task_name": self.registered_name(app, task),
+                "celery.task_name": name,
             },
         )
+        known = _Received(app, _copy(delivery), found.cells)
+        if found.is_final and name == task:  # of any other there may be any number
+            self._received[name] = known
+        return known
 
     def count_unrun(self, app: Any, task: object, reason: str) -> None:
         """Count a task that never runs."""

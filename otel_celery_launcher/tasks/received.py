@@ -46,9 +46,12 @@ class ReceivedMessages:
         self._recent: deque[tuple[str, str] | None] = deque(maxlen=RECENT_MESSAGES)
         self._fields: tuple[str, ...] = ()
 
-    def note(self, request: Any = None, **_: Any) -> None:
-        """Receiver of ``task_received``."""
-        fields = request.request_dict
+    def note(self, fields: dict[Any, Any]) -> None:
+        """Note a message.
+
+        Args:
+            fields: Of its request; the time at which it came is added.
+        """
         fields[RECEIVED_KEY] = time.time()
         if not self._fields:
             self._fields = _fields_of_a_trace()

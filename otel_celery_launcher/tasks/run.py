@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link
+from opentelemetry.trace import Link, NonRecordingSpan
 
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_fields import context_with_only
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from otel_celery_launcher.tasks.ending import Front
     from otel_celery_launcher.tasks.metrics import TaskMetrics
     from otel_celery_launcher.tasks.waits import Times
+
+_SAMPLED = trace.TraceFlags.SAMPLED
 
 # A header by which a message asks for a trace of its own: ``new``.
 TRACE_HEADER = "otel_celery_trace"
@@ -143,7 +145,8 @@ class Runs:
         frame = None
         span: Span | None
         durations: dict[str, float] = {}
-        if template := self._spans.template_below(parent):
+        template = None
+        if parent[3] & _SAMPLED and (template := self._spans.template_below(parent)):
             durations = waits_now(times, fields)
             shared, own = self._attributes.of_fast_run(task, fields, durations)
             span = template.span(parent, f"run/{task.name}", shared.attributes, own)
@@ -162,10 +165,10 @@ class Runs:
         if span is None:
             return None
         token = contexts.attach(context_with_only(span))
-        reference = weakref.ref(request, self._forget)
-        run = Run(reference, span, token, time.perf_counter(), frame, durations)
-        run.is_sampled = template is not None
-        return run
+        return Run(
+            weakref.ref(request, self._forget), span, token, time.perf_counter(), frame,
+            durations, "", template is not None,
+        )  # fmt: skip
 
     def _begin_full(
         self,
@@ -277,6 +280,8 @@ class Runs:
     ) -> None:
         """End a span; if it has not changed, its encoded start is used again."""
         span, front = run.span, self._front
+        if type(span) is NonRecordingSpan:
+            return
         if run.frame and is_unobserved(span) and self._spans.only_processor is front:
             frame = run.frame
             if hand_over(

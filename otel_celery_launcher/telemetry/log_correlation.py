@@ -19,7 +19,7 @@ from celery import signals
 from celery.utils.log import ColorFormatter
 from opentelemetry import trace
 
-from otel_celery_launcher.compat import celery_private
+from otel_celery_launcher.compat import celery_private, contexts
 
 IDS = "[trace_id=%(otelTraceID)s span_id=%(otelSpanID)s] "
 
@@ -46,7 +46,7 @@ def add_ids(service_name: str) -> None:
 
     def make_with_ids(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = make(*arguments, **named)
-        record.__dict__.update(ids.of(trace.get_current_span().get_span_context()))
+        record.__dict__.update(ids.of(contexts.current_span().get_span_context()))
         return record
 
     logging.setLogRecordFactory(make_with_ids)
