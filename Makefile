@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens lint format docs bench bench-cpu bench-metrics bench-logs bench-collectors faults outage soak servers build clean
+.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens lint format docs bench bench-cpu bench-instructions bench-metrics bench-logs bench-collectors faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -143,6 +143,10 @@ bench: $(VENV)/tested servers
 # Worker CPU a no-op task alone, beside opentelemetry-instrument; two minutes.
 bench-cpu: $(VENV)/tested servers
 	$(BIN)/python bench/run.py --quick $(ROUNDS)
+
+# Instructions a task by valgrind, which differ by one percent from run to run; eight minutes.
+bench-instructions: $(VENV)/tested servers
+	$(BIN)/python bench/instructions.py
 
 # What metrics cost, beside the SDK's: docs/metrics.md; a minute.
 bench-metrics: $(VENV)/tested

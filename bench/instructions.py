@@ -1,4 +1,4 @@
-"""Instructions a task, counted by valgrind: make bench-instructions; five minutes.
+"""Instructions a task, counted by valgrind: make bench-instructions; eight minutes.
 
 Times change by a tenth from run to run on a shared machine; instructions hardly do. A
 worker with one child runs below valgrind, which counts from a first burst of tasks on to
@@ -7,7 +7,11 @@ long there, so what timers do in that time is not the tasks': it is counted whil
 no task, and taken off. Each process of the worker is counted by itself. What the kernel
 executes is not counted.
 
-    python bench/instructions.py [--ours] [NAME …]     # of a scene: no-op, ten, …
+    python bench/instructions.py [NAME …]   # of scenes: no-op, ten, unsampled, publish
+    python bench/instructions.py --guard CELERY OTEL-CELERY   # folders of environments
+
+What the exporter process executes here is more than it is: a worker that takes fifty times
+as long sends one span at a time. For its share, see the CPU of paired runs (``cpu.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +37,7 @@ from variants import CELERY, INLINE, PROCESS, UPSTREAM, Variant
 from worker import APP, Life, environ_of, free_port, start_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WARM, COUNTED = 60, 400  # tasks
 
@@ -43,6 +49,8 @@ DEADLINE = 120.0  # seconds
 IDLE_SECONDS = 6.0
 
 PUBLISH = Scene("a publish", "", 0, "01", 1)
+
+SCENES = [NOOP, TEN, UNSAMPLED, PUBLISH]
 
 # Publishes as many as a line of its input says, and says when it has.
 PRODUCER = """
@@ -116,9 +124,10 @@ def _tell(pid: int, *command: str) -> None:
     )  # fmt: skip
 
 
-def wait(is_done: object, what: str) -> None:
+def wait(is_done: Callable[[], bool], what: str) -> None:
+    """Wait until something is done."""
     end = time.monotonic() + DEADLINE
-    while not is_done():  # type: ignore[operator]
+    while not is_done():
         if time.monotonic() > end:
             sys.exit(f"waited {DEADLINE:.0f} s for {what}")
         time.sleep(0.05)
@@ -141,7 +150,7 @@ def a_task(variant: Variant, scene: Scene, folder: Path, broker: str) -> Parts:
 
     def wait_for(tasks: int) -> None:
         wait(lambda: not (client.llen("celery") or client.hlen("unacked")), "tasks")
-        if variant is not CELERY:
+        if variant.counts:
             wait(lambda: sink.spans() >= tasks * scene.spans, "spans")
         time.sleep(1.0)  # what follows an export
 
@@ -155,7 +164,6 @@ def a_task(variant: Variant, scene: Scene, folder: Path, broker: str) -> Parts:
     publish(COUNTED)
     wait_for(WARM + COUNTED)
     found = counter.a_task()
-    print("idle, a second:", counter.idle, file=sys.stderr)
     life.kill()
     sink.stop()
     return found
@@ -171,13 +179,14 @@ def a_publish(variant: Variant, folder: Path, broker: str) -> Parts:
         cwd=folder, env=_environ(broker, variant, sink), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
-        assert process.stdin and process.stdout
+        assert process.stdin is not None
+        assert process.stdout is not None
         for number, count in enumerate((WARM, COUNTED)):
             if number:
                 counter = Counter(folder, process.pid)
             print(count, file=process.stdin, flush=True)
             assert process.stdout.readline()
-            if variant is not CELERY:
+            if variant.counts:
                 expected = WARM + number * COUNTED
                 wait(lambda expected=expected: sink.spans() >= expected, "spans")
             time.sleep(1.0)
@@ -212,6 +221,21 @@ def measure(
             database += 1
 
 
+def shares(
+    found: list[tuple[Scene, Variant, Parts]], variant: Variant
+) -> dict[str, float]:
+    """Return what a variant's worker executes more, as a share of upstream's, by scene."""
+    counted = {(scene.name, each.name): parts for scene, each, parts in found}
+    shares = {}
+    for scene in dict.fromkeys(scene.name for scene, _, _ in found):
+        plain, theirs, ours = (
+            counted[scene, each.name].without_exporter
+            for each in (CELERY, UPSTREAM, variant)
+        )
+        shares[scene] = (ours - plain) / (theirs - plain)
+    return shares
+
+
 def table(found: list[tuple[Scene, Variant, Parts]]) -> str:
     """Return a table for each scene."""
     lines = []
@@ -228,23 +252,52 @@ def table(found: list[tuple[Scene, Variant, Parts]]) -> str:
             shares = ["-", "-"]
             if upstream:
                 base = upstream.without_exporter - plain.without_exporter
-                shares = [f"{each / base:.2f}" for each in (added, added + parts.exporter)]
+                shares = [
+                    f"{each / base:.2f}" for each in (added, added + parts.exporter)
+                ]
             cells = [f"{each:,.0f}" for each in (*parts, added)]
             lines.append(f"| {' | '.join([name, *cells, *shares])} |")
     return "\n".join(lines)
+
+
+def guard(plain: str, ours: str) -> None:
+    """Print, as JSON, how much more of a no-op task is executed than by plain Celery.
+
+    Args:
+        plain: Folder of an environment with Celery.
+        ours: Of one with this launcher, too.
+    """
+    variants = [replace(CELERY, folder=plain), replace(PROCESS, folder=ours)]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
+        server = start_redis(Path(name), port := free_port())
+
+        def count(number: int) -> Parts:
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            broker = f"redis://127.0.0.1:{port}/{number}"
+            return a_task(variants[number], NOOP, folder, broker)
+
+        celery, launched = pool.map(count, range(2))
+        server.terminate()
+    more = {
+        "main": launched.main / celery.main,
+        "children": launched.children / celery.children,
+    }
+    print(json.dumps(more))
 
 
 def main() -> None:
     """Print the tables."""
     if not shutil.which("vgdb"):
         sys.exit("this needs valgrind (Debian: apt-get install valgrind)")
-    scenes = [NOOP, TEN, UNSAMPLED, PUBLISH]
+    if sys.argv[1:2] == ["--guard"]:
+        guard(*sys.argv[2:])
+        return
+    scenes = SCENES
     names = [each for each in sys.argv[1:] if not each.startswith("-")]
     if names:
         scenes = [each for each in scenes if any(name in each.name for name in names)]
     variants = [CELERY, UPSTREAM, PROCESS, INLINE]
-    if "--ours" in sys.argv:
-        variants = [CELERY, PROCESS, INLINE]
     for variant in variants:
         variant.install()
     with tempfile.TemporaryDirectory() as name:

@@ -22,6 +22,7 @@ from typing import Any
 
 import cpu
 import exporter
+import instructions
 import lifecycle
 import losses
 import publish
@@ -89,6 +90,13 @@ def measure(
     )
     data["losses"] = losses.measure(variants, folder, port)
     data["publish"] = publish.measure(variants, folder / "publish", port, rounds=5)
+    counted = list(
+        instructions.measure(
+            [CELERY, UPSTREAM, PROCESS, INLINE], instructions.SCENES, folder, port
+        )
+    )
+    data["instructions"] = instructions.table(counted)
+    data["instructions of upstream's"] = instructions.shares(counted, PROCESS)
     data["exporter"] = exporter.measure(PROCESS, folder / "exporter", port)
     return data
 

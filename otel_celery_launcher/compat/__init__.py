@@ -12,6 +12,7 @@ contexts             OpenTelemetry's contexts and propagators
 span_fields          what a span of the SDK is made of
 lazy_span            a span that is made on first access
 span_starter         starts of spans that cost less than the SDK's
+quick_spans          spans of the application that cost less than the SDK's
 otlp_exporters       the OTLP exporters
 contrib_bootstrap    the list of instrumentations in opentelemetry-bootstrap
 monkey_patching      gevent and eventlet

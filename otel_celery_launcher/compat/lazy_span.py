@@ -38,6 +38,7 @@ class SpanStart(NamedTuple):
     parent: trace_api.SpanContext | None
     start: int  # nanoseconds since the epoch
     shared: Mapping[str, Any]  # attributes, shared with other spans
+    encoded: bytes  # what is shared, as of ``span_frames.encode_shared``
     own: Mapping[str, Any]  # attributes, after these
 
 
@@ -109,6 +110,7 @@ class SpanTemplate:
         parent: trace_api.SpanContext | None,
         name: str,
         shared: Mapping[str, Any],
+        encoded: bytes,
         own: Mapping[str, Any],
     ) -> LazySpan | None:
         """Return a span that has started.
@@ -117,6 +119,7 @@ class SpanTemplate:
             parent: A valid, sampled parent; None begins a trace, which is sampled.
             name: Name of the span.
             shared: Attributes that other spans share; never changed.
+            encoded: The same, as of ``span_frames.encode_shared``.
             own: Further attributes; never changed.
 
         Returns:
@@ -133,7 +136,9 @@ class SpanTemplate:
             )
         else:
             context = child_context(parent, self._new_id())
-        origin = SpanStart(self, name, context, parent, time.time_ns(), shared, own)
+        start = time.time_ns()
+        fields = (self, name, context, parent, start, shared, encoded, own)
+        origin = tuple.__new__(SpanStart, fields)  # as SpanStart(…) at half of its cost
         span: LazySpan = object.__new__(LazySpan)
         span.__dict__ = {"_context": context, "origin": origin}
         return span

@@ -27,10 +27,15 @@ from otel_celery_launcher.ipc.span_frames import (
     CountedRun,
     RunStart,
     SpanRecord,
+    encode_run_end,
+    encode_run_start,
+    encode_scope,
 )
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+
+    from otel_celery_launcher.compat.lazy_span import SpanStart
 
 
 def read_span(resource: Resource, data: bytes) -> ReadableSpan:
@@ -45,6 +50,35 @@ def read_span(resource: Resource, data: bytes) -> ReadableSpan:
         return make(resource, record, shared)
     except READ_ERRORS as exc:
         raise FrameError(f"not a span: {exc!r}") from exc
+
+
+def ended_span(
+    origin: SpanStart, start: bytes, ended: int, changes: dict[str, str]
+) -> ReadableSpan:
+    """Return a span that ends as it began, in the process that has begun it.
+
+    Args:
+        origin: What it is made of.
+        start: Of ``encode_run_start``; b"" if it was not encoded.
+        ended: Nanoseconds since the epoch.
+        changes: Attributes that it ends with.
+    """
+    template, name, context, parent, started, _, shared, own = origin
+    if context.trace_state:
+        data = encode_run_end(start or encode_run_start(origin), ended, changes)
+        return read_span(template.resource, data)
+    trace_id, span_id, _, flags, _, _ = context  # a tuple by declaration
+    of_parent = None
+    if parent is not None:
+        of_parent = (parent[0], parent[1], parent[2], int(parent[3]), ())
+    record = SpanRecord(
+        name, (trace_id, span_id, False, int(flags), ()), of_parent, template.kind,
+        started, ended, 0, None, {**own, **changes}, 0, [], 0, [], 0,
+        encode_scope(template.scope),
+    )  # fmt: skip
+    span = FramedSpan(template.resource, record, shared)
+    vars(span)["_context"] = context
+    return span
 
 
 def framed_span(resource: Resource, record: SpanRecord) -> FramedSpan | None:
@@ -93,6 +127,14 @@ class FramedSpan(Lazy, ReadableSpan):
 
     def __init__(self, resource: Resource, record: SpanRecord, shared: bytes) -> None:
         self.frame = resource, record, shared
+
+    @property
+    def context(self) -> SpanContext | None:
+        """Its context, which the SDK's queue asks for, without any other field."""
+        fields = vars(self)
+        if "_context" not in fields:
+            fields["_context"] = _context(self.frame[1].context)
+        return fields["_context"]  # type: ignore[no-any-return]
 
     def materialize(self) -> ReadableSpan:
         """Return the span with all its fields."""

@@ -151,14 +151,9 @@ def encode_shared(attributes: dict[str, Any]) -> bytes:
     return dump(attributes)
 
 
-def encode_run_start(origin: SpanStart, shared: bytes) -> bytes:
-    """Return a run that has just begun as a frame; of any length.
-
-    Args:
-        origin: What its span is made of.
-        shared: The attributes that it shares with others, of ``encode_shared``.
-    """
-    template, name, context, parent, start, _, own = origin
+def encode_run_start(origin: SpanStart) -> bytes:
+    """Return a run that has just begun, or a publish, as a frame; of any length."""
+    template, name, context, parent, start, _, shared, own = origin
     trace_id, span_id, _, flags, state, _ = context  # a tuple by declaration
     _, parent_id, is_remote, parent_flags, _, _ = parent or _NO_PARENT
     items = () if state is DEFAULT_TRACE_STATE else tuple(state.items())
@@ -166,7 +161,7 @@ def encode_run_start(origin: SpanStart, shared: bytes) -> bytes:
         (
             name, trace_id, items, span_id, parent_id, is_remote, int(flags),
             int(parent_flags), template.kind, start, shared, own,
-            _scope(template.scope),
+            encode_scope(template.scope),
         )
     )  # fmt: skip
 
@@ -214,11 +209,12 @@ def record_of(span: ReadableSpan) -> tuple[Any, ...]:
         if links
         else [],
         dropped_links,
-        None if scope is None else _scope(scope),
+        None if scope is None else encode_scope(scope),
     )
 
 
-def _scope(scope: InstrumentationScope) -> bytes:
+def encode_scope(scope: InstrumentationScope) -> bytes:
+    """Return a scope as bytes."""
     known = _scopes.get(id(scope))
     if known is None or known[0] is not scope:
         if len(_scopes) >= SCOPES_KEPT:

@@ -23,7 +23,7 @@ from otel_celery_launcher.errors import MALFORMED_ERRORS, guarded
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import Envelope
-from otel_celery_launcher.ipc.span_frames import encode_run_end
+from otel_celery_launcher.ipc.span_frames import encode_run_end, encode_run_start
 from otel_celery_launcher.routes.lane import LOOK_SECONDS, Lane
 from otel_celery_launcher.routes.route import Outgoing
 from otel_celery_launcher.signals import LOGS, METRICS, TRACES
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
+    from otel_celery_launcher.compat.lazy_span import SpanStart
     from otel_celery_launcher.ipc.channel import Channels
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.inline_metrics import InlineMetrics
@@ -149,7 +150,7 @@ class HandoffRoute:
 
     def hand_over_ended(
         self,
-        resource: Resource,
+        origin: SpanStart,
         start: bytes,
         ended: int,
         changes: dict[str, str],
@@ -163,10 +164,10 @@ class HandoffRoute:
         lane = self._traces
         if lane is None:
             return
-        data = encode_run_end(start, ended, changes)
+        data = encode_run_end(start or encode_run_start(origin), ended, changes)
         self._hand_over(
             lane,
-            lane.envelope(resource),
+            lane.envelope(origin.template.resource),
             data,
             ends_work=ends_work,
             ends_task=ends_task,

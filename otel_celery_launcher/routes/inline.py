@@ -35,8 +35,7 @@ from otel_celery_launcher.delivery.export_log import ExportLogHandler, error_tex
 from otel_celery_launcher.delivery.health import MainHealth, SecondHealth
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
 from otel_celery_launcher.ipc.counters import Counters
-from otel_celery_launcher.ipc.span_decoder import read_span
-from otel_celery_launcher.ipc.span_frames import encode_run_end
+from otel_celery_launcher.ipc.span_decoder import ended_span
 from otel_celery_launcher.routes.counting_exporter import (
     CountingExporter,
     is_exporting,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
+    from otel_celery_launcher.compat.lazy_span import SpanStart
     from otel_celery_launcher.delivery.health import Health
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.inline_metrics import InlineMetrics
@@ -262,7 +262,7 @@ class InlineRoute:
 
     def hand_over_ended(
         self,
-        resource: Resource,
+        origin: SpanStart,
         start: bytes,
         ended: int,
         changes: dict[str, str],
@@ -274,8 +274,8 @@ class InlineRoute:
         """Take a span that ends as it began: ``HandOverEnded``."""
         self.hand_over(
             TRACES,
-            read_span(resource, encode_run_end(start, ended, changes)),
-            resource,
+            ended_span(origin, start, ended, changes),
+            origin.template.resource,
             ends_work=ends_work,
             ends_task=ends_task,
             in_flight=in_flight,

@@ -24,6 +24,7 @@ from otel_celery_launcher.routes.backlog import BACKLOG_BYTES
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
+    from otel_celery_launcher.compat.lazy_span import SpanStart
     from otel_celery_launcher.signals import Signal
 
 
@@ -32,7 +33,7 @@ class HandOverEnded(Protocol):
 
     def __call__(
         self,
-        resource: Resource,
+        origin: SpanStart,
         start: bytes,
         ended: int,
         changes: dict[str, str],
@@ -44,8 +45,8 @@ class HandOverEnded(Protocol):
         """Take a span.
 
         Args:
-            resource: Its resource.
-            start: Of ``encode_run_start``.
+            origin: What it is made of.
+            start: Of ``encode_run_start``; b"" if it was not encoded.
             ended: Nanoseconds since the epoch.
             changes: Attributes that it ends with.
             ends_work: As of ``Route.hand_over``, and so are the others.

@@ -237,11 +237,12 @@ class Attributes:
         attributes: dict[str, Any] = {}
         for key, name in self._copied:
             value = fields.get(key)
-            if type(value) in _PLAIN:
-                if value:
-                    attributes[name] = value
-            elif value is not None:
+            if value is None:
+                continue
+            if type(value) not in _PLAIN:
                 attributes[name] = text_of(value)
+            elif value:
+                attributes[name] = value
         limits = fields.get("timelimit")
         if isinstance(limits, (list, tuple)) and limits not in _NO_LIMITS:
             attributes["celery.timelimit"] = tuple(

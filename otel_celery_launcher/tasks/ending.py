@@ -48,7 +48,7 @@ def hand_over(
     Args:
         front: Receives it, and nobody else does; None if it has to end as others do.
         span: The span.
-        start: Of ``encode_run_start``.
+        start: Of ``encode_run_start``; b"" if it was not encoded.
         changes: Attributes that it ends with.
         ends_task: Whether a task ends with it.
         in_flight: The state of the run's record.
@@ -58,7 +58,7 @@ def hand_over(
     origin = span.origin
     parent = origin.parent
     front.route.hand_over_ended(
-        origin.template.resource,
+        origin,
         start,
         ended,
         changes,

@@ -204,10 +204,11 @@ class TaskMetrics:
         values, words = self._writer.page.values, self._writer.page.words
         places = []
         with self._writer.lock:
-            for found, amount in zip(histograms, amounts, strict=False):
+            for (cells, boundaries, first_exemplar, _), amount in zip(  # noqa: B905
+                histograms, amounts
+            ):
                 if amount is None:
                     continue
-                cells, boundaries, first_exemplar, _ = found
                 bucket = (
                     bisect_left(boundaries, amount)
                     if boundaries

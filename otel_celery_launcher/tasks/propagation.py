@@ -93,10 +93,11 @@ def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
     match = _TRACEPARENT.fullmatch(text) if isinstance(text, str) else None
     if match is None or not contexts.is_default(propagate.get_global_textmap()):
         return None
-    trace_id, span_id = int(match[1], 16), int(match[2], 16)
+    first, second, flags = match.groups()
+    trace_id, span_id = int(first, 16), int(second, 16)
     if not (trace_id and span_id):
         return None
-    return valid_context(trace_id, span_id, FLAGS[int(match[3], 16)], is_remote=True)
+    return valid_context(trace_id, span_id, FLAGS[int(flags, 16)], is_remote=True)
 
 
 # What the default propagators read and write.

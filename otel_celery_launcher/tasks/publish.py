@@ -23,7 +23,6 @@ from otel_celery_launcher import messages
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.errors import MALFORMED_ERRORS
-from otel_celery_launcher.ipc.span_frames import encode_run_start
 from otel_celery_launcher.tasks import schedule
 from otel_celery_launcher.tasks.destination import publish_destination
 from otel_celery_launcher.tasks.ending import hand_over, is_unobserved
@@ -111,7 +110,7 @@ class Publisher:
         headers = dict(options.pop("headers", None) or {})
         headers.pop(RECEIVED_KEY, None)  # a retry hands its request's headers on
         destination = publish_destination(app.amqp, options)
-        span, shared = self._start(app, name, message, headers, options, destination)
+        span = self._start(app, name, message, headers, options, destination)
         token = contexts.attach(contexts.with_span(span))
         try:
             _inject(headers, span)
@@ -119,16 +118,17 @@ class Publisher:
             return self._send(call, app, name, destination, span)
         finally:
             contexts.detach(token)
-            self._end(span, shared)
+            self._end(span)
 
-    def _end(self, span: Span, shared: bytes) -> None:
+    def _end(self, span: Span) -> None:
         """End a span; if it has not changed, it needs no object of the SDK's."""
         front = self._front
-        if shared and is_unobserved(span) and self._spans.only_processor is front:
-            start = encode_run_start(span.origin, shared)
-            if hand_over(front, span, start, {}, ends_task=False, in_flight=None):
-                return
-        span.end()
+        if not (
+            is_unobserved(span)
+            and self._spans.only_processor is front
+            and hand_over(front, span, b"", {}, ends_task=False, in_flight=None)
+        ):
+            span.end()
 
     def _send(
         self,
@@ -179,12 +179,8 @@ class Publisher:
         headers: dict[Any, Any],
         options: Mapping[str, Any],
         destination: Destination,
-    ) -> tuple[Span, bytes]:
-        """Start the span below the current one, or below what the headers carry.
-
-        Returns:
-            The span, and what it shares with others, encoded; empty if that is unknown.
-        """
+    ) -> Span:
+        """Start the span below the current one, or below what the headers carry."""
         parent = None
         above = contexts.current_span().get_span_context()
         if not above.is_valid:
@@ -213,13 +209,12 @@ class Publisher:
             except MALFORMED_ERRORS:  # of a message that nobody has thought of
                 return {"celery.action": "apply_async", "celery.task_name": name}
 
-        span = self._spans.start(
+        return self._spans.start(
             self._attributes.publish_name(name, destination, label),
             parent,
             trace.SpanKind.PRODUCER,
             attributes,
         )
-        return span, b""
 
     def _start_fast(
         self,
@@ -229,12 +224,12 @@ class Publisher:
         destination: Destination,
         above: SpanContext,
         entry: object,
-    ) -> tuple[Span, bytes] | None:
+    ) -> Span | None:
         """Start a span at a third of the cost of ``SpanStarter.start``; None if it cannot."""
         if not above.is_valid:
             template = self._spans.template_of_roots()
         elif span := self._spans.unrecorded_below(above):
-            return span, b""
+            return span
         else:
             template = self._spans.template_below(above)
         if template is None:
@@ -243,13 +238,13 @@ class Publisher:
         if found is None:
             return None
         shared, own = found
-        lazy = template.span(
+        return template.span(
             above if above.is_valid else None,
             self._attributes.publish_name(name, destination, ""),
             shared.attributes,
+            shared.encoded,
             own,
         )
-        return None if lazy is None else (lazy, shared.encoded)
 
 
 def _named(send: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:

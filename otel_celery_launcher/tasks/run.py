@@ -149,9 +149,11 @@ class Runs:
         if parent[3] & _SAMPLED and (template := self._spans.template_below(parent)):
             durations = waits_now(times, fields)
             shared, own = self._attributes.of_fast_run(task, fields, durations)
-            span = template.span(parent, f"run/{task.name}", shared.attributes, own)
+            span = template.span(
+                parent, f"run/{task.name}", shared.attributes, shared.encoded, own
+            )
             if span is not None and self.record is not None:
-                frame = encode_run_start(span.origin, shared.encoded)
+                frame = encode_run_start(span.origin)
                 task_id = fields.get("id")
                 if len(frame) <= START_BYTES and type(task_id) is str:
                     self.record.write(shared.pid, task_id, frame)
@@ -266,7 +268,7 @@ class Runs:
             return
         metrics.end_run(
             task,
-            request.delivery_info,
+            request.__dict__.get("delivery_info"),
             state,
             run.error_type,
             seconds,

@@ -10,6 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from otel_celery_launcher.compat import lazy_span, span_starter
+from otel_celery_launcher.ipc.span_frames import encode_shared
 
 SPAN_CONTEXT = trace_api.SpanContext(1, 2, is_remote=True)
 KIND = trace_api.SpanKind.CONSUMER
@@ -61,7 +62,9 @@ def start_child(
 ) -> lazy_span.LazySpan | None:
     """Start a span as the run of a task is started."""
     template = ours.template_below(parent)
-    return None if template is None else template.span(parent, name, attributes, {})
+    if template is None:
+        return None
+    return template.span(parent, name, attributes, encode_shared(attributes), {})
 
 
 def parent_context(flags: int, *, is_remote: bool) -> context_api.Context:

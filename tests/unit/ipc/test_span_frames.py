@@ -35,6 +35,7 @@ from otel_celery_launcher.ipc.datagrams import (
     split_frames,
 )
 from otel_celery_launcher.ipc.marshalled import encode_resource, read_resource
+from otel_celery_launcher.ipc.span_decoder import ended_span as ended_span_here
 from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.ipc.span_frames import (
     SPAN_BYTES,
@@ -135,13 +136,16 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     both = {**common, **own}
     template = SpanStarter(tracer).template_below(parent)
     assert template is not None
-    span = template.span(parent, "run", common, own)
+    span = template.span(parent, "run", common, encode_shared(common), own)
     assert span is not None
-    start = encode_run_start(span.origin, encode_shared(common))
+    start = encode_run_start(span.origin)
     changes = {"celery.state": state}
     ended = span.end_unobserved(changes)
     rebuilt = read_span(span.resource, encode_run_end(start, ended, changes))
     assert encode_spans([rebuilt]) == encode_spans([span])
+    at_once = ended_span_here(span.origin, start, ended, changes)
+    assert encode_spans([at_once]) == encode_spans([span])
+    assert (at_once.context, at_once.parent) == (span.context, span.parent)
     assert (rebuilt.context, rebuilt.parent) == (span.context, span.parent)
     begun = read_span(span.resource, start)  # of a run whose process was killed
     assert begun.attributes == both
