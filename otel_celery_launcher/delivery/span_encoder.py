@@ -57,13 +57,14 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 _IDS = struct.Struct(">2sQQ2sQ")  # trace_id = 1, span_id = 2
-_PARENT = struct.Struct(">2sQ")  # parent_span_id = 4
+_IDS_BELOW = struct.Struct(">2sQQ2sQ2sQ")  # and parent_span_id = 4
 _KIND_AND_TIMES = struct.Struct("<BBBQBQ")  # kind = 6, start = 7, end = 8
-_FLAGS = struct.Struct("<2sI")  # flags = 16
 _ATTRIBUTE = b"\x4a"  # attributes = 9
-_NO_STATUS = b"\x7a\x00"  # status = 15, which is there and empty
 
-_IS_REMOTE_IS_KNOWN, _IS_REMOTE = 0x100, 0x200
+# status = 15, which is there and empty; flags = 16: whether the parent is remote is known,
+# and whether it is
+_END = struct.pack("<2s2sI", b"\x7a\x00", b"\x85\x01", 0x100)
+_END_BELOW_REMOTE = struct.pack("<2s2sI", b"\x7a\x00", b"\x85\x01", 0x300)
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
@@ -110,14 +111,17 @@ def _encode_fast(span: FramedSpan) -> bytes | None:
     _, record, shared = span.frame
     name, context, parent, kind, start, end, _, _, own, *_ = record
     assert context is not None  # noqa: S101 - as _has_fast_encoding has seen
-    trace_id, flags = context[0], _IS_REMOTE_IS_KNOWN
-    parts = [
-        _IDS.pack(b"\x0a\x10", trace_id >> 64, trace_id & LOW, b"\x12\x08", context[1])
-    ]
-    if parent is not None:
-        parts.append(_PARENT.pack(b"\x22\x08", parent[1]))
-        if parent[2]:
-            flags |= _IS_REMOTE
+    trace_id, span_id, *_ = context
+    high, low = trace_id >> 64, trace_id & LOW
+    end_of_span = _END
+    if parent is None:
+        parts = [_IDS.pack(b"\x0a\x10", high, low, b"\x12\x08", span_id)]
+    else:
+        _, parent_id, is_remote, *_ = parent
+        ids = (b"\x0a\x10", high, low, b"\x12\x08", span_id, b"\x22\x08", parent_id)
+        parts = [_IDS_BELOW.pack(*ids)]
+        if is_remote:
+            end_of_span = _END_BELOW_REMOTE
     try:
         parts.append(_kept_name(name) if len(name) < LONG else _name(name))
         # 0 is "unspecified" in OTLP
@@ -130,8 +134,7 @@ def _encode_fast(span: FramedSpan) -> bytes | None:
         parts += [attribute(_ATTRIBUTE, key, value) for key, value in own.items()]
     except (OtherKindError, UnicodeEncodeError):
         return None
-    parts.append(_NO_STATUS)
-    parts.append(_FLAGS.pack(b"\x85\x01", flags))
+    parts.append(end_of_span)
     return b"".join(parts)
 
 

@@ -190,6 +190,8 @@ def split_frames(body: bytes) -> list[bytes]:
     """
     frames = []
     position, size = 0, len(body)
+    if size >= 4 and LENGTH.unpack_from(body)[0] == size - 4:  # as nearly all are
+        return [body[4:]]
     try:
         while position < size:
             (length,) = LENGTH.unpack_from(body, position)

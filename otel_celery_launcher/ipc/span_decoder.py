@@ -177,17 +177,18 @@ def _run(
 
 def _has_fast_encoding(record: SpanRecord) -> bool:
     """Return whether ``delivery/span_encoder.py`` encodes it without the SDK."""
-    context = record.context
+    (
+        name, context, _, _, start, end, status, description, _, dropped_attributes,
+        events, dropped_events, links, dropped_links, _,
+    ) = record  # fmt: skip
     return (
-        type(record.name) is str
-        and record.name != ""
-        and type(record.start) is type(record.end) is int
-        and record.start > 0 < record.end
+        type(name) is str
+        and name != ""
+        and type(start) is type(end) is int
+        and start > 0 < end
         and context is not None
-        and not (record.status or record.description or context[4])
-        and not (record.events or record.links)
-        and not (record.dropped_attributes or record.dropped_events)
-        and not record.dropped_links
+        and not (status or description or context[4] or events or links)
+        and not (dropped_attributes or dropped_events or dropped_links)
     )
 
 

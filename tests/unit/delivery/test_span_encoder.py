@@ -148,7 +148,7 @@ def test_looking_at_the_encoder_asks_no_resource_detector(
 
 def test_the_installed_sdk_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     assert span_encoder.is_faithful()
-    monkeypatch.setattr(span_encoder, "_NO_STATUS", b"")
+    monkeypatch.setattr(span_encoder, "_END", b"")
     assert not span_encoder.is_faithful()
 
 
