@@ -39,6 +39,7 @@ OWN_COMMANDS = {
     "inject": "Write a tree that traces programs by their environment alone.",
     "spool": "Show, or send, what workers have left in a spool directory.",
     "tail": "Receive traces here and show them.",
+    "top": "Show the figures of the tasks, once a second.",
 }
 
 OWN_HELP = """\
@@ -60,7 +61,8 @@ Commands of its own:
   healthcheck      Check with the exit status whether a worker is healthy; for containers.
   inject DIRECTORY Write a tree that traces programs by their environment alone.
   spool            Show, or send, what workers have left in a spool directory.
-  tail             Receive traces here and show each when it is complete.
+  tail             Receive traces here and show each when it is complete; --web: a live page.
+  top              Show the figures of the tasks, once a second.
 
 Celery's help:
 """
@@ -268,6 +270,11 @@ def _run_command_without_settings(
         from otel_celery_launcher.tail.command import main as tail
 
         return tail(words)
+    if command == "top":
+        environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from otel_celery_launcher.tail.top import main as top
+
+        return top(words)
     from otel_celery_launcher.demo.command import main as demo
 
     return demo(words)

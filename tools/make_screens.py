@@ -17,8 +17,9 @@ from unittest.mock import patch
 from otel_celery_launcher.doctor.findings import FAIL, OK, WARN, Finding
 from otel_celery_launcher.doctor.report import Report
 from otel_celery_launcher.receiver.spans import ReceivedSpan
+from otel_celery_launcher.tail import task_table
 from otel_celery_launcher.tail.screen import Screen
-from otel_celery_launcher.tail.task_table import TaskTable
+from otel_celery_launcher.tail.task_figures import TaskFigures
 from otel_celery_launcher.tail.waterfall import arrange
 
 if TYPE_CHECKING:
@@ -117,9 +118,9 @@ def uncoloured(text: str) -> str:
 
 def table(columns: int) -> str:
     """Return the table of tasks."""
-    tasks = TaskTable()
-    tasks.add(arrange(spans()))
-    return "\n".join(tasks.lines(columns)) + "\n"
+    figures = TaskFigures()
+    figures.add(arrange(spans()))
+    return "\n".join(task_table.lines(figures.rows(), columns)) + "\n"
 
 
 FINDINGS = (

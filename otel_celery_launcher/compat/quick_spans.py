@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _PARTS = ("_lock", "_attributes", "_events", "_links")
 
 
+# An application may have put its own in their place.
+_START, _START_AS_CURRENT = Tracer.start_span, Tracer.start_as_current_span
+
+
 class QuickSpan(_Span):
     """The SDK's span in all but how it is made, and how it ends."""
 
@@ -100,7 +104,9 @@ class QuickTracer:
     def _look(self) -> None:
         self._snapshot = TracerSnapshot(self._tracer, SpanKind.INTERNAL)
         self._is_quick = (
-            self._snapshot.is_plain and self._snapshot.only_processor is self._front
+            self._snapshot.is_plain
+            and Tracer.start_span is _START
+            and self._snapshot.only_processor is self._front
         )
         if not self._is_quick:
             return
@@ -221,7 +227,9 @@ class CurrentSpan(contextlib.ContextDecorator):
 
 def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
     """Return a quicker ``Tracer.start_as_current_span``; as a decorator it is the SDK's."""
-    of_the_sdk = tracer.start_as_current_span
+    of_the_sdk: Callable[..., Any] = tracer.start_as_current_span
+    if Tracer.start_as_current_span is not _START_AS_CURRENT:
+        return of_the_sdk
 
     class Current(CurrentSpan):
         """Of this tracer."""

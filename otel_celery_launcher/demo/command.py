@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -22,6 +23,7 @@ import click
 
 from otel_celery_launcher.errors import EXIT_FAILED, EXIT_OK
 from otel_celery_launcher.receiver.memory import Receiver
+from otel_celery_launcher.tail.display import Summary, Totals
 from otel_celery_launcher.tail.metric_table import DURATION, MetricTable
 from otel_celery_launcher.tail.output import (
     prepare_output,
@@ -29,7 +31,10 @@ from otel_celery_launcher.tail.output import (
     write_line,
 )
 from otel_celery_launcher.tail.screen import PLAIN_COLUMNS, Screen
+from otel_celery_launcher.tail.traces import Trace
 from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange
+from otel_celery_launcher.tail.web.server import WEB_PORT, serve_page
+from otel_celery_launcher.tail.web.store import Store
 from otel_celery_launcher.terminal import LINES, escape_controls
 
 if TYPE_CHECKING:
@@ -71,8 +76,12 @@ LOGS_SECONDS = 3.0  # after the spans: they have a queue of their own
 STOP_SECONDS = 15.0
 
 
-def run_demo() -> int:
-    """Run the workflow, print its trace, check it; return the exit status."""
+def run_demo(store: Store | None = None) -> int:
+    """Run the workflow, print its trace, check it; return the exit status.
+
+    Args:
+        store: Where it is kept for the live page; None without one.
+    """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
         write_line(
@@ -82,6 +91,8 @@ def run_demo() -> int:
         environ = _environ(Path(folder), receiver.endpoint)
         log = _run_workflow(Path(folder), environ, receiver)
     rows = arrange(receiver.spans, records=_in_traces(receiver.logs))
+    if store is not None:
+        _keep(store, receiver, rows)
     table = MetricTable()
     table.add(receiver.points)
     wrong = check(rows) + check_metrics(rows, receiver.points) + check_logs(rows)
@@ -104,13 +115,50 @@ def run_demo() -> int:
 
 
 @click.command(help="Trace a small workflow here and now; needs nothing installed.")
+@click.option(
+    "--web",
+    metavar="[PORT]",
+    type=click.IntRange(0, 65535),
+    is_flag=False,
+    flag_value=WEB_PORT,
+    help=f"Show it as a page, until Ctrl-C.  [default port: {WEB_PORT}]",
+)
 @click.pass_context
-def demo(context: click.Context) -> None:
+def demo(context: click.Context, web: int | None) -> None:
     """Run the demo as a command of its own."""
     prepare_output()
     with until_reader_leaves():
-        status = run_demo()
+        if web is None:
+            status = run_demo()
+        else:
+            store = Store()
+            with serve_page(store, web):
+                status = run_demo(store)
+                _wait_for_the_end()
     context.exit(status)
+
+
+def _keep(store: Store, receiver: Receiver, rows: list[WaterfallRow]) -> None:
+    """Give the page what has come."""
+    for trace_id in dict.fromkeys(row.span.trace_id for row in rows):
+        its = [row for row in rows if row.span.trace_id == trace_id]
+        records = [each for each in receiver.logs if each.trace_id == trace_id]
+        trace = Trace(trace_id, [row.span for row in its], records=records)
+        store.add(trace, its, Summary.of(its))
+    store.add_points(receiver.points)
+    totals = Totals()
+    totals.add(Summary.of(rows), None)
+    store.set_totals(str(totals))
+
+
+def _wait_for_the_end() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    write_line("\nCtrl-C ends the page.")
+    while not stopped.wait(0.2):
+        pass
 
 
 def main(arguments: Sequence[str]) -> NoReturn:

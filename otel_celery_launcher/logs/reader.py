@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from opentelemetry import trace
 
-from otel_celery_launcher.compat import celery_logs
+from otel_celery_launcher.compat import celery_logs, contexts
 from otel_celery_launcher.delivery.redaction import frames_of
 from otel_celery_launcher.ipc.log_frames import LogItem
 from otel_celery_launcher.settings.task_globs import TaskGlobs
@@ -108,7 +107,7 @@ class LogReader:
         Raises:
             SoftTimeLimitExceeded: The task's time limit was reached meanwhile.
         """
-        if record.process not in (None, os.getpid()):
+        if record.process != os.getpid() and record.process is not None:
             return None
         try:
             return self._read(record)
@@ -125,7 +124,9 @@ class LogReader:
         if record.levelno < options.level:
             return None
         exc = None if record.exc_info is None else _exception_of(record)
-        context = celery_logs.context_of(record) if record.args else None
+        context = None
+        if type(record.args) is dict:
+            context = celery_logs.context_of(record)
         attributes = {}
         extra: set[str] = set()
         if len(record.__dict__) != _RECORD_FIELDS:  # a tenth of the set's cost
@@ -136,7 +137,7 @@ class LogReader:
         if not options.shows_exceptions:
             handled = sys.exc_info()[1] if exc is None else exc
             body = hide_exceptions(body, attributes, handled)
-        span = trace.get_current_span().get_span_context()
+        span = contexts.current_span().get_span_context()
         number, text = _level(record.levelno, _as_text(record.levelname))
         fields = (
             _clean_name(_as_text(record.name)),
@@ -167,9 +168,10 @@ class LogReader:
             if type(record.msg) is not str and isinstance(record.msg, Mapping):
                 return self._body_of_event(record.msg, attributes)  # structlog
             return _message(record.getMessage, record.msg)
-        short = celery_logs.shortened(record)
-        if short is not None and isinstance(record.args, tuple):
-            return _formatted(short[0], self._shown(record.args[: short[1]]))
+        if record.name.startswith("celery."):
+            short = celery_logs.shortened(record)
+            if short is not None and isinstance(record.args, tuple):
+                return _formatted(short[0], self._shown(record.args[: short[1]]))
         if self._options.shows_exceptions:
             return _message(record.getMessage, record.msg)
         return _formatted(str(record.msg), self._shown(record.args))

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 import time
@@ -41,6 +40,7 @@ from otel_celery_launcher.routes.counting_exporter import (
     is_exporting,
     note_error,
 )
+from otel_celery_launcher.routes.held_sender import HeldSender
 from otel_celery_launcher.signals import LOGS, METRICS, TRACES
 
 if TYPE_CHECKING:
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
 
 # Items a holding process keeps: as many as the SDK's own queue by default.
 HELD_ITEMS = 2048
-
-# A forked sender is killed by its own alarm: the exporter's default timeout and a bit.
-SENDER_SECONDS = 15
 
 # How long a process that Celery did not announce may send at its end.
 UNANNOUNCED_SECONDS = 2.0
@@ -234,7 +231,7 @@ class InlineRoute:
             for each in signals
         }
         self._starting = threading.Lock()
-        self._sender: int | None = None
+        self._sender = HeldSender()
         self.has_sent = False
         self._pid = os.getpid()
         self._take: Callable[[InlineLane, Any], None] = (
@@ -354,7 +351,7 @@ class InlineRoute:
         if self._pid != os.getpid():
             return True
         end = time.monotonic() + seconds
-        self._finish_sender(end)
+        self._sender.finish(end)
         lanes = self._lanes.values()
         if any(lane.held for lane in lanes):
             self.child_started(MAIN_ROW)
@@ -396,7 +393,7 @@ class InlineRoute:
         self._starting = threading.Lock()  # another thread of the parent may have it
         for lane in self._lanes.values():
             lane.forget_parent()
-        self._sender = None
+        self._sender = HeldSender()
         self._pid = os.getpid()
 
     def _begin_after_fork(self) -> None:
@@ -416,47 +413,17 @@ class InlineRoute:
     def _is_hopeless(self, waited_seconds: float) -> bool:
         return waited_seconds >= FIRST_ATTEMPT_SECONDS and self._counters.is_hopeless
 
-    # The sender: a forked copy of a holding process, which never forks itself.
+    # What is held leaves through a forked copy.
 
     def _send_held(self) -> None:
-        self._reap_sender()
         lanes = [lane for lane in self._lanes.values() if lane.held]
-        if not lanes or self._sender is not None:
+        if self._sender.is_busy() or not lanes:
             return
-        pid = os.fork()
-        if pid == 0:
-            self._send_and_exit()
-        self._sender = pid
+
+        def send() -> None:
+            for lane in lanes:
+                lane.send_held()
+
+        self._sender.start(send)
         for lane in lanes:
             lane.held.clear()
-
-    def _send_and_exit(self) -> None:
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(SENDER_SECONDS)
-            for lane in self._lanes.values():
-                if lane.held:
-                    lane.send_held()
-        finally:
-            os._exit(0)
-
-    def _reap_sender(self) -> None:
-        if self._sender is None:
-            return
-        try:
-            pid, _ = os.waitpid(self._sender, os.WNOHANG)
-        except ChildProcessError:  # reaped by the application
-            pid = self._sender
-        if pid:
-            self._sender = None
-
-    def _finish_sender(self, end: float) -> None:
-        while self._sender is not None and time.monotonic() < end:
-            self._reap_sender()
-            threading.Event().wait(0.01)
-        if self._sender is not None:
-            os.kill(self._sender, signal.SIGKILL)
-            os.waitpid(self._sender, 0)
-            self._sender = None

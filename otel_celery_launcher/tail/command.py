@@ -26,6 +26,7 @@ from otel_celery_launcher.receiver.http_server import HttpServer
 from otel_celery_launcher.receiver.logs import read_logs
 from otel_celery_launcher.receiver.metrics import read_metrics
 from otel_celery_launcher.receiver.spans import read_request
+from otel_celery_launcher.tail import task_table
 from otel_celery_launcher.tail.display import Filter, Summary, Totals, as_json, headline
 from otel_celery_launcher.tail.metric_table import MetricTable
 from otel_celery_launcher.tail.output import (
@@ -36,8 +37,10 @@ from otel_celery_launcher.tail.output import (
 )
 from otel_celery_launcher.tail.page import Page
 from otel_celery_launcher.tail.screen import Screen
-from otel_celery_launcher.tail.task_table import TaskTable
+from otel_celery_launcher.tail.task_figures import TaskFigures
 from otel_celery_launcher.tail.traces import Trace, Traces
+from otel_celery_launcher.tail.web.server import WEB_PORT, is_loopback, serve_page
+from otel_celery_launcher.tail.web.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,6 +71,8 @@ class Tail:
         has_stacks: Whether stack traces are shown with the errors.
         table_seconds: Between two tables of tasks; 0 for none.
         has_metrics: Whether tables are of the metrics that come, too.
+        store: Where it is kept for pages; None without one.
+        is_quiet: Whether nothing is written.
     """
 
     def __init__(
@@ -80,11 +85,15 @@ class Tail:
         has_stacks: bool = False,
         table_seconds: float = 0.0,
         has_metrics: bool = False,
+        store: Store | None = None,
+        is_quiet: bool = False,
     ) -> None:
+        self._is_quiet = is_quiet
+        self._store = store
         self._metrics = MetricTable() if has_metrics else None
         self._metrics_shown = 0.0
         self._screen = Screen(has_stacks=has_stacks)
-        self._table = TaskTable()
+        self._figures = TaskFigures()
         self._table_seconds = table_seconds
         self._table_shown = time.monotonic()
         self._wanted = wanted
@@ -136,6 +145,8 @@ class Tail:
     ) -> None:
         with self._refusing(), self._reading:
             points = read_metrics(request)
+            if self._store is not None:
+                self._store.add_points(points)
             if self._metrics is not None:
                 self._metrics.add(points)
         if self._forwarder is not None:
@@ -164,6 +175,8 @@ class Tail:
         totals, traces = self.totals, self._traces
         totals.cut, totals.dropped = traces.cut, traces.dropped
         totals.records, totals.apart = traces.records, traces.apart
+        if self._store is not None:
+            self._store.set_totals(str(totals))
         if self.totals.dropped and not self._has_warned:
             self._has_warned = True
             say(_DROPS)
@@ -194,9 +207,10 @@ class Tail:
         write_line(totals)
 
     def _show_table(self) -> None:
-        if self._is_json or not self._table.has_changed:
+        if self._is_json or not self._figures.has_changed:
             return
-        for line in self._table.lines(self._screen.columns):
+        self._figures.has_changed = False
+        for line in task_table.lines(self._figures.rows(), self._screen.columns):
             write_line(line)
         write_line()
 
@@ -213,12 +227,14 @@ class Tail:
     def _show(self, trace: Trace) -> None:
         rows = trace.rows
         summary = Summary.of(rows)
-        self._table.add(rows)
+        self._figures.add(rows)
+        if self._store is not None:
+            self._store.add(trace, rows, summary)
         self.totals.add(summary, self._counted.pop(trace.trace_id, None))
         self._counted[trace.trace_id] = summary
         while len(self._counted) > self._traces.limit:
             del self._counted[next(iter(self._counted))]
-        if not self._wanted.fits(trace, summary):
+        if self._is_quiet or not self._wanted.fits(trace, summary):
             return
         if self._page:
             self._page.add(trace, summary)
@@ -243,6 +259,26 @@ class Tail:
     metavar="FILE",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write a page, too.",
+)
+@click.option(
+    "--web",
+    metavar="[PORT]",
+    type=click.IntRange(0, 65535),
+    is_flag=False,
+    flag_value=WEB_PORT,
+    help=f"Serve a live page there, too.  [default port: {WEB_PORT}]",
+)
+@click.option(
+    "--web-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Serve it there; anywhere but on loopback needs a token.",
+)
+@click.option(
+    "--token",
+    envvar="OTEL_CELERY_WEB_TOKEN",
+    default="",
+    help="What a browser has to show once, as /?token=…; also OTEL_CELERY_WEB_TOKEN.",
 )
 @click.option("--stacks", is_flag=True, help="Show stack traces with the errors.")
 @click.option(
@@ -270,6 +306,9 @@ def tail(
     orphans: bool,
     is_json: bool,
     html: Path | None,
+    web: int | None,
+    web_host: str,
+    token: str,
     stacks: bool,
     table_seconds: float,
     metrics: bool,
@@ -280,18 +319,27 @@ def tail(
     Log records are shown below their spans: OTEL_LOGS_EXPORTER=otlp sends them.
     Point OTEL_EXPORTER_OTLP_ENDPOINT at it. Ctrl-C ends it and prints the totals.
     """
+    if web is not None and not (token or is_loopback(web_host)):
+        raise LauncherError(
+            f"--web-host is {web_host!r}: expected a --token, since others can reach it",
+            "add --token with a long random text: --token $(openssl rand -hex 16)",
+        )
     forwarder = Forwarder(forward) if forward else None
+    store = None if web is None and html is None else Store()
     tailing = Tail(
         Filter(task=task, errors=errors, slow=slow, orphans=orphans),
         is_json=is_json,
-        page=Page(html) if html else None,
+        page=Page(html, store) if html and store else None,
         forwarder=forwarder,
         has_stacks=stacks,
         table_seconds=table_seconds,
         has_metrics=metrics,
+        store=store,
     )
     prepare_output()
-    with until_reader_leaves():
+    with until_reader_leaves(), contextlib.ExitStack() as pages:
+        if web is not None and store is not None:
+            pages.enter_context(serve_page(store, web, web_host, token))
         try:
             _serve(tailing, host, port, http_port)
         finally:
@@ -300,8 +348,13 @@ def tail(
         tailing.end("; ".join(map(str, filter(None, (tailing.totals, forwarder)))))
 
 
-def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
-    """Receive and show until SIGINT, SIGTERM, or until nobody reads any more."""
+@contextlib.contextmanager
+def serving(tailing: Tail, host: str, port: int, http_port: int) -> Iterator[None]:
+    """Receive until the block ends.
+
+    Raises:
+        LauncherError: A port is taken.
+    """
     with contextlib.ExitStack() as servers:
         try:
             rpc = GrpcServer(
@@ -328,6 +381,12 @@ def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
             ) from exc
         say(f"tail listens on {host}, port {rpc.port} for gRPC, {http.port} for HTTP")
         write(f"  export OTEL_EXPORTER_OTLP_ENDPOINT={_address(host, rpc.port)}\n")
+        yield
+
+
+def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
+    """Receive and show until SIGINT, SIGTERM, or until nobody reads any more."""
+    with serving(tailing, host, port, http_port):
         tailing.look()  # a page that cannot be written is known at once
         _look_until_stopped(tailing)
     tailing.look(is_end=True)

@@ -12,7 +12,6 @@ import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otel_celery_launcher.compat.celery_private import registered_tasks
 from otel_celery_launcher.ipc.in_flight import ENDING
 from otel_celery_launcher.ipc.span_frames import (
     COUNTED,
@@ -39,6 +38,7 @@ from otel_celery_launcher.tasks.destination import (
     destination_of_delivery,
 )
 from otel_celery_launcher.tasks.errors import error_type_of
+from otel_celery_launcher.tasks.metric_names import ERRORS_PER_TASK, NAMES, BoundedNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,17 +47,6 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.ipc.span_frames import CountedRun
     from otel_celery_launcher.metrics.writer import Writer
-
-# What stands for names beyond the bounds below.
-OTHER = "_OTHER"
-
-# Different names of tasks that are registered nowhere here, of destinations, and of
-# errors for each task, that one process tells apart.
-NAMES = 200
-ERRORS_PER_TASK = 50
-
-# Queues that a broker names itself, and drops again.
-_ANONYMOUS = ("amq.gen-", "amq_")
 
 
 class _Cells(NamedTuple):
@@ -123,9 +112,7 @@ class TaskMetrics:
         self._received: dict[str, _Received] = {}
         self._counted: dict[str, _Counted] = {}
         self._series: dict[tuple[Any, ...], _Cells] = {}
-        self._destinations: set[str] = set()
-        self._errors: dict[str, set[str]] = {}
-        self._strangers: set[str] = set()
+        self._names = BoundedNames()
         writer.on_new_process(self._forget)
 
     def _forget(self) -> None:
@@ -239,7 +226,7 @@ class TaskMetrics:
     ) -> _RunCells:
         place = {
             "celery.task_name": task.name,
-            "messaging.destination.name": self._bounded_destination(
+            "messaging.destination.name": self._names.destination(
                 destination_of_delivery(task.app, delivery)
             ),
         }
@@ -248,7 +235,7 @@ class TaskMetrics:
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
             "celery.state": state,
-            "error.type": self._bounded_error(task.name, error_type),
+            "error.type": self._names.error(task.name, error_type),
         }
         found = [
             self._histogram(builtin.RUN_DURATION, {**place, **outcome}),
@@ -280,9 +267,9 @@ class TaskMetrics:
         """
         record_killed_run(
             self._writer,
-            run._replace(destination=self._bounded_destination(run.destination)),
+            run._replace(destination=self._names.destination(run.destination)),
             ended,
-            self._bounded_error(run.task, error_type),
+            self._names.error(run.task, error_type),
             has_exponents=self._has_exponents,
         )
 
@@ -316,15 +303,15 @@ class TaskMetrics:
     def _bind_publish(
         self, app: Any, task: str, destination: tuple[str, str, str], error_type: str
     ) -> _PublishCells:
-        name = self.known_name(app, task)
+        name = self._names.known(app, task)
         attributes = {
             "messaging.system": broker_of(app).system,
             "messaging.operation.name": "publish",
-            "messaging.destination.name": self._bounded_destination(
+            "messaging.destination.name": self._names.destination(
                 destination_name(*destination[:2])
             ),
             "celery.task_name": name,
-            "error.type": self._bounded_error(name, error_type),
+            "error.type": self._names.error(name, error_type),
         }
         known = _PublishCells(
             self._histogram(
@@ -350,13 +337,13 @@ class TaskMetrics:
             writer.page.values[known.cells] += 1
 
     def _bind_received(self, app: Any, task: object, delivery: object) -> _Received:
-        name = self.registered_name(app, task)
+        name = self._names.registered(app, task)
         found = self._find(
             builtin.RECEIVED,
             {
                 "messaging.system": broker_of(app).system,
                 "messaging.operation.name": "receive",
-                "messaging.destination.name": self._bounded_destination(
+                "messaging.destination.name": self._names.destination(
                     destination_of_delivery(app, delivery)
                 ),
                 "celery.task_name": name,
@@ -372,7 +359,7 @@ class TaskMetrics:
         self.count(
             builtin.UNRUN,
             {
-                "celery.task_name": self.registered_name(app, task),
+                "celery.task_name": self._names.registered(app, task),
                 "celery.reason": reason,
             },
         )
@@ -434,36 +421,6 @@ class TaskMetrics:
                 context = span.get_span_context()
                 if self._exemplars.takes(context):
                     write_exemplar(self._writer, place, amount, context)
-
-    # Names, which are bounded: anybody may publish under any.
-
-    def registered_name(self, app: Any, task: object) -> str:
-        """Return the name of a task that is registered here, else ``_OTHER``."""
-        is_known = isinstance(task, str) and task in registered_tasks(app)
-        return str(task) if is_known else OTHER
-
-    def known_name(self, app: Any, task: str) -> str:
-        """Return the name of a task; of those registered elsewhere only NAMES."""
-        if task in registered_tasks(app):
-            return task
-        return task if _is_added(self._strangers, task, NAMES) else OTHER
-
-    def _bounded_destination(self, name: str) -> str:
-        if not name or name.startswith(_ANONYMOUS):
-            return ""
-        return name if _is_added(self._destinations, name, NAMES) else OTHER
-
-    def _bounded_error(self, task: str, error_type: str) -> str:
-        if not error_type:
-            return ""
-        known = self._errors.setdefault(task, set())
-        return error_type if _is_added(known, error_type, ERRORS_PER_TASK) else OTHER
-
-
-def _is_added(names: set[str], name: str, limit: int) -> bool:
-    if name not in names and len(names) < limit:
-        names.add(name)
-    return name in names
 
 
 def _copy(delivery: object) -> object:

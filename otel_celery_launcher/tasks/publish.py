@@ -189,15 +189,9 @@ class Publisher:
         if self._has_labels:
             with suppress(*MALFORMED_ERRORS):  # of a message that nobody has thought of
                 label = self._attributes.label(name, *_arguments(message))
-        entry: object = schedule.current_entry.get() or None
-        for fields in (headers, options):
-            if entry is None:
-                entry = fields.get("periodic_task_name")
+        entry = _entry(headers, options)
         if parent is None and self._attributes.has_fast_path:
-            try:
-                fast = self._start_fast(app, name, message, destination, above, entry)
-            except MALFORMED_ERRORS:  # of a message that nobody has thought of
-                fast = None
+            fast = self._start_fast(app, name, message, destination, above, entry)
             if fast is not None:
                 return fast
 
@@ -234,7 +228,12 @@ class Publisher:
             template = self._spans.template_below(above)
         if template is None:
             return None
-        found = self._attributes.of_fast_publish(app, name, message, destination, entry)
+        try:
+            found = self._attributes.of_fast_publish(
+                app, name, message, destination, entry
+            )
+        except MALFORMED_ERRORS:  # of a message that nobody has thought of
+            return None
         if found is None:
             return None
         shared, own = found
@@ -245,6 +244,15 @@ class Publisher:
             shared.encoded,
             own,
         )
+
+
+def _entry(*places: Mapping[Any, Any]) -> object:
+    """Return the name of the schedule's entry that is published; None for no entry."""
+    entry: object = schedule.current_entry.get() or None
+    for fields in places:
+        if entry is None:
+            entry = fields.get("periodic_task_name")
+    return entry
 
 
 def _named(send: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, Any]:

@@ -99,7 +99,10 @@ class LogFront:
 
     def take(self, record: logging.LogRecord) -> None:
         """Hand a record over; raises nothing but a soft time limit."""
-        if is_exporting() or str(record.name).startswith(_OWN_LOGGERS):
+        name: object = record.name
+        if type(name) is not str:
+            name = str(name)
+        if name.startswith(_OWN_LOGGERS) or is_exporting():
             return
         try:
             self._hand_over(self._reader.read(record))

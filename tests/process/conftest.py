@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import sync_playwright
 
-from tests.support.servers import producer_on
+from tests.support.servers import producer_on, server_command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from playwright.sync_api import Browser
 
     from tests.support.harness import Producer
 
@@ -36,3 +41,14 @@ def producer(
     mode, _, transport = request.param.partition(" on ")
     child_environ["OTEL_CELERY_EXPORT"] = mode
     return producer_on(transport, request, child_environ, broker)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=server_command("chromium"),
+            args=["--no-sandbox"] if os.geteuid() == 0 else [],
+        )
+        yield found
+        found.close()

@@ -252,3 +252,16 @@ def test_a_function_and_a_coroutine_can_be_decorated() -> None:
     assert [function(1), function(2)] == [2, 3]
     assert asyncio.run(coroutine(1))
     assert pair.front.names == ["function", "function", "coroutine"]
+
+
+def test_an_applications_change_of_the_sdks_class_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = object()
+    monkeypatch.setattr(Tracer, "start_span", lambda *_, **__: own)
+    monkeypatch.setattr(Tracer, "start_as_current_span", lambda *_, **__: own)
+    pair = Pair()
+    context = parent_context(1, is_remote=False)
+    parent = trace_api.get_current_span(context).get_span_context()
+    assert pair.quick.start(parent, "a", SpanKind.INTERNAL) is None
+    assert start_as_current_span(pair.tracer)("a") is own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import socket
 import time
 from collections import deque
@@ -25,6 +26,9 @@ from otel_celery_launcher.receiver.spans import read_request
 from otel_celery_launcher.tail.command import Tail
 from otel_celery_launcher.tail.display import Filter
 from otel_celery_launcher.tail.page import Page
+from otel_celery_launcher.tail.web.server import tasks_as_json, view
+from otel_celery_launcher.tail.web.store import Store
+from otel_celery_launcher.tail.web.views import VIEWS, Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,12 +193,17 @@ def test_what_is_taken_is_shown(tmp_path: Path, is_json: bool) -> None:
     @settings(max_examples=150, deadline=None)
     @given(otlp_requests())
     def show(body: bytes) -> None:
-        tail = Tail(Filter(), is_json=is_json, page=Page(file), forwarder=None)
+        store = Store()
+        page = Page(file, store)
+        tail = Tail(Filter(), is_json=is_json, page=page, forwarder=None, store=store)
         tail.take_http(body, {})
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             tail.look(is_end=True)
-        for text in (out.getvalue(), file.read_text()):
+        traces = [f"/trace/{each.trace.trace_id}" for each in store.entries()]
+        shown = [str(view(store, path, Query())) for path in (*VIEWS, *traces)]
+        json.loads(tasks_as_json(store))
+        for text in (out.getvalue(), file.read_text(), *shown):
             assert {char for char in text if not char.isprintable()} <= {"\n", "\t"}
 
     show()

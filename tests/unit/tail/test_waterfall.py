@@ -10,8 +10,9 @@ import pytest
 
 from otel_celery_launcher.receiver.forward import Forwarder
 from otel_celery_launcher.receiver.spans import ReceivedSpan
+from otel_celery_launcher.tail import task_table
 from otel_celery_launcher.tail.screen import Screen
-from otel_celery_launcher.tail.task_table import IDS_KEPT, NAMES_KEPT, TaskTable
+from otel_celery_launcher.tail.task_figures import IDS_KEPT, NAMES_KEPT, TaskFigures
 from otel_celery_launcher.tail.traces import Traces
 from otel_celery_launcher.tail.waterfall import arrange
 from otel_celery_launcher.terminal import cut, width
@@ -88,25 +89,26 @@ def test_a_wait_that_is_none_is_not_shown(wait: float) -> None:
     span = a_span(1, kind="CONSUMER", attributes=waits | {"celery.task_name": "t"})
     (row,) = rows = arrange([span])
     assert row.waited is None
-    table = TaskTable()
-    table.add(rows)
-    assert max(map(len, [*Screen().drawn(rows, 80), *table.lines(80)])) <= 80
+    figures = TaskFigures()
+    figures.add(rows)
+    table = task_table.lines(figures.rows(), 80)
+    assert max(map(len, [*Screen().drawn(rows, 80), *table])) <= 80
 
 
 def test_names_of_tasks_are_bounded_in_number_and_length() -> None:
     """A name is whatever a message says."""
-    table = TaskTable()
+    figures = TaskFigures()
     for number in range(2 * NAMES_KEPT):
         name = {"celery.task_name": f"{number} " + "x" * 10_000}
         spans = [
             a_span(2 * number + 1, trace=number + 1, kind="PRODUCER", attributes=name),
             a_span(2 * number + 2, trace=number + 1, kind="CONSUMER", attributes=name),
         ]
-        table.add(arrange(spans))
-    size = sum(sys.getsizeof(name) for name in (*table._names, *table._open.values()))
-    assert size < 2**20
-    assert len(table._open) <= IDS_KEPT
-    assert "(other tasks)" in "\n".join(table.lines(80))
+        figures.add(arrange(spans))
+    names = (*figures._names, *figures._open.values())
+    assert sum(map(sys.getsizeof, names)) < 2**20
+    assert len(figures._open) <= IDS_KEPT
+    assert "(other tasks)" in "\n".join(task_table.lines(figures.rows(), 80))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,294 @@
+# SPDX-FileCopyrightText: The otel-celery authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the live page shows: the newest traces, figures of tasks and workers, problems.
+
+One thread adds, as traces are complete; those of the server read. All of it is bounded:
+in number, and the traces in bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from otel_celery_launcher.tail.task_figures import TaskFigures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from otel_celery_launcher.receiver.metrics import ReceivedPoint
+    from otel_celery_launcher.tail.display import Summary
+    from otel_celery_launcher.tail.task_figures import TaskRow
+    from otel_celery_launcher.tail.traces import Trace
+    from otel_celery_launcher.tail.waterfall import WaterfallRow
+
+# The newest traces, and the bytes of their spans and log records.
+TRACES_KEPT = 2000
+BYTES_KEPT = 64 * 1024 * 1024
+
+PROBLEMS_KEPT = 500  # of each kind
+SOURCES_KEPT = 500  # services and instances that report
+
+# Characters of a trace in which a text is looked for.
+SEARCHED_CHARACTERS = 4000
+
+LOST, ORPHAN = "lost", "orphan"
+
+# A worker's figures: metric, an attribute that a point must have or lack, where it goes.
+_WORKER_METRICS = {
+    "celery.worker.pool.limit": "pool_limit",
+    "celery.worker.pool.usage": "pool_usage",
+    "otel.sdk.processor.span.queue.size": "queued",
+    "otel_celery.exporter.restarts": "restarts",
+}
+_EXPORTED = "otel.sdk.exporter.span.exported"
+_PROCESSED = "otel.sdk.processor.span.processed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A trace in the list; times in seconds."""
+
+    trace: Trace
+    summary: Summary
+    name: str
+    services: tuple[str, ...]
+    tasks: frozenset[str]
+    notes: frozenset[str]  # of its rows: ``waterfall.WaterfallRow.note``
+    began: float
+    seconds: float
+    text: str  # what a search looks through, in lower case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A task that was lost, or a span without the one that caused it."""
+
+    kind: str
+    when: float
+    name: str
+    service: str
+    why: str
+    trace_id: str
+
+
+@dataclass(slots=True)
+class Source:
+    """Who reports: an instance by its metrics, or a service by its spans alone.
+
+    Attributes:
+        seen: When something came last; seconds since the epoch.
+        role: ``celery.role`` of its resource.
+        exported: Spans that a collector took, as it says.
+        lost: Spans that it could not deliver, or had to drop.
+    """
+
+    service: str
+    instance: str = ""
+    role: str = ""
+    seen: float = 0.0
+    spans: int = 0
+    exported: float | None = None
+    lost: float | None = None
+    queued: float | None = None
+    pool_usage: float | None = None
+    pool_limit: float | None = None
+    restarts: float | None = None
+
+
+class Store:
+    """Keeps what the page shows.
+
+    Args:
+        clock: Seconds since the epoch.
+
+    Attributes:
+        left_out: Traces that had to go for newer ones.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._version = 0
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._bytes = 0
+        self._figures = TaskFigures(clock)
+        self._problems: dict[str, OrderedDict[tuple[str, str], Problem]] = {
+            LOST: OrderedDict(),
+            ORPHAN: OrderedDict(),
+        }
+        self._sources: OrderedDict[tuple[str, str], Source] = OrderedDict()
+        self._totals = ""
+        self.left_out = 0
+
+    # What comes.
+
+    def add(self, trace: Trace, rows: Sequence[WaterfallRow], summary: Summary) -> None:
+        """Keep a trace, in its place if it was there."""
+        entry = _entry(trace, rows, summary)
+        with self._changed:
+            before = self._entries.pop(trace.trace_id, None)
+            if before is not None:
+                self._bytes -= before.trace.size_bytes
+            self._entries[trace.trace_id] = entry
+            self._bytes += trace.size_bytes
+            self._make_room()
+            self._figures.add(rows)
+            for row in rows:
+                self._note_problem(row)
+            self._note_services(rows, before)
+            self._note_change()
+
+    def add_points(self, points: Iterable[ReceivedPoint]) -> None:
+        """Keep the last figures of whoever reports them."""
+        with self._changed:
+            for point in points:
+                self._add_point(point)
+            self._note_change()
+
+    def set_totals(self, totals: str) -> None:
+        """Keep the line with the sums over all that came."""
+        with self._changed:
+            if totals != self._totals:
+                self._totals = totals
+                self._note_change()
+
+    def _make_room(self) -> None:
+        while len(self._entries) > 1 and (
+            len(self._entries) > TRACES_KEPT or self._bytes > BYTES_KEPT
+        ):
+            _, oldest = self._entries.popitem(last=False)
+            self._bytes -= oldest.trace.size_bytes
+            self.left_out += 1
+
+    def _note_change(self) -> None:
+        self._version += 1
+        self._changed.notify_all()
+
+    def _note_problem(self, row: WaterfallRow) -> None:
+        span = row.span
+        kinds = {LOST: row.note == "LOST", ORPHAN: row.is_orphan or row.is_root_run}
+        for kind, has_it in kinds.items():
+            known, key = self._problems[kind], (span.trace_id, span.span_id)
+            if not has_it:
+                known.pop(key, None)  # its parent has come since
+                continue
+            why = row.reason
+            if kind == ORPHAN:
+                why = "its publish is not traced" if row.is_root_run else ""
+                why = why or f"no span {span.parent_id} has come"
+            known[key] = Problem(
+                kind=kind,
+                when=span.start,
+                name=span.name,
+                service=span.service,
+                why=why,
+                trace_id=span.trace_id,
+            )
+            while len(known) > PROBLEMS_KEPT:
+                known.popitem(last=False)
+
+    def _note_services(
+        self, rows: Sequence[WaterfallRow], before: Entry | None
+    ) -> None:
+        known = {span.span_id for span in before.trace.spans} if before else set()
+        for row in rows:
+            source = self._source(row.span.service, "")
+            source.spans += row.span.span_id not in known
+            source.seen = self._clock()
+
+    def _source(self, service: str, instance: str) -> Source:
+        source = self._sources.get((service, instance))
+        if source is None:
+            source = self._sources[service, instance] = Source(service, instance)
+            while len(self._sources) > SOURCES_KEPT:
+                self._sources.popitem(last=False)
+        return source
+
+    def _add_point(self, point: ReceivedPoint) -> None:
+        instance = str(point.resource.get("service.instance.id", ""))
+        has_error = "error.type" in point.attributes
+        name = _WORKER_METRICS.get(point.metric, "")
+        if not instance or not (name or point.metric in (_EXPORTED, _PROCESSED)):
+            return
+        source = self._source(point.service, instance)
+        source.seen = self._clock()
+        source.role = str(point.resource.get("celery.role", ""))
+        if name:
+            setattr(source, name, point.value)
+        elif point.metric == _EXPORTED and not has_error:
+            source.exported = point.value
+        elif has_error:
+            source.lost = max(source.lost or 0.0, point.value)
+
+    # What is read.
+
+    @property
+    def version(self) -> int:
+        """Grows with each change."""
+        return self._version
+
+    @property
+    def totals(self) -> str:
+        """The sums over all that came."""
+        return self._totals
+
+    def wait(self, version: int, seconds: float) -> int:
+        """Wait for a change after a version; return the version now."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, seconds)
+            return self._version
+
+    def tasks(self) -> list[TaskRow]:
+        """Return the figures of all tasks."""
+        with self._changed:
+            return self._figures.rows()
+
+    def entries(self) -> list[Entry]:
+        """Return all traces, the newest first."""
+        with self._changed:
+            return list(reversed(self._entries.values()))
+
+    def entry(self, trace_id: str) -> Entry | None:
+        """Return a trace."""
+        with self._changed:
+            return self._entries.get(trace_id)
+
+    def problems(self, kind: str) -> list[Problem]:
+        """Return those of a kind, the newest first."""
+        with self._changed:
+            return list(reversed(self._problems[kind].values()))
+
+    def sources(self) -> list[Source]:
+        """Return who reports; a service by its spans only if none of its instances do."""
+        with self._changed:
+            known = {service for service, instance in self._sources if instance}
+            return [
+                each
+                for each in self._sources.values()
+                if each.instance or each.service not in known
+            ]
+
+
+def _entry(trace: Trace, rows: Sequence[WaterfallRow], summary: Summary) -> Entry:
+    spans = [row.span for row in rows]
+    words: list[Any] = [trace.trace_id]
+    for span in spans:
+        words += (span.name, span.service, span.status_text)
+        words.append(span.attributes.get("messaging.message.id", ""))
+    text = " ".join(dict.fromkeys(map(str, filter(None, words))))
+    names = (span.attributes.get("celery.task_name") for span in spans)
+    return Entry(
+        trace=trace,
+        summary=summary,
+        name=spans[0].name,
+        services=tuple(dict.fromkeys(span.service for span in spans)),
+        tasks=frozenset(name for name in names if isinstance(name, str)),
+        notes=frozenset(row.note for row in rows),
+        began=min(span.start for span in spans),
+        seconds=trace.seconds,
+        text=text[:SEARCHED_CHARACTERS].lower(),
+    )

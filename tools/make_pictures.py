@@ -1,0 +1,59 @@
+"""Pictures of the live page, light and dark: docs/pictures; make pictures
+
+It is given some traces first, so that there is something to see.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.process.test_tail import a_fleet
+from tests.process.test_tail_web import Web, runs_now
+from tests.support.harness import Launcher, wait_until
+from tests.support.servers import base_environ, server_command
+
+FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
+TASKS = {"shop.pay": (14, 2), "shop.mail": (30, 0), "shop.reserve_stock": (9, 1)}
+
+
+def main() -> None:
+    """Write the pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        launcher = Launcher(Path(name), base_environ(Path(name)))
+        web = Web(launcher)
+        for _ in range(6):
+            for task, (count, failed) in TASKS.items():
+                web.send(runs_now(task, count, failed=failed))
+            time.sleep(5)
+        web.send(a_fleet())
+        wait_until(lambda: "has come" in web.get("/problems")[1], 30, str)
+        found = re.search(r'href="(/trace/\w+)">POST', web.get("/traces")[1])
+        assert found
+        views = {"tasks": "/", "traces": "/traces", "problems": "/problems", "trace": found[1]}
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=server_command("chromium"),
+                args=["--no-sandbox"] if os.geteuid() == 0 else [],
+            )
+            for scheme in ("light", "dark"):
+                page = browser.new_page(
+                    color_scheme=scheme,  # type: ignore[arg-type]
+                    viewport={"width": 1200, "height": 560},
+                )
+                for view, path in views.items():
+                    page.goto(web.url + path)
+                    page.locator("tbody tr").first.wait_for()
+                    page.screenshot(path=FOLDER / f"{view}-{scheme}.png")
+            browser.close()
+        web.end()
+
+
+if __name__ == "__main__":
+    main()
