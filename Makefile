@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens lint format docs bench bench-cpu bench-instructions bench-metrics bench-logs bench-collectors faults outage soak servers build clean
+.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens pictures lint format docs bench bench-cpu bench-instructions bench-metrics bench-logs bench-collectors faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -104,6 +104,10 @@ test-collectors-full: $(VENV)/tested servers collectors
 	TEST_COLLECTOR=$(CURDIR)/.venv-go/collector TEST_JAEGER=$(CURDIR)/.venv-go/jaeger \
 	  TEST_PROMETHEUS=$(CURDIR)/.venv-go/prometheus TEST_PROMTOOL=$(CURDIR)/.venv-go/promtool \
 	  $(BIN)/python -m pytest tests/collector
+
+# docs/pictures: the live page, light and dark; look at what has changed.
+pictures: $(VENV)/tested servers
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.make_pictures
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check

@@ -36,7 +36,12 @@ def main() -> None:
         wait_until(lambda: "has come" in web.get("/problems")[1], 30, str)
         found = re.search(r'href="(/trace/\w+)">POST', web.get("/traces")[1])
         assert found
-        views = {"tasks": "/", "traces": "/traces", "problems": "/problems", "trace": found[1]}
+        views = {
+            "tasks": "/",
+            "traces": "/traces",
+            "problems": "/problems",
+            "trace": found[1],
+        }
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=server_command("chromium"),
@@ -44,7 +49,7 @@ def main() -> None:
             )
             for scheme in ("light", "dark"):
                 page = browser.new_page(
-                    color_scheme=scheme,  # type: ignore[arg-type]
+                    color_scheme=scheme,
                     viewport={"width": 1200, "height": 560},
                 )
                 for view, path in views.items():

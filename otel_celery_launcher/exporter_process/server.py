@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.delivery.exporters import PreparedExporter
 
 # To sleep between reads costs half of what waking for each span costs. The kernel's
-# buffer holds about a hundred messages: a task whose end finds it full has to wait.
+# buffer holds some two hundred messages: a task whose end finds it full has to wait.
 NAP_SECONDS = 0.05
 NAP_MESSAGES = 32
 READ_AT_ONCE = 1000

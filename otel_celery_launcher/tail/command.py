@@ -10,7 +10,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -300,19 +300,11 @@ def tail(
     host: str,
     port: int,
     http_port: int,
-    task: str | None,
-    errors: bool,
-    slow: float | None,
-    orphans: bool,
-    is_json: bool,
-    html: Path | None,
     web: int | None,
     web_host: str,
     token: str,
-    stacks: bool,
-    table_seconds: float,
-    metrics: bool,
     forward: str | None,
+    **shown: Any,
 ) -> None:
     """Receive traces here and show each when it is complete; for development.
 
@@ -325,17 +317,8 @@ def tail(
             "add --token with a long random text: --token $(openssl rand -hex 16)",
         )
     forwarder = Forwarder(forward) if forward else None
-    store = None if web is None and html is None else Store()
-    tailing = Tail(
-        Filter(task=task, errors=errors, slow=slow, orphans=orphans),
-        is_json=is_json,
-        page=Page(html, store) if html and store else None,
-        forwarder=forwarder,
-        has_stacks=stacks,
-        table_seconds=table_seconds,
-        has_metrics=metrics,
-        store=store,
-    )
+    store = None if web is None and shown["html"] is None else Store()
+    tailing = _make_tail(store, forwarder, shown)
     prepare_output()
     with until_reader_leaves(), contextlib.ExitStack() as pages:
         if web is not None and store is not None:
@@ -346,6 +329,24 @@ def tail(
             if forwarder is not None:
                 forwarder.stop(STOP_SECONDS)
         tailing.end("; ".join(map(str, filter(None, (tailing.totals, forwarder)))))
+
+
+def _make_tail(
+    store: Store | None, forwarder: Forwarder | None, shown: dict[str, Any]
+) -> Tail:
+    """Return what the options of the command ask for."""
+    names = ("task", "errors", "slow", "orphans")
+    html = shown["html"]
+    return Tail(
+        Filter(**{name: shown[name] for name in names}),
+        is_json=shown["is_json"],
+        page=None if html is None or store is None else Page(html, store),
+        forwarder=forwarder,
+        has_stacks=shown["stacks"],
+        table_seconds=shown["table_seconds"],
+        has_metrics=shown["metrics"],
+        store=store,
+    )
 
 
 @contextlib.contextmanager

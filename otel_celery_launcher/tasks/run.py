@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+    from otel_celery_launcher.compat.lazy_span import LazySpan
     from otel_celery_launcher.ipc.in_flight import Record
     from otel_celery_launcher.settings.tasks import TaskSettings
     from otel_celery_launcher.tasks.attributes import Attributes
@@ -153,12 +154,7 @@ class Runs:
                 parent, f"run/{task.name}", shared.attributes, shared.encoded, own
             )
             if span is not None and self.record is not None:
-                frame = encode_run_start(span.origin)
-                task_id = fields.get("id")
-                if len(frame) <= START_BYTES and type(task_id) is str:
-                    self.record.write(shared.pid, task_id, frame)
-                else:
-                    frame = self._record_span(span, task_id)
+                frame = self._record_lazy(span, shared.pid, fields.get("id"))
         else:
             span = self._spans.unrecorded_below(parent)
             if self._metrics is not None:
@@ -330,6 +326,14 @@ class Runs:
         if not isinstance(span, ReadableSpan):
             return self._record_counted(task, request.__dict__)
         return self._record_span(span, request.id)
+
+    def _record_lazy(self, span: LazySpan, pid: int, task_id: object) -> bytes | None:
+        """Record a run in flight by what its end needs, too, if that is not too long."""
+        frame = encode_run_start(span.origin)
+        if self.record is None or type(task_id) is not str or len(frame) > START_BYTES:
+            return self._record_span(span, task_id)
+        self.record.write(pid, task_id, frame)
+        return frame
 
     def _record_span(self, span: ReadableSpan, task_id: object) -> bytes | None:
         """Record a run in flight by the start of its span, where that is done."""

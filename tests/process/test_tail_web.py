@@ -21,7 +21,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_celery_launcher.receiver.grpc_server import METHOD
-from tests.process.test_tail import Story, Tail, a_fleet, checkout, never_whole, orphan
+from tests.process.test_tail import (
+    MS,
+    Story,
+    Tail,
+    a_fleet,
+    checkout,
+    never_whole,
+    orphan,
+)
 from tests.support.harness import Producer, run_some, wait_until
 from tests.support.servers import free_port
 
@@ -61,6 +69,7 @@ def runs_now(task: str, count: int, *, failed: int = 0, name: str = "") -> bytes
         span = provider.get_tracer("t").start_span(
             name or f"run/{task}", kind=SpanKind.CONSUMER,
             attributes={"celery.task_name": task, "celery.wait.broker": 0.5},
+            start_time=time.time_ns() - (number + 1) * 7 * MS,
         )  # fmt: skip
         if number < failed:
             span.set_status(StatusCode.ERROR, "declined")
