@@ -55,6 +55,7 @@ class TaskRow:
 
     Attributes:
         open: Publishes whose run has not ended, as far as spans have come.
+        in_queue: Messages that wait in the queues of its runs, as workers report them.
         rate: Runs a second in the last minute.
         intervals: The last ones, the oldest first.
     """
@@ -70,6 +71,7 @@ class TaskRow:
     p95: float | None
     wait_p95: float | None
     intervals: tuple[Interval, ...]
+    in_queue: int | None = None
 
 
 @dataclass

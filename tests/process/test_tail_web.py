@@ -106,7 +106,7 @@ def test_the_table_of_tasks_changes_as_they_run(launcher: Launcher, page: Page) 
     row.wait_for(timeout=10_000)  # without a reload
     assert row.locator("th").inner_text() == "shop.pay"
     cells = [cell.inner_text() for cell in row.locator("td.number").all()]
-    assert cells[:6] == ["3", "0.1", "1", "0", "0", "0"]
+    assert cells[:7] == ["3", "0.1", "1", "0", "0", "", "0"]
     assert cells[-1] == "500 ms"
     page.locator("#totals", has_text="3 runs,").wait_for(timeout=10_000)
     web.send(runs_now("shop.mail", 1))
@@ -194,6 +194,14 @@ def test_workers_say_what_they_deliver(
         20, lambda: page.content(),
     )  # fmt: skip
     assert " of " in row.inner_text()  # its pool
+    assert "process" in row.inner_text()
+    queues = page.locator("table", has=page.get_by_text("Queues", exact=True))
+    queues.locator("tbody tr").first.wait_for(timeout=20_000)
+    assert "celery" in queues.locator("tbody th").all_inner_texts()
+    page.goto(web.url)
+    task = page.locator("tbody tr", has_text="shop.noop")
+    task.wait_for(timeout=15_000)
+    assert task.locator("td.number").nth(5).inner_text() == "0"  # in its queue
     worker.stop()
 
 

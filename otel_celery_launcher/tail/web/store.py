@@ -8,10 +8,11 @@ in number, and the traces in bytes.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.tail.task_figures import TaskFigures
@@ -31,6 +32,8 @@ BYTES_KEPT = 64 * 1024 * 1024
 
 PROBLEMS_KEPT = 500  # of each kind
 SOURCES_KEPT = 500  # services and instances that report
+QUEUES_KEPT = 500  # and of these for each task
+NAME_CHARACTERS = 200
 
 # Characters of a trace in which a text is looked for.
 SEARCHED_CHARACTERS = 4000
@@ -43,6 +46,10 @@ _WORKER_METRICS = {
     "celery.worker.pool.usage": "pool_usage",
     "otel.sdk.processor.span.queue.size": "queued",
     "otel_celery.exporter.restarts": "restarts",
+}
+_QUEUED = {
+    "celery.queue.messages": "messages",
+    "celery.queue.consumers": "consumers",
 }
 _EXPORTED = "otel.sdk.exporter.span.exported"
 _PROCESSED = "otel.sdk.processor.span.processed"
@@ -82,6 +89,7 @@ class Source:
     Attributes:
         seen: When something came last; seconds since the epoch.
         role: ``celery.role`` of its resource.
+        mode: How its spans leave: ``process`` or ``inline``; empty if it does not say.
         exported: Spans that a collector took, as it says.
         lost: Spans that it could not deliver, or had to drop.
     """
@@ -89,6 +97,7 @@ class Source:
     service: str
     instance: str = ""
     role: str = ""
+    mode: str = ""
     seen: float = 0.0
     spans: int = 0
     exported: float | None = None
@@ -97,6 +106,20 @@ class Source:
     pool_usage: float | None = None
     pool_limit: float | None = None
     restarts: float | None = None
+
+
+@dataclass(slots=True)
+class Queue:
+    """What the broker says of a queue, by the worker that has asked last.
+
+    Attributes:
+        messages: Those that wait in it.
+        consumers: None where the broker does not say.
+    """
+
+    name: str
+    messages: int | None = None
+    consumers: int | None = None
 
 
 class Store:
@@ -121,6 +144,8 @@ class Store:
             ORPHAN: OrderedDict(),
         }
         self._sources: OrderedDict[tuple[str, str], Source] = OrderedDict()
+        self._queues: OrderedDict[str, Queue] = OrderedDict()
+        self._queues_of: OrderedDict[str, set[str]] = OrderedDict()  # by task
         self._totals = ""
         self.left_out = 0
 
@@ -209,20 +234,52 @@ class Store:
         return source
 
     def _add_point(self, point: ReceivedPoint) -> None:
+        if not math.isfinite(point.value):
+            return
+        queue = point.attributes.get("messaging.destination.name")
+        if isinstance(queue, str) and len(queue) <= NAME_CHARACTERS:
+            self._note_queue(queue, point)
         instance = str(point.resource.get("service.instance.id", ""))
         has_error = "error.type" in point.attributes
         name = _WORKER_METRICS.get(point.metric, "")
-        if not instance or not (name or point.metric in (_EXPORTED, _PROCESSED)):
+        is_of_processes = point.metric == "process.cpu.time"
+        known = (_EXPORTED, _PROCESSED)
+        if not instance or not (name or is_of_processes or point.metric in known):
             return
         source = self._source(point.service, instance)
         source.seen = self._clock()
         source.role = str(point.resource.get("celery.role", ""))
+        if point.attributes.get("celery.process") == "exporter":
+            source.mode = "process"
+        elif point.metric == _EXPORTED:
+            source.mode = source.mode or "inline"
+        if is_of_processes:
+            return
         if name:
             setattr(source, name, point.value)
         elif point.metric == _EXPORTED and not has_error:
             source.exported = point.value
         elif has_error:
             source.lost = max(source.lost or 0.0, point.value)
+
+    def _note_queue(self, name: str, point: ReceivedPoint) -> None:
+        """Keep the figures of a queue, or that a task runs from it."""
+        field = _QUEUED.get(point.metric)
+        if field is None:
+            task = point.attributes.get("celery.task_name")
+            if isinstance(task, str) and len(task) <= NAME_CHARACTERS:
+                queues = self._queues_of.setdefault(task, set())
+                if len(queues) < QUEUES_KEPT:
+                    queues.add(name)
+                while len(self._queues_of) > QUEUES_KEPT:
+                    self._queues_of.popitem(last=False)
+            return
+        if point.attributes.get("celery.queue.state", "ready") != "ready":
+            return
+        queue = self._queues.setdefault(name, Queue(name))
+        setattr(queue, field, int(point.value))
+        while len(self._queues) > QUEUES_KEPT:
+            self._queues.popitem(last=False)
 
     # What is read.
 
@@ -245,7 +302,23 @@ class Store:
     def tasks(self) -> list[TaskRow]:
         """Return the figures of all tasks."""
         with self._changed:
-            return self._figures.rows()
+            return [
+                replace(row, in_queue=self._in_queue(row.name))
+                for row in self._figures.rows()
+            ]
+
+    def _in_queue(self, task: str) -> int | None:
+        depths = [
+            self._queues[name].messages or 0
+            for name in self._queues_of.get(task, ())
+            if name in self._queues
+        ]
+        return sum(depths) if depths else None
+
+    def queues(self) -> list[Queue]:
+        """Return what brokers say of their queues."""
+        with self._changed:
+            return [replace(each) for each in self._queues.values()]
 
     def entries(self) -> list[Entry]:
         """Return all traces, the newest first."""

@@ -38,6 +38,7 @@ TASK_COLUMNS: tuple[tuple[str, str, Callable[[TaskRow], Any]], ...] = (
     ("failed", "failed", lambda row: row.failed),
     ("retried", "retried", lambda row: row.retried),
     ("lost", "lost", lambda row: row.lost),
+    ("queue", "in queue", lambda row: row.in_queue or 0),
     ("open", "not ended", lambda row: row.open),
     ("p50", "p50", lambda row: row.p50 or 0.0),
     ("p95", "p95", lambda row: row.p95 or 0.0),
@@ -156,22 +157,18 @@ def _sorting_head(query: Query, name: str, label: str) -> str:
 
 
 def _task(row: TaskRow, most: int) -> str:
-    bad = {"failed": row.failed, "lost": row.lost}
     cells = [
-        f"{row.runs:,}",
-        f"{row.rate:.1f}",
-        *(
-            f'<span class="error">{count:,}</span>' if name in bad and count else f"{count:,}"
-            for name, count in (
-                ("failed", row.failed), ("retried", row.retried), ("lost", row.lost),
-                ("open", row.open),
-            )
-        ),
+        f"{row.runs:,}", f"{row.rate:.1f}", _bad(row.failed), f"{row.retried:,}",
+        _bad(row.lost), _number(row.in_queue), f"{row.open:,}",
         *map(_seconds, (row.p50, row.p95, row.wait_p95)),
     ]  # fmt: skip
     numbers = "".join(f'<td class="number">{cell}' for cell in cells)
     name = link("/traces", row.name, task=row.name)
     return f'<tr><th scope="row">{name}{numbers}<td>{_spark(row.intervals, most)}</tr>'
+
+
+def _bad(count: int) -> str:
+    return f'<span class="error">{count:,}</span>' if count else "0"
 
 
 def _spark(intervals: Sequence[Interval], most: int) -> str:
@@ -276,24 +273,31 @@ def _problems(found: Sequence[Problem], none: str, title: str) -> str:
 
 
 def workers(store: Store, _: Query) -> str:
-    """Return who reports, and what they say of their own delivery."""
+    """Return who reports, what they say of their own delivery, and of queues."""
     found = sorted(store.sources(), key=lambda each: (each.service, each.instance))
     if not found:
         return "<p>Nothing has come yet.</p>"
     heads = _heads(
-        "service", "instance", "role", "seen", "spans here", "exported", "lost",
+        "service", "instance", "role", "mode", "seen", "spans here", "exported", "lost",
         "queued", "pool", "restarts",
     )  # fmt: skip
-    return _table(heads, [_source(each) for each in found], "Who reports")
+    shown = _table(heads, [_source(each) for each in found], "Who reports")
+    queues = [
+        f'<tr><th scope="row">{text(each.name)}<td class="number">'
+        f'{_number(each.messages)}<td class="number">{_number(each.consumers)}</tr>'
+        for each in sorted(store.queues(), key=lambda each: each.name)
+    ]
+    if not queues:
+        return shown
+    table = _table(_heads("queue", "messages", "consumers"), queues, "Queues")
+    return f"{shown}<h2>Queues</h2>{table}"
 
 
 def _source(source: Source) -> str:
     pool = ""
     if source.pool_limit is not None:
         pool = f"{source.pool_usage or 0:.0f} of {source.pool_limit:.0f}"
-    lost = _number(source.lost)
-    if source.lost:
-        lost = f'<span class="error">{lost}</span>'
+    lost = "" if source.lost is None else _bad(int(source.lost))
     numbers = (
         _number(source.spans or None), _number(source.exported), lost,
         _number(source.queued), pool, _number(source.restarts),
@@ -302,7 +306,7 @@ def _source(source: Source) -> str:
     ago = max(0.0, time.time() - source.seen)
     return (
         f'<tr><th scope="row">{link("/traces", source.service, service=source.service)}'
-        f"<td><code>{text(source.instance)}</code><td>{text(source.role)}"
+        f"<td><code>{text(source.instance)}</code><td>{text(source.role)}<td>{source.mode}"
         f'<td class="number">{duration(ago)} ago{cells}</tr>'
     )
 
