@@ -201,14 +201,19 @@ def replace_encoder(name: str, encode: Callable[..., Any]) -> None:
             module.is_sanitizing = True
 
 
+def takes_encoder(kind: Any) -> bool:
+    """Return whether a class of exporters is one of OTLP/gRPC; HTTP has no place for it."""
+    module = getattr(kind, "__module__", "")
+    return module in (*_MODULES, *_LOG_MODULES) and ".grpc." in module
+
+
 def use_encoder(exporter: Any, encode: Callable[..., Any]) -> bool:
     """Give one exporter another encoder; an application's own keep theirs.
 
     Returns:
-        Whether it is one of OTLP/gRPC; those of HTTP have no place for it.
+        Whether it takes one.
     """
-    module = type(exporter).__module__
-    if module not in (*_MODULES, *_LOG_MODULES) or ".grpc." not in module:
+    if not takes_encoder(type(exporter)):
         return False
     if not hasattr(exporter, "_translate_data"):
         return False

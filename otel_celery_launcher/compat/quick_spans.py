@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace as trace_api
 from opentelemetry.attributes import BoundedAttributes
@@ -66,15 +66,22 @@ class QuickSpan(_Span):
             super().end(end_time)
             return
         ended = time.time_ns() if end_time is None else end_time
-        lock = fields.get("_lock")
-        if lock is None:  # nobody has changed it
+        if "_lock" not in fields:  # nobody has changed it
             if fields.setdefault("_end_time", ended) is not ended:
-                return  # another thread has just ended it
+                super().end(end_time)  # another thread has just ended it, which is said
+                return
+            if "_lock" in fields:  # a change has begun before: it is part of the span
+                with self._lock:
+                    pass
         else:
-            with lock:
-                fields["_end_time"] = ended
-                if "_attributes" in fields:
-                    self._attributes._immutable = True  # type: ignore[union-attr]
+            with self._lock:
+                is_ended = "_end_time" in fields
+                fields.setdefault("_end_time", ended)
+            if is_ended:
+                super().end(end_time)
+                return
+        if "_attributes" in fields:
+            self._attributes._immutable = True  # type: ignore[union-attr]
         self.front.on_end(self)
 
 
@@ -88,6 +95,13 @@ def _attributes(span: QuickSpan, values: Mapping[str, Any] | None) -> Any:
     )
 
 
+class _Known(NamedTuple):
+    """What is known of a tracer: fields of its spans, None where the SDK starts them."""
+
+    snapshot: TracerSnapshot
+    fields: dict[str, Any] | None
+
+
 class QuickTracer:
     """Starts the spans of one tracer that have a parent in this process.
 
@@ -99,26 +113,26 @@ class QuickTracer:
     def __init__(self, tracer: Tracer, front: SpanProcessor) -> None:
         self._tracer = tracer
         self._front = front
-        self._look()
+        self._known = self._look()
 
-    def _look(self) -> None:
-        self._snapshot = TracerSnapshot(self._tracer, SpanKind.INTERNAL)
-        self._is_quick = (
-            self._snapshot.is_plain
+    def _look(self) -> _Known:
+        """Look at the tracer; what is known of it is replaced at once, or not at all."""
+        snapshot = TracerSnapshot(self._tracer, SpanKind.INTERNAL)
+        is_quick = (
+            snapshot.is_plain
             and Tracer.start_span is _START
-            and self._snapshot.only_processor is self._front
+            and snapshot.only_processor is self._front
         )
-        if not self._is_quick:
-            return
+        if not is_quick:
+            return _Known(snapshot, None)
         invalid = trace_api.INVALID_SPAN_CONTEXT
         span = new_span(self._tracer, "", invalid, None, SpanKind.INTERNAL, ())
-        self._fields = {
+        fields = {
             name: value
             for name, value in vars(span).items()
             if name not in (*_PARTS, "_end_time")
         }
-        self._fields["front"] = self._front
-        self._new_id = self._tracer.id_generator.generate_span_id
+        return _Known(snapshot, {**fields, "front": self._front})
 
     def start(
         self,
@@ -132,15 +146,16 @@ class QuickTracer:
         set_status_on_exception: bool = True,
     ) -> Span | None:
         """Start a span below a valid one; None where ``Tracer.start_span`` has to."""
-        if not self._snapshot.is_up_to_date():
-            self._look()
-        if not self._is_quick or links or type(parent) is not SpanContext:
+        known = self._known
+        if not known.snapshot.is_up_to_date():
+            known = self._known = self._look()
+        if known.fields is None or links or type(parent) is not SpanContext:
             return None
-        context = child_context(parent, self._new_id())
+        context = child_context(parent, self._tracer.id_generator.generate_span_id())
         if not context[3] & trace_api.TraceFlags.SAMPLED:
             return trace_api.NonRecordingSpan(context)
         span: QuickSpan = object.__new__(QuickSpan)
-        fields = span.__dict__ = self._fields.copy()
+        fields = span.__dict__ = known.fields.copy()
         fields["_name"] = name
         fields["_context"] = context
         fields["_parent"] = parent
@@ -171,7 +186,9 @@ class CurrentSpan(contextlib.ContextDecorator):
         end_on_exit: Whether the end of the block ends the span.
     """
 
-    __slots__ = ("_arguments", "_begin", "_end", "_records", "_sets", "_span", "_token")
+    _span: Span | None = None
+    _token: object = None
+    _is_over = False
 
     def __init__(
         self,
@@ -187,16 +204,22 @@ class CurrentSpan(contextlib.ContextDecorator):
         end_on_exit: bool = True,
     ) -> None:
         self._begin: Callable[..., Span] = tracer.start_span
-        self._arguments = (
-            name, context, kind, attributes, links, start_time, record_exception,
-            set_status_on_exception,
-        )  # fmt: skip
+        self._arguments = {
+            "name": name, "context": context, "kind": kind, "attributes": attributes,
+            "links": links, "start_time": start_time,
+            "record_exception": record_exception,
+            "set_status_on_exception": set_status_on_exception,
+        }  # fmt: skip
         self._records, self._sets = record_exception, set_status_on_exception
         self._end = end_on_exit
 
     def __enter__(self) -> Span:
-        span = self._span = self._begin(*self._arguments)
-        self._token = contexts.attach(contexts.with_span(span))
+        span = self._span = self._begin(**self._arguments)  # by name, as the SDK
+        try:
+            self._token = contexts.attach(contexts.with_span(span))
+        except BaseException as exc:  # a soft time limit
+            self.__exit__(type(exc), exc, None)
+            raise
         return span
 
     def __exit__(
@@ -206,17 +229,28 @@ class CurrentSpan(contextlib.ContextDecorator):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            contexts.detach(self._token)
+            self._is_over = True
+            try:
+                if self._token is not None:
+                    contexts.detach(self._token)
+            except Exception as exc:
+                self._note(exc)
+                raise
             if isinstance(error, Exception):
                 self._note(error)
         finally:
-            if self._end:
+            if self._end and self._span is not None:
                 self._span.end()
+
+    def __del__(self) -> None:
+        """End a span whose block was left without its end, as the SDK's generator does."""
+        if self._span is not None and not self._is_over:
+            self.__exit__(None, None, None)
 
     def _note(self, error: Exception) -> None:
         """Record the exception that ends the block, as ``trace.use_span`` does."""
         span = self._span
-        if not span.is_recording():
+        if span is None or not span.is_recording():
             return
         if self._records:
             span.record_exception(error)
@@ -228,13 +262,9 @@ class CurrentSpan(contextlib.ContextDecorator):
 def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
     """Return a quicker ``Tracer.start_as_current_span``; as a decorator it is the SDK's."""
     of_the_sdk: Callable[..., Any] = tracer.start_as_current_span
-    if Tracer.start_as_current_span is not _START_AS_CURRENT:
-        return of_the_sdk
 
     class Current(CurrentSpan):
         """Of this tracer."""
-
-        __slots__ = ("_all",)
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(tracer, *arguments, **named)
@@ -245,4 +275,12 @@ def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
             arguments, named = self._all
             return of_the_sdk(*arguments, **named)(function)
 
-    return Current
+    def start(*arguments: Any, **named: Any) -> Any:
+        if (
+            Tracer.start_span is not _START
+            or Tracer.start_as_current_span is not _START_AS_CURRENT
+        ):
+            return Tracer.start_as_current_span(tracer, *arguments, **named)
+        return Current(*arguments, **named)
+
+    return start

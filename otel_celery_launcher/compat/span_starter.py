@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _SAMPLED = trace_api.TraceFlags.SAMPLED
 
+# An application may have put its own in its place.
+_START = Tracer.start_span
+
 
 class SpanStarter:
     """Starts spans with attributes of ours: text and numbers that need no cleaning.
@@ -171,7 +174,9 @@ class TracerSnapshot:
             SpanTemplate.of(cast("Tracer", tracer), kind) if self.is_plain else None
         )
         self.samples_roots = (
-            self.follows_parent and self._sampler._root is ALWAYS_ON  # type: ignore[union-attr]
+            self.follows_parent
+            and Tracer.start_span is _START
+            and self._sampler._root is ALWAYS_ON  # type: ignore[union-attr]
         )
 
     def _processors_now(self) -> tuple[object, ...]:

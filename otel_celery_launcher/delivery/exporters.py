@@ -224,7 +224,8 @@ def load_exporters(
             makers[name] = partial(
                 _make, signal, make, redacts_exceptions=redacts_exceptions
             )
-            own_encoder(signal.number)  # imported and tried once, before any fork
+            if otlp_exporters.takes_encoder(make):
+                own_encoder(signal.number)  # imported and tried once, before any fork
     return makers, problems
 
 
@@ -245,7 +246,9 @@ def _make(
 ) -> PreparedExporter:
     exporter = make()
     otlp_exporters.let_repeated_errors_through()
-    own = own_encoder(signal.number)
+    own = None
+    if otlp_exporters.takes_encoder(type(exporter)):
+        own = own_encoder(signal.number)
     is_ours = own is not None and otlp_exporters.use_encoder(exporter, own.encode)
     preparations: list[Preparation] = []
     if known := PREPARATIONS.get(signal.number):

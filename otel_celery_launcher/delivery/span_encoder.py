@@ -111,18 +111,18 @@ def _encode_fast(span: FramedSpan) -> bytes | None:
     _, record, shared = span.frame
     name, context, parent, kind, start, end, _, _, own, *_ = record
     assert context is not None  # noqa: S101 - as _has_fast_encoding has seen
-    trace_id, span_id, *_ = context
-    high, low = trace_id >> 64, trace_id & LOW
-    end_of_span = _END
-    if parent is None:
-        parts = [_IDS.pack(b"\x0a\x10", high, low, b"\x12\x08", span_id)]
-    else:
-        _, parent_id, is_remote, *_ = parent
-        ids = (b"\x0a\x10", high, low, b"\x12\x08", span_id, b"\x22\x08", parent_id)
-        parts = [_IDS_BELOW.pack(*ids)]
-        if is_remote:
-            end_of_span = _END_BELOW_REMOTE
     try:
+        trace_id, span_id, *_ = context
+        high, low = trace_id >> 64, trace_id & LOW
+        end_of_span = _END
+        if parent is None:
+            parts = [_IDS.pack(b"\x0a\x10", high, low, b"\x12\x08", span_id)]
+        else:
+            _, parent_id, is_remote, *_ = parent
+            ids = (b"\x0a\x10", high, low, b"\x12\x08", span_id, b"\x22\x08", parent_id)
+            parts = [_IDS_BELOW.pack(*ids)]
+            if is_remote:
+                end_of_span = _END_BELOW_REMOTE
         parts.append(_kept_name(name) if len(name) < LONG else _name(name))
         # 0 is "unspecified" in OTLP
         parts.append(_KIND_AND_TIMES.pack(0x30, kind + 1, 0x39, start, 0x41, end))
@@ -132,7 +132,7 @@ def _encode_fast(span: FramedSpan) -> bytes | None:
                 return None
             parts.append(data)
         parts += [attribute(_ATTRIBUTE, key, value) for key, value in own.items()]
-    except (OtherKindError, UnicodeEncodeError):
+    except (OtherKindError, TypeError, UnicodeEncodeError, struct.error):
         return None
     parts.append(end_of_span)
     return b"".join(parts)

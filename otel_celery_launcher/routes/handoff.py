@@ -23,7 +23,13 @@ from otel_celery_launcher.errors import MALFORMED_ERRORS, guarded
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW, MAIN_ROW
 from otel_celery_launcher.ipc.counters import Counters
 from otel_celery_launcher.ipc.datagrams import Envelope
-from otel_celery_launcher.ipc.span_frames import encode_run_end, encode_run_start
+from otel_celery_launcher.ipc.span_decoder import ended_span
+from otel_celery_launcher.ipc.span_frames import (
+    SPAN_BYTES,
+    encode_run_end,
+    encode_run_start,
+    encode_span,
+)
 from otel_celery_launcher.routes.lane import LOOK_SECONDS, Lane
 from otel_celery_launcher.routes.route import Outgoing
 from otel_celery_launcher.signals import LOGS, METRICS, TRACES
@@ -165,6 +171,8 @@ class HandoffRoute:
         if lane is None:
             return
         data = encode_run_end(start or encode_run_start(origin), ended, changes)
+        if len(data) > SPAN_BYTES:  # an application's names may have any length
+            data = encode_span(ended_span(origin, start, ended, changes))
         self._hand_over(
             lane,
             lane.envelope(origin.template.resource),

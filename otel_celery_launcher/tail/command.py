@@ -145,10 +145,10 @@ class Tail:
     ) -> None:
         with self._refusing(), self._reading:
             points = read_metrics(request)
-            if self._store is not None:
-                self._store.add_points(points)
             if self._metrics is not None:
                 self._metrics.add(points)
+        if self._store is not None:
+            self._store.add_points(points)
         if self._forwarder is not None:
             self._forwarder.put(request, headers, METRICS_METHOD)
 
@@ -314,7 +314,8 @@ def tail(
     if web is not None and not (token or is_loopback(web_host)):
         raise LauncherError(
             f"--web-host is {web_host!r}: expected a --token, since others can reach it",
-            "add --token with a long random text: --token $(openssl rand -hex 16)",
+            "set OTEL_CELERY_WEB_TOKEN to a long random text, which openssl rand -hex 16"
+            " writes",
         )
     forwarder = Forwarder(forward) if forward else None
     store = None if web is None and shown["html"] is None else Store()

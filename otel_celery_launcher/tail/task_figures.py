@@ -172,11 +172,14 @@ class TaskFigures:
             self._open.pop(row.span.span_id, None)
 
     def _add_run(self, row: WaterfallRow) -> None:
-        for link in row.span.links:
-            self._open.pop(link, None)
+        for publish in (row.span.parent_id, *row.span.links):
+            self._open.pop(publish, None)
         name = self._name(row)
         number = (row.span.trace_id, row.span.span_id)
-        if not name or number in self._counted:
+        if number in self._counted:
+            self._counted.move_to_end(number)
+            return
+        if not name:
             return
         self._counted[number] = None
         self.has_changed = True

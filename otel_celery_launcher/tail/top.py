@@ -8,6 +8,7 @@ From its own receiver, or from a ``tail --web`` that runs somewhere: over SSH at
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import select
@@ -17,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -33,7 +34,7 @@ from otel_celery_launcher.tail.output import (
 )
 from otel_celery_launcher.tail.task_figures import TaskRow
 from otel_celery_launcher.tail.web.store import Store
-from otel_celery_launcher.terminal import cut
+from otel_celery_launcher.terminal import cut, escape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,9 @@ HELP = "q ends; sort by r runs, s rate, f failed, l lost, o open, p p95, w wait"
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
+# Of an address at which there is no page, or something else.
+_NO_ANSWER = (OSError, ValueError, TypeError, KeyError, http.client.HTTPException)
+
 # What is shown: the sums over all, and the rows.
 Figures = tuple[str, list[TaskRow]]
 
@@ -75,6 +79,8 @@ class Endpoint:
         if "://" not in self._address:
             self._address = f"http://{self._address}"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # A proxy of the environment's is not for a forwarded port, nor for the token.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def read(self) -> Figures:
         """Return what it has.
@@ -86,16 +92,26 @@ class Endpoint:
             f"{self._address}/tasks.json", headers=self._headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
+            with self._opener.open(request, timeout=ASK_SECONDS) as answer:
                 document = json.loads(answer.read(ANSWER_BYTES))
-            rows = [TaskRow(intervals=(), **each) for each in document["tasks"]]
+            rows = [_read_row(each) for each in document["tasks"]]
             return str(document["totals"]), rows
-        except (OSError, ValueError, TypeError, KeyError) as exc:
+        except _NO_ANSWER as exc:
             raise LauncherError(
                 f"--endpoint is {self._address!r}: expected the page of"
-                f" `otel-celery tail --web` ({exc})",
+                f" `otel-celery tail --web` ({escape_controls(str(exc))})",
                 "start it there, forward its port, or add its --token",
             ) from exc
+
+
+def _read_row(fields: dict[str, Any]) -> TaskRow:
+    """Return a row of an answer, whose numbers are numbers."""
+    names = ("runs", "failed", "retried", "lost", "open")
+    numbers: dict[str, Any] = {name: int(fields[name]) for name in names}
+    for name in ("p50", "p95", "wait_p95"):
+        numbers[name] = None if fields[name] is None else float(fields[name])
+    rate = float(fields["rate"])
+    return TaskRow(name=str(fields["name"]), rate=rate, intervals=(), **numbers)
 
 
 @click.command()
@@ -113,6 +129,11 @@ def top(
     Without --endpoint it receives as `otel-celery tail` does: point
     OTEL_EXPORTER_OTLP_ENDPOINT at it.
     """
+    if once and not endpoint:
+        raise LauncherError(
+            "--once is given without --endpoint: expected a running page to ask",
+            "start `otel-celery tail --web`, and add --endpoint",
+        )
     prepare_output()
     with until_reader_leaves(), contextlib.ExitStack() as stack:
         if endpoint:
@@ -145,7 +166,7 @@ def _receiving(host: str, port: int, http_port: int) -> Iterator[Callable[[], Fi
 def _write(totals: str, rows: list[TaskRow]) -> None:
     for line in task_table.lines(rows):
         write_line(line)
-    write_line(totals)
+    write_line(escape_controls(totals))
 
 
 def _show_until_stopped(read: Callable[[], Figures]) -> None:
@@ -170,7 +191,6 @@ def _show_until_stopped(read: Callable[[], Figures]) -> None:
         while not stopped:
             if not has_reader():
                 raise BrokenPipeError
-            totals, rows = read()
             pressed = key()
             if pressed == "q":
                 return
@@ -178,6 +198,7 @@ def _show_until_stopped(read: Callable[[], Figures]) -> None:
                 sort, drawn = pressed, 0.0
             if time.monotonic() - drawn >= DRAW_SECONDS:
                 drawn = time.monotonic()
+                totals, rows = read()
                 rows.sort(key=SORTS[sort][1], reverse=True)
                 if is_terminal:
                     _draw(totals, rows, SORTS[sort][0])

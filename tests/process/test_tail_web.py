@@ -14,13 +14,18 @@ import grpc
 import psutil
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from otel_celery_launcher.receiver.grpc_server import METHOD
+from otel_celery_launcher.receiver.grpc_server import METHOD, METRICS_METHOD
+from otel_celery_launcher.tail.command import tail
+from otel_celery_launcher.tail.web.server import WEB_PORT
 from tests.process.test_tail import (
     MS,
     Story,
@@ -318,6 +323,51 @@ def test_a_page_of_another_site_cannot_read_it(launcher: Launcher) -> None:
     assert web.get("/", Host=f"localhost:{web.web_port}")[0] == 200
 
 
+def test_nothing_is_read_behind_a_request(launcher: Launcher) -> None:
+    """Which a proxy may take for part of it."""
+    web = Web(launcher)
+    with socket.create_connection(("127.0.0.1", web.web_port), timeout=10) as client:
+        hidden = b"GET /traces HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        head = f"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(hidden)}"
+        client.sendall(head.encode() + b"\r\n\r\n" + hidden)
+        answers = b""
+        while part := client.recv(65536):
+            answers += part
+    assert answers.startswith(b"HTTP/1.1 400")
+    assert answers.count(b"HTTP/1.1") == 1
+
+
+def test_another_site_starts_no_stream(launcher: Launcher) -> None:
+    web = Web(launcher)
+    cross = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert web.get("/live", **cross)[0] == 403
+    assert web.get("/", **{**cross, "Sec-Fetch-Mode": "navigate"})[0] == 200
+
+
+def test_figures_that_no_worker_has_break_no_view(launcher: Launcher) -> None:
+    request = ExportMetricsServiceRequest()
+    metrics = request.resource_metrics.add().scope_metrics.add().metrics
+    for name, value in (("a", 1.7e308), ("b", 1.7e308), ("c", float("nan"))):
+        point = metrics.add(name="celery.queue.messages").gauge.data_points.add()
+        point.as_double = value
+        for key, said in (
+            ("celery.task_name", "t"),
+            ("messaging.destination.name", name),
+        ):
+            point.attributes.add(key=key).value.string_value = said
+    web = Web(launcher)
+    web.send(runs_now("t", 1))
+    with grpc.insecure_channel(f"127.0.0.1:{web.port}") as channel:
+        channel.unary_unary(METRICS_METHOD)(request.SerializeToString(), timeout=10)
+    wait_until(lambda: "/traces?task=t" in web.get("/")[1], 20, str)
+    assert web.get("/workers")[0] == 200
+
+
+@pytest.mark.parametrize("words", [["--web", "--errors"], ["--web"], ["--web", "4319"]])
+def test_the_port_may_be_left_out(words: list[str]) -> None:
+    assert tail.make_context("tail", words).params["web"] == WEB_PORT
+
+
 def test_others_need_the_token(launcher: Launcher) -> None:
     refused = launcher.start("tail", "--web", "0", "--web-host", "0.0.0.0")
     assert refused.popen.wait(20) == 78
@@ -331,8 +381,10 @@ def test_others_need_the_token(launcher: Launcher) -> None:
     assert (status, headers["Location"]) == (303, "/")
     cookie = headers["Set-Cookie"]
     assert "HttpOnly" in cookie
-    assert "SameSite=Strict" in cookie
+    assert "SameSite=Lax" in cookie  # a link from somewhere else works, too
     assert web.get("/", Cookie=cookie.partition(";")[0])[0] == 200
+    others = 'prefs={"a":1}; '  # of another program on this machine
+    assert web.get("/", Cookie=others + cookie.partition(";")[0])[0] == 200
     assert web.get("/tasks.json", Authorization=f"Bearer {token}")[0] == 200
     assert web.get("/tasks.json", Authorization="Bearer no")[0] == 401
 

@@ -5,6 +5,8 @@ const live = document.getElementById("live");
 const totals = document.getElementById("totals");
 const pause = document.getElementById("pause");
 let source = null;
+let isPaused = false;
+let isDown = false; // a pointer: what is below it stays until it is up
 
 // What the reader has opened, and where the keyboard is, stays as it was.
 function keep(change) {
@@ -35,7 +37,12 @@ function begin() {
   source.onmessage = (event) => {
     const found = JSON.parse(event.data);
     totals.textContent = found.totals;
+    // A trace that is no longer kept stays as it was seen last.
+    if (found.body === null || isDown || String(getSelection())) return;
     keep(() => { live.innerHTML = found.body; });
+  };
+  source.onerror = () => {
+    if (source && source.readyState === EventSource.CLOSED) totals.textContent = "the connection is lost";
   };
 }
 
@@ -45,10 +52,16 @@ function end() {
 }
 
 function toggle() {
-  const paused = source !== null;
-  if (paused) end(); else begin();
-  pause.setAttribute("aria-pressed", String(paused));
-  pause.textContent = paused ? "Go on" : "Pause";
+  isPaused = !isPaused;
+  look();
+  pause.setAttribute("aria-pressed", String(isPaused));
+  pause.textContent = isPaused ? "Go on" : "Pause";
+}
+
+// A browser has six connections to one place: a page that nobody sees needs none.
+function look() {
+  end();
+  if (!isPaused && !document.hidden) begin();
 }
 
 // "/" goes to the first filter, j and k to the next and the previous row.
@@ -70,5 +83,9 @@ document.addEventListener("keydown", (event) => {
 
 pause.hidden = false;
 pause.addEventListener("click", toggle);
+document.addEventListener("visibilitychange", look);
 window.addEventListener("pagehide", end);
-begin();
+window.addEventListener("pageshow", look);
+for (const [name, down] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  window.addEventListener(name, () => { isDown = down; });
+}

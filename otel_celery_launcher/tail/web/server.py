@@ -10,14 +10,18 @@ token is needed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
+import io
 import ipaddress
 import json
+import math
 import socket
 import threading
 import time
+from collections import OrderedDict
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
+from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -25,6 +29,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.messages import say
+from otel_celery_launcher.receiver.http_body import DeadlineReader
 from otel_celery_launcher.tail.web import views
 from otel_celery_launcher.tail.web.shell import filters, page
 from otel_celery_launcher.tail.web.views import VIEWS, Query
@@ -49,6 +54,10 @@ SEND_SECONDS = 10.0
 # connection is gone.
 EVENT_SECONDS = 1.0
 QUIET_SECONDS = 15.0
+
+# Times in a view grow older even if nothing comes.
+REDRAW_SECONDS = 5.0
+VIEWS_KEPT = 16
 
 COOKIE = "otel_celery_token"
 
@@ -90,6 +99,7 @@ class WebServer:
             pass
 
         Handler.store, Handler.token = store, token
+        Handler.cache = Cache(store)
         Handler.stopped = threading.Event()
         self._stopped = Handler.stopped
         self._server = _Server((host, port), Handler)
@@ -165,12 +175,55 @@ class _Server(ThreadingHTTPServer):
         """Say nothing: a browser has left."""
 
 
+class Cache:
+    """Draws each view once a second at most, one at a time, however many look at it.
+
+    Args:
+        store: What is shown.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._drawing = threading.Lock()
+        self._drawn: OrderedDict[tuple[str, Query], tuple[float, int, str | None]] = (
+            OrderedDict()
+        )
+
+    def view(self, path: str, query: Query) -> str | None:
+        """Return a view; None if there is nothing at this address."""
+        with self._drawing:
+            key = path, query
+            drawn, version, body = self._drawn.pop(key, (-math.inf, -1, None))
+            now = time.monotonic()
+            if now - drawn >= EVENT_SECONDS and (
+                version != (latest := self._store.version)
+                or now - drawn >= REDRAW_SECONDS
+            ):
+                body = view(self._store, path, query)
+                drawn, version = now, latest
+            self._drawn[key] = drawn, version, body
+            while len(self._drawn) > VIEWS_KEPT:
+                self._drawn.popitem(last=False)
+            return body
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS
     store: Store
+    cache: Cache
     token: str
     stopped: threading.Event
+
+    def setup(self) -> None:
+        """Read the connection with a deadline."""
+        super().setup()
+        self._reader = DeadlineReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
+
+    def handle_one_request(self) -> None:
+        """Serve a request, or close a connection on which none comes."""
+        self._reader.deadline = time.monotonic() + IDLE_SECONDS
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Answer with a view, a file, or events."""
@@ -180,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._answer("not an address", "text/plain", HTTPStatus.BAD_REQUEST)
             return
-        if not self._is_allowed(pairs):
+        if not (self._is_alone() and self._is_allowed(pairs)):
             return
         if parts.path in _FILES:
             package, name, kind = _FILES[parts.path]
@@ -194,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _show(self, path: str, pairs: dict[str, str]) -> None:
         query = Query.read(pairs)
-        body = view(self.store, path, query)
+        body = self.cache.view(path, query)
         if body is None:
             self._answer(
                 page(path, "Not here", "", "", "<p>This trace is not kept here.</p>"),
@@ -206,6 +259,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(page(path, heading, self.store.totals, shown, body))
 
     # Who may ask.
+
+    def _is_alone(self) -> bool:
+        """Return whether nothing follows a request, and no other site makes it."""
+        if self.headers.get("Content-Length") or self.headers.get("Transfer-Encoding"):
+            self.close_connection = True
+            self._answer("expected no body", "text/plain", HTTPStatus.BAD_REQUEST)
+            return False
+        is_page = self.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+        if not is_page and self.headers.get("Sec-Fetch-Site") == "cross-site":
+            self._answer("another site asks", "text/plain", HTTPStatus.FORBIDDEN)
+            return False
+        return True
 
     def _is_allowed(self, pairs: dict[str, str]) -> bool:
         """Return whether a request may be answered; if not, it has been."""
@@ -224,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", urlsplit(self.path).path or "/")
             cookie: SimpleCookie = SimpleCookie({COOKIE: given})
             cookie[COOKIE]["httponly"] = "yes"
-            cookie[COOKIE]["samesite"] = "Strict"
+            cookie[COOKIE]["samesite"] = "Lax"  # a link in a message has to work
             cookie[COOKIE]["path"] = "/"
             self.send_header("Set-Cookie", cookie[COOKIE].OutputString())
             self.send_header("Content-Length", "0")
@@ -243,11 +308,12 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _cookie(self) -> str:
-        cookies = SimpleCookie()
-        with contextlib.suppress(CookieError):
-            cookies.load(self.headers.get("Cookie", ""))
-        found = cookies.get(COOKIE)
-        return "" if found is None else found.value
+        """Return ours; others of this machine may have any form."""
+        for pair in self.headers.get("Cookie", "").split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == COOKIE:
+                return value.strip('"')
+        return ""
 
     def _bearer(self) -> str:
         kind, _, value = self.headers.get("Authorization", "").partition(" ")
@@ -285,19 +351,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Connection", "close")
         self._end_headers()
-        version, last, sent = -1, "", time.monotonic()
+        version, last, sent = -1, b"", time.monotonic()
         while not self.stopped.is_set():
             version = self.store.wait(version, EVENT_SECONDS)
-            body = view(self.store, parts.path, query)
-            found = {"totals": self.store.totals, "body": body or ""}
-            event = json.dumps(found)
+            body = self.cache.view(parts.path, query)
+            found = {"totals": self.store.totals, "body": body}
+            event = json.dumps(found, ensure_ascii=False)
+            digest = hashlib.blake2b(event.encode("utf-8", "replace")).digest()
             now = time.monotonic()
-            if event != last:
+            if digest != last:
                 self._send(f"data: {event}\n\n")
-                last, sent = event, now
+                last, sent = digest, now
             elif now - sent > QUIET_SECONDS:
                 self._send(": nothing new\n\n")
                 sent = now
+            del body, found, event
             self.stopped.wait(EVENT_SECONDS)
 
     def _send(self, event: str) -> None:

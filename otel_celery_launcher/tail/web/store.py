@@ -8,11 +8,10 @@ in number, and the traces in bytes.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.tail.task_figures import TaskFigures
@@ -32,8 +31,15 @@ BYTES_KEPT = 64 * 1024 * 1024
 
 PROBLEMS_KEPT = 500  # of each kind
 SOURCES_KEPT = 500  # services and instances that report
-QUEUES_KEPT = 500  # and of these for each task
+QUEUES_KEPT = 500
+QUEUES_OF_A_TASK = 20
+LOSSES_KEPT = 10  # kinds of errors of one source
+
+# Of each name and each reason that outlives its trace.
 NAME_CHARACTERS = 200
+
+# A larger number is no count, and Python would write all of its digits.
+LARGEST = 2.0**63
 
 # Characters of a trace in which a text is looked for.
 SEARCHED_CHARACTERS = 4000
@@ -91,7 +97,7 @@ class Source:
         role: ``celery.role`` of its resource.
         mode: How its spans leave: ``process`` or ``inline``; empty if it does not say.
         exported: Spans that a collector took, as it says.
-        lost: Spans that it could not deliver, or had to drop.
+        losses: Spans that it could not deliver, or had to drop, by metric and error.
     """
 
     service: str
@@ -101,11 +107,16 @@ class Source:
     seen: float = 0.0
     spans: int = 0
     exported: float | None = None
-    lost: float | None = None
     queued: float | None = None
     pool_usage: float | None = None
     pool_limit: float | None = None
     restarts: float | None = None
+    losses: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> float | None:
+        """The sum of its losses; None if it does not say."""
+        return sum(self.losses.values()) if self.losses else None
 
 
 @dataclass(slots=True)
@@ -208,9 +219,9 @@ class Store:
             known[key] = Problem(
                 kind=kind,
                 when=span.start,
-                name=span.name,
-                service=span.service,
-                why=why,
+                name=span.name[:NAME_CHARACTERS],
+                service=span.service[:NAME_CHARACTERS],
+                why=why[:NAME_CHARACTERS],
                 trace_id=span.trace_id,
             )
             while len(known) > PROBLEMS_KEPT:
@@ -226,15 +237,15 @@ class Store:
             source.seen = self._clock()
 
     def _source(self, service: str, instance: str) -> Source:
-        source = self._sources.get((service, instance))
-        if source is None:
-            source = self._sources[service, instance] = Source(service, instance)
-            while len(self._sources) > SOURCES_KEPT:
-                self._sources.popitem(last=False)
+        key = service[:NAME_CHARACTERS], instance[:NAME_CHARACTERS]
+        source = self._sources.setdefault(key, Source(*key))
+        self._sources.move_to_end(key)
+        while len(self._sources) > SOURCES_KEPT:
+            self._sources.popitem(last=False)
         return source
 
     def _add_point(self, point: ReceivedPoint) -> None:
-        if not math.isfinite(point.value):
+        if not abs(point.value) <= LARGEST:  # or NaN
             return
         queue = point.attributes.get("messaging.destination.name")
         if isinstance(queue, str) and len(queue) <= NAME_CHARACTERS:
@@ -248,7 +259,7 @@ class Store:
             return
         source = self._source(point.service, instance)
         source.seen = self._clock()
-        source.role = str(point.resource.get("celery.role", ""))
+        source.role = str(point.resource.get("celery.role", ""))[:NAME_CHARACTERS]
         if point.attributes.get("celery.process") == "exporter":
             source.mode = "process"
         elif point.metric == _EXPORTED:
@@ -259,8 +270,9 @@ class Store:
             setattr(source, name, point.value)
         elif point.metric == _EXPORTED and not has_error:
             source.exported = point.value
-        elif has_error:
-            source.lost = max(source.lost or 0.0, point.value)
+        elif has_error and len(source.losses) < LOSSES_KEPT:
+            error = str(point.attributes["error.type"])[:NAME_CHARACTERS]
+            source.losses[point.metric, error] = point.value
 
     def _note_queue(self, name: str, point: ReceivedPoint) -> None:
         """Keep the figures of a queue, or that a task runs from it."""
@@ -269,7 +281,7 @@ class Store:
             task = point.attributes.get("celery.task_name")
             if isinstance(task, str) and len(task) <= NAME_CHARACTERS:
                 queues = self._queues_of.setdefault(task, set())
-                if len(queues) < QUEUES_KEPT:
+                if len(queues) < QUEUES_OF_A_TASK:
                     queues.add(name)
                 while len(self._queues_of) > QUEUES_KEPT:
                     self._queues_of.popitem(last=False)
@@ -359,7 +371,9 @@ def _entry(trace: Trace, rows: Sequence[WaterfallRow], summary: Summary) -> Entr
         summary=summary,
         name=spans[0].name,
         services=tuple(dict.fromkeys(span.service for span in spans)),
-        tasks=frozenset(name for name in names if isinstance(name, str)),
+        tasks=frozenset(
+            name[:NAME_CHARACTERS] for name in names if isinstance(name, str)
+        ),
         notes=frozenset(row.note for row in rows),
         began=min(span.start for span in spans),
         seconds=trace.seconds,

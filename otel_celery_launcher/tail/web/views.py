@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 from otel_celery_launcher.tail.display import counted
 from otel_celery_launcher.tail.markup import badge, badges, clock, text, waterfall
 from otel_celery_launcher.tail.screen import duration
-from otel_celery_launcher.tail.task_figures import INTERVAL_SECONDS
-from otel_celery_launcher.tail.web.store import LOST, ORPHAN
+from otel_celery_launcher.tail.task_figures import INTERVAL_SECONDS, OTHERS
+from otel_celery_launcher.tail.web.store import LOST, NAME_CHARACTERS, ORPHAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +97,13 @@ class Query:
 
 def link(path: str, label: str, **query: str) -> str:
     """Return a link; the label is text that was received."""
-    return f'<a href="{text(_address(path, query))}">{text(label) or "(no name)"}</a>'
+    return f'<a href="{text(_address(path, query))}">{_short(label) or "(no name)"}</a>'
+
+
+def _short(received: str) -> str:
+    """Return a name in a list of many: its beginning."""
+    more = "…" if len(received) > NAME_CHARACTERS else ""
+    return text(received[:NAME_CHARACTERS] + more)
 
 
 def _address(path: str, query: Mapping[str, str]) -> str:
@@ -163,7 +169,9 @@ def _task(row: TaskRow, most: int) -> str:
         *map(_seconds, (row.p50, row.p95, row.wait_p95)),
     ]  # fmt: skip
     numbers = "".join(f'<td class="number">{cell}' for cell in cells)
-    name = link("/traces", row.name, task=row.name)
+    name = text(OTHERS)  # which no trace has
+    if row.name != OTHERS:
+        name = link("/traces", row.name, task=row.name)
     return f'<tr><th scope="row">{name}{numbers}<td>{_spark(row.intervals, most)}</tr>'
 
 
@@ -223,7 +231,7 @@ def _trace_line(entry: Entry) -> str:
     return (
         f"<tr><td><time>{clock(entry.began)}</time>"
         f'<th scope="row">{link(f"/trace/{entry.trace.trace_id}", entry.name)}'
-        f"<td>{text(', '.join(entry.services))}"
+        f"<td>{_short(', '.join(entry.services))}"
         f'<td class="number">{entry.summary.spans}'
         f'<td class="number">{_seconds(entry.seconds)}<td>{marks}</tr>'
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
+from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.quick_spans import (
     QuickSpan,
     QuickTracer,
@@ -257,11 +259,93 @@ def test_a_function_and_a_coroutine_can_be_decorated() -> None:
 def test_an_applications_change_of_the_sdks_class_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = object()
-    monkeypatch.setattr(Tracer, "start_span", lambda *_, **__: own)
-    monkeypatch.setattr(Tracer, "start_as_current_span", lambda *_, **__: own)
     pair = Pair()
+    start = start_as_current_span(pair.tracer)  # made before the change
+    given: list[dict[str, Any]] = []
+    of_the_sdk = Tracer.start_span
+
+    def start_span(self: Tracer, *args: Any, **named: Any) -> Span:
+        given.append(named)
+        return of_the_sdk(self, *args, **named)
+
+    monkeypatch.setattr(Tracer, "start_span", start_span)
+    with start("a", attributes={"k": 1}):
+        pass
+    assert given[0]["attributes"] == {"k": 1}
+    pair.quick._known = pair.quick._look()
     context = parent_context(1, is_remote=False)
     parent = trace_api.get_current_span(context).get_span_context()
     assert pair.quick.start(parent, "a", SpanKind.INTERNAL) is None
-    assert start_as_current_span(pair.tracer)("a") is own
+    own = object()
+    monkeypatch.setattr(Tracer, "start_as_current_span", lambda *_, **__: own)
+    assert start("a") is own
+
+
+def test_a_wrapper_of_the_tracers_own_start_gets_names() -> None:
+    """As the SDK gives them."""
+    pair = Pair()
+    given: list[dict[str, Any]] = []
+    of_the_sdk = pair.tracer.start_span
+
+    def start_span(*args: Any, **named: Any) -> Span:
+        given.append(named)
+        assert args == ()
+        return of_the_sdk(**named)
+
+    pair.tracer.start_span = start_span  # type: ignore[method-assign]
+    with start_as_current_span(pair.tracer)("a", attributes={"k": 1}):
+        pass
+    assert given[0]["attributes"] == {"k": 1}
+
+
+def test_a_block_that_is_never_left_ends_when_it_is_forgotten() -> None:
+    """As the SDK's, which is a generator."""
+    pair = Pair()
+    before = trace_api.get_current_span()
+    for start in (start_as_current_span(pair.tracer), pair.sdk.start_as_current_span):
+        manager = start("a")
+        manager.__enter__()
+        del manager
+        assert trace_api.get_current_span() is before
+    assert [each.name for each in pair.ended()] == ["a", "a"]
+
+
+def test_a_limit_within_the_end_of_a_block_is_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+
+    def limit(token: object) -> None:
+        contexts._reset(token)
+        raise ErrorInBlockError("limit")
+
+    monkeypatch.setattr(contexts, "detach", limit)
+    start = start_as_current_span(pair.tracer)
+    with pytest.raises(ErrorInBlockError):
+        run(start, None, parent_context(1, is_remote=False))
+    (span,) = pair.front.spans
+    assert span.status.status_code is StatusCode.ERROR
+
+
+def test_two_threads_that_end_a_span_hand_it_over_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pair = Pair()
+    for has_changed in (False, True):
+        span, _ = pair.start()
+        assert span is not None
+        if has_changed:
+            span.set_attribute("k", 1)
+        ready = threading.Barrier(8)
+
+        def end(span: Span = span, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            span.end()
+
+        threads = [threading.Thread(target=end) for _ in range(8)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    assert pair.front.names == ["a", "a"]
+    assert caplog.text.count("ended span") == 14
