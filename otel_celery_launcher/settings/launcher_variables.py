@@ -114,6 +114,15 @@ INJECT = Variable(
     fallback="celery",
 )
 
+WEB_TOKEN = Variable(
+    name="OTEL_CELERY_WEB_TOKEN",
+    kind="text",
+    help="What a browser has to show to the live page of `otel-celery tail --web`, and `top` to its `--endpoint`; the same as `--token` (tail.md). No other command reads it.",
+    check=checks.text,
+    parse=str,
+    secret=True,
+)
+
 ENV_FILE = Variable(
     name="OTEL_CELERY_ENV_FILE",
     kind=f"paths, separated by `{checks.PATH_SEPARATOR}`",
@@ -238,6 +247,7 @@ OWN: tuple[Variable[Any], ...] = (
     QUEUE_METRICS,
     INJECT,
     ENV_FILE,
+    WEB_TOKEN,
     SAMPLE,
     TRACE,
     NEW_TRACE_TASKS,
