@@ -7,7 +7,6 @@ See ``compat/__init__.py``; the tests are in ``tests/unit/compat/test_quick_span
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,14 +15,14 @@ from opentelemetry import trace as trace_api
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Tracer, _Span
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.util._decorator import _agnosticcontextmanager
 
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.lazy_span import child_context, new_span
 from otel_celery_launcher.compat.span_starter import TracerSnapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import SpanProcessor
@@ -170,110 +169,46 @@ class QuickTracer:
         return span
 
 
-class CurrentSpan(contextlib.ContextDecorator):
-    """What ``Tracer.start_as_current_span`` returns: a span for a block, or a function.
-
-    Args:
-        tracer: Starts it.
-        name: Of the span.
-        context: Its parent; None for the current one.
-        kind: Of the span.
-        attributes: It starts with these.
-        links: To other spans.
-        start_time: Nanoseconds since the epoch; None for now.
-        record_exception: Whether an exception that ends the block becomes an event.
-        set_status_on_exception: Whether such an exception makes the span an error.
-        end_on_exit: Whether the end of the block ends the span.
-    """
-
-    _span: Span | None = None
-    _token: object = None
-    _is_over = False
-
-    def __init__(
-        self,
-        tracer: Any,
-        name: str,
-        context: Context | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Mapping[str, Any] | None = None,
-        links: Any = (),
-        start_time: int | None = None,
-        record_exception: bool = True,
-        set_status_on_exception: bool = True,
-        end_on_exit: bool = True,
-    ) -> None:
-        self._begin: Callable[..., Span] = tracer.start_span
-        self._arguments = {
-            "name": name, "context": context, "kind": kind, "attributes": attributes,
-            "links": links, "start_time": start_time,
-            "record_exception": record_exception,
-            "set_status_on_exception": set_status_on_exception,
-        }  # fmt: skip
-        self._records, self._sets = record_exception, set_status_on_exception
-        self._end = end_on_exit
-
-    def __enter__(self) -> Span:
-        span = self._span = self._begin(**self._arguments)  # by name, as the SDK
+@_agnosticcontextmanager  # for blocks, functions and coroutines
+def _current(
+    tracer: Tracer,
+    name: str,
+    context: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, Any] | None = None,
+    links: Any = (),
+    start_time: int | None = None,
+    record_exception: bool = True,
+    set_status_on_exception: bool = True,
+    end_on_exit: bool = True,
+) -> Iterator[Span]:
+    span = tracer.start_span(
+        name=name, context=context, kind=kind, attributes=attributes, links=links,
+        start_time=start_time, record_exception=record_exception,
+        set_status_on_exception=set_status_on_exception,
+    )  # fmt: skip
+    try:
+        token = contexts.attach(contexts.with_span(span))
         try:
-            self._token = contexts.attach(contexts.with_span(span))
-        except BaseException as exc:  # a soft time limit
-            self.__exit__(type(exc), exc, None)
-            raise
-        return span
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._is_over = True
-            try:
-                if self._token is not None:
-                    contexts.detach(self._token)
-            except Exception as exc:
-                self._note(exc)
-                raise
-            if isinstance(error, Exception):
-                self._note(error)
+            yield span
         finally:
-            if self._end and self._span is not None:
-                self._span.end()
-
-    def __del__(self) -> None:
-        """End a span whose block was left without its end, as the SDK's generator does."""
-        if self._span is not None and not self._is_over:
-            self.__exit__(None, None, None)
-
-    def _note(self, error: Exception) -> None:
-        """Record the exception that ends the block, as ``trace.use_span`` does."""
-        span = self._span
-        if span is None or not span.is_recording():
-            return
-        if self._records:
-            span.record_exception(error)
-        if self._sets:
-            text = f"{type(error).__name__}: {error}"
-            span.set_status(Status(StatusCode.ERROR, text))
+            contexts.detach(token)
+    except Exception as exc:
+        if span.is_recording():
+            _note(span, exc, record_exception, set_status_on_exception)
+        raise
+    finally:
+        if end_on_exit:
+            span.end()
 
 
 def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
-    """Return a quicker ``Tracer.start_as_current_span``; as a decorator it is the SDK's."""
-    of_the_sdk: Callable[..., Any] = tracer.start_as_current_span
+    """Return a quicker ``Tracer.start_as_current_span``.
 
-    class Current(CurrentSpan):
-        """Of this tracer."""
-
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(tracer, *arguments, **named)
-            self._all = (arguments, named)
-
-        def __call__(self, function: Any) -> Any:
-            """Decorate a function, which may be a coroutine's."""
-            arguments, named = self._all
-            return of_the_sdk(*arguments, **named)(function)
+    It is what the SDK's is, with one generator where that has two. A generator is needed:
+    a block that is left without its end (a soft time limit at the wrong moment) is ended
+    when the generator is freed, and an exception in ``__del__`` would be swallowed.
+    """
 
     def start(*arguments: Any, **named: Any) -> Any:
         if (
@@ -281,6 +216,15 @@ def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
             or Tracer.start_as_current_span is not _START_AS_CURRENT
         ):
             return Tracer.start_as_current_span(tracer, *arguments, **named)
-        return Current(*arguments, **named)
+        return _current(tracer, *arguments, **named)
 
     return start
+
+
+def _note(span: Span, error: Exception, records: bool, sets: bool) -> None:
+    """Record the exception that ends a block, as ``trace.use_span`` does."""
+    if records:
+        span.record_exception(error)
+    if sets:
+        text = f"{type(error).__name__}: {error}"
+        span.set_status(Status(StatusCode.ERROR, text))
