@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 # To sleep between reads costs half of what waking for each span costs. The kernel's
 # buffer holds some two hundred messages: a task whose end finds it full has to wait.
 NAP_SECONDS = 0.05
-NAP_MESSAGES = 32
+NAP_MESSAGES = 64
 READ_AT_ONCE = 1000
 
 # Signs of life, and looks at the parent.
