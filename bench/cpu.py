@@ -45,6 +45,16 @@ TEN = Scene("a task with ten inner spans", "ten", 200, "01", 11)
 UNSAMPLED = Scene("an unsampled task", "noop", 600, "00", 0)
 
 
+def publish(app: Celery, scene: Scene, tasks: int, queue: str) -> None:
+    """Publish tasks, each with a trace context of its own."""
+    for number in range(1, tasks + 1):
+        traceparent = f"00-{number:032x}-{number:016x}-{scene.flags}"
+        app.send_task(
+            f"bench_app.{scene.task}", headers={"traceparent": traceparent},
+            queue=queue, ignore_result=True,
+        )  # fmt: skip
+
+
 class Figures(NamedTuple):
     """Of a variant, medians: microseconds a task, tasks a second, a share, bytes."""
 
@@ -78,12 +88,7 @@ class Runner:
     def begin(self, scene: Scene) -> None:
         """Publish a burst, to be copied for each round, and forget what was before."""
         self._client.delete("pattern")
-        for number in range(1, scene.tasks + 1):
-            traceparent = f"00-{number:032x}-{number:016x}-{scene.flags}"
-            self._app.send_task(
-                f"bench_app.{scene.task}", headers={"traceparent": traceparent},
-                queue="pattern", ignore_result=True,
-            )  # fmt: skip
+        publish(self._app, scene, scene.tasks, "pattern")
         self.sink.clear()
         self.parts, self.rates = [], []
         self._cpu = self.life.cpu()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import redis
 from celery import Celery
-from cpu import NOOP, TEN, UNSAMPLED, Scene
+from cpu import NOOP, TEN, UNSAMPLED, Scene, publish
 from sink import Sink
 from variants import CELERY, INLINE, PROCESS, UPSTREAM, Variant
 from worker import APP, Life, environ_of, free_port, start_redis
@@ -138,31 +138,23 @@ def a_task(variant: Variant, scene: Scene, folder: Path, broker: str) -> Parts:
     client = redis.Redis.from_url(broker)
     app, sink = Celery(broker=broker), Sink()
 
-    def publish(tasks: int) -> None:
-        """Put a burst into the queue at once."""
-        for number in range(1, tasks + 1):
-            traceparent = f"00-{number:032x}-{number:016x}-{scene.flags}"
-            app.send_task(
-                f"bench_app.{scene.task}", headers={"traceparent": traceparent},
-                queue="burst", ignore_result=True,
-            )  # fmt: skip
+    def run(tasks: int, before: int = 0) -> None:
+        """Put a burst into the queue at once, and wait for all that it causes."""
+        publish(app, scene, tasks, "burst")
         client.rename("burst", "celery")
-
-    def wait_for(tasks: int) -> None:
         wait(lambda: not (client.llen("celery") or client.hlen("unacked")), "tasks")
         if variant.counts:
-            wait(lambda: sink.spans() >= tasks * scene.spans, "spans")
+            expected = (before + tasks) * scene.spans
+            wait(lambda: sink.spans() >= expected, "spans")
         time.sleep(1.0)  # what follows an export
 
     life = Life(
         [*VALGRIND, f"--callgrind-out-file={folder}/%p.out", *variant.celery()],
         folder, _environ(broker, variant, sink), "-c", "1", "--without-heartbeat",
     )  # fmt: skip
-    publish(WARM)
-    wait_for(WARM)
+    run(WARM)
     counter = Counter(folder, life.process.pid)
-    publish(COUNTED)
-    wait_for(WARM + COUNTED)
+    run(COUNTED, before=WARM)
     found = counter.a_task()
     life.kill()
     sink.stop()
@@ -249,14 +241,14 @@ def table(found: list[tuple[Scene, Variant, Parts]]) -> str:
         ]
         for name, parts in by_variant.items():
             added = parts.without_exporter - plain.without_exporter
-            shares = ["-", "-"]
+            ratios = ["-", "-"]
             if upstream:
                 base = upstream.without_exporter - plain.without_exporter
-                shares = [
+                ratios = [
                     f"{each / base:.2f}" for each in (added, added + parts.exporter)
                 ]
             cells = [f"{each:,.0f}" for each in (*parts, added)]
-            lines.append(f"| {' | '.join([name, *cells, *shares])} |")
+            lines.append(f"| {' | '.join([name, *cells, *ratios])} |")
     return "\n".join(lines)
 
 
@@ -293,10 +285,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--guard"]:
         guard(*sys.argv[2:])
         return
-    scenes = SCENES
-    names = [each for each in sys.argv[1:] if not each.startswith("-")]
-    if names:
-        scenes = [each for each in scenes if any(name in each.name for name in names)]
+    names = sys.argv[1:] or [""]
+    scenes = [each for each in SCENES if any(name in each.name for name in names)]
     variants = [CELERY, UPSTREAM, PROCESS, INLINE]
     for variant in variants:
         variant.install()

@@ -5,7 +5,6 @@ It is given some traces first, so that there is something to see.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -15,8 +14,8 @@ from playwright.sync_api import sync_playwright
 
 from tests.process.test_tail import a_fleet
 from tests.process.test_tail_web import Web, runs_now
-from tests.support.harness import Launcher, wait_until
-from tests.support.servers import base_environ, server_command
+from tests.support.harness import Launcher
+from tests.support.servers import base_environ, start_browser
 
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 TASKS = {"shop.pay": (14, 2), "shop.mail": (30, 0), "shop.reserve_stock": (9, 1)}
@@ -33,7 +32,7 @@ def main() -> None:
                 web.send(runs_now(task, count, failed=failed))
             time.sleep(5)
         web.send(a_fleet())
-        wait_until(lambda: "has come" in web.get("/problems")[1], 30, str)
+        web.wait_for("has come", "/problems")
         found = re.search(r'href="(/trace/\w+)">POST', web.get("/traces")[1])
         assert found
         views = {
@@ -43,10 +42,7 @@ def main() -> None:
             "trace": found[1],
         }
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=server_command("chromium"),
-                args=["--no-sandbox"] if os.geteuid() == 0 else [],
-            )
+            browser = start_browser(playwright)
             for scheme in ("light", "dark"):
                 page = browser.new_page(
                     color_scheme=scheme,

@@ -57,6 +57,11 @@ def with_span(span: Span) -> Context:
     return Context({**current(), _SPAN_KEY: span})
 
 
+def context_with_only(span: Span) -> Context:
+    """Return a context that holds a span and nothing else."""
+    return Context({_SPAN_KEY: span})
+
+
 def detach(token: object) -> None:
     """Restore the context from before ``attach``; soft time limits come through.
 

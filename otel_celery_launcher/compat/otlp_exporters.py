@@ -204,21 +204,13 @@ def replace_encoder(name: str, encode: Callable[..., Any]) -> None:
 def takes_encoder(kind: Any) -> bool:
     """Return whether a class of exporters is one of OTLP/gRPC; HTTP has no place for it."""
     module = getattr(kind, "__module__", "")
-    return module in (*_MODULES, *_LOG_MODULES) and ".grpc." in module
+    is_grpc = module in (*_MODULES, *_LOG_MODULES) and ".grpc." in module
+    return is_grpc and hasattr(kind, "_translate_data")
 
 
-def use_encoder(exporter: Any, encode: Callable[..., Any]) -> bool:
-    """Give one exporter another encoder; an application's own keep theirs.
-
-    Returns:
-        Whether it takes one.
-    """
-    if not takes_encoder(type(exporter)):
-        return False
-    if not hasattr(exporter, "_translate_data"):
-        return False
+def use_encoder(exporter: Any, encode: Callable[..., Any]) -> None:
+    """Give one exporter that takes it another encoder; an application's own keep theirs."""
     exporter._translate_data = encode
-    return True
 
 
 def is_sanitizing(exporter: object) -> bool:

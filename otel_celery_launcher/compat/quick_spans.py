@@ -19,7 +19,7 @@ from opentelemetry.util._decorator import _agnosticcontextmanager
 
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.lazy_span import child_context, new_span
-from otel_celery_launcher.compat.span_starter import TracerSnapshot
+from otel_celery_launcher.compat.span_starter import TracerSnapshot, is_start_the_sdks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 # same time, both get what the first has made.
 _PARTS = ("_lock", "_attributes", "_events", "_links")
 
-
-# An application may have put its own in their place.
-_START, _START_AS_CURRENT = Tracer.start_span, Tracer.start_as_current_span
+# An application may have put its own in its place.
+_START_AS_CURRENT = Tracer.start_as_current_span
 
 
 class QuickSpan(_Span):
@@ -119,7 +118,7 @@ class QuickTracer:
         snapshot = TracerSnapshot(self._tracer, SpanKind.INTERNAL)
         is_quick = (
             snapshot.is_plain
-            and Tracer.start_span is _START
+            and is_start_the_sdks()
             and snapshot.only_processor is self._front
         )
         if not is_quick:
@@ -212,7 +211,7 @@ def start_as_current_span(tracer: Tracer) -> Callable[..., Any]:
 
     def start(*arguments: Any, **named: Any) -> Any:
         if (
-            Tracer.start_span is not _START
+            not is_start_the_sdks()
             or Tracer.start_as_current_span is not _START_AS_CURRENT
         ):
             return Tracer.start_as_current_span(tracer, *arguments, **named)

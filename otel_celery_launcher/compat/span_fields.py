@@ -10,9 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace as trace_api
-from opentelemetry.context import Context
 from opentelemetry.trace import DEFAULT_TRACE_STATE
-from opentelemetry.trace.propagation import _SPAN_KEY
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -33,11 +31,6 @@ def valid_context(
     """Return a span context of ids that are known to be valid."""
     fields = (trace_id, span_id, is_remote, flags, state, True)
     return tuple.__new__(trace_api.SpanContext, fields)
-
-
-def context_with_only(span: trace_api.Span) -> Context:
-    """Return a context that holds a span and nothing else."""
-    return Context({_SPAN_KEY: span})
 
 
 class Lazy:

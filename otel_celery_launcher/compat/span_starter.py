@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 _SAMPLED = trace_api.TraceFlags.SAMPLED
 
-# An application may have put its own in its place.
 _START = Tracer.start_span
+
+
+def is_start_the_sdks() -> bool:
+    """Return whether no application has put its own ``Tracer.start_span`` in its place."""
+    return Tracer.start_span is _START
 
 
 class SpanStarter:
@@ -175,7 +179,7 @@ class TracerSnapshot:
         )
         self.samples_roots = (
             self.follows_parent
-            and Tracer.start_span is _START
+            and is_start_the_sdks()
             and self._sampler._root is ALWAYS_ON  # type: ignore[union-attr]
         )
 

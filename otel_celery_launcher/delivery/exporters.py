@@ -246,14 +246,14 @@ def _make(
 ) -> PreparedExporter:
     exporter = make()
     otlp_exporters.let_repeated_errors_through()
-    own = None
-    if otlp_exporters.takes_encoder(type(exporter)):
-        own = own_encoder(signal.number)
-    is_ours = own is not None and otlp_exporters.use_encoder(exporter, own.encode)
+    takes_ours = otlp_exporters.takes_encoder(type(exporter))
+    own = own_encoder(signal.number) if takes_ours else None
+    if own is not None:
+        otlp_exporters.use_encoder(exporter, own.encode)
     preparations: list[Preparation] = []
     if known := PREPARATIONS.get(signal.number):
         if redacts_exceptions:
             preparations.append(known.redact)
-        if not (is_ours or otlp_exporters.is_sanitizing(exporter)):
+        if not (own is not None or otlp_exporters.is_sanitizing(exporter)):
             preparations.append(known.sanitize)
     return PreparedExporter(exporter, preparations)

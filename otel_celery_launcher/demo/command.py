@@ -33,7 +33,7 @@ from otel_celery_launcher.tail.output import (
 from otel_celery_launcher.tail.screen import PLAIN_COLUMNS, Screen
 from otel_celery_launcher.tail.traces import Trace
 from otel_celery_launcher.tail.waterfall import WaterfallRow, arrange
-from otel_celery_launcher.tail.web.server import WEB_PORT, serve_page
+from otel_celery_launcher.tail.web.server import serve_page, web_option
 from otel_celery_launcher.tail.web.store import Store
 from otel_celery_launcher.terminal import LINES, escape_controls
 
@@ -115,14 +115,7 @@ def run_demo(store: Store | None = None) -> int:
 
 
 @click.command(help="Trace a small workflow here and now; needs nothing installed.")
-@click.option(
-    "--web",
-    metavar="[PORT]",
-    type=click.IntRange(0, 65535),
-    is_flag=False,
-    flag_value=WEB_PORT,
-    help=f"Show it as a page, until Ctrl-C.  [default port: {WEB_PORT}]",
-)
+@web_option("Show it as a page, until Ctrl-C.")
 @click.pass_context
 def demo(context: click.Context, web: int | None) -> None:
     """Run the demo as a command of its own."""

@@ -27,15 +27,13 @@ from otel_celery_launcher.ipc.span_frames import (
     CountedRun,
     RunStart,
     SpanRecord,
-    encode_run_end,
-    encode_run_start,
+    Unobserved,
     encode_scope,
+    encode_unobserved,
 )
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-
-    from otel_celery_launcher.compat.lazy_span import SpanStart
 
 
 def read_span(resource: Resource, data: bytes) -> ReadableSpan:
@@ -52,21 +50,12 @@ def read_span(resource: Resource, data: bytes) -> ReadableSpan:
         raise FrameError(f"not a span: {exc!r}") from exc
 
 
-def ended_span(
-    origin: SpanStart, start: bytes, ended: int, changes: dict[str, str]
-) -> ReadableSpan:
-    """Return a span that ends as it began, in the process that has begun it.
-
-    Args:
-        origin: What it is made of.
-        start: Of ``encode_run_start``; b"" if it was not encoded.
-        ended: Nanoseconds since the epoch.
-        changes: Attributes that it ends with.
-    """
+def ended_span(unobserved: Unobserved) -> ReadableSpan:
+    """Return a span that ends as it began, in the process that has begun it."""
+    origin, _, ended, changes = unobserved
     template, name, context, parent, started, _, shared, own = origin
     if context.trace_state:
-        data = encode_run_end(start or encode_run_start(origin), ended, changes)
-        return read_span(template.resource, data)
+        return read_span(template.resource, encode_unobserved(unobserved))
     trace_id, span_id, _, flags, _, _ = context  # a tuple by declaration
     of_parent = None
     if parent is not None:

@@ -89,6 +89,22 @@ class RunStart(NamedTuple):
     scope: bytes
 
 
+class Unobserved(NamedTuple):
+    """A run or a publish that has ended as it began: nobody has looked at its span.
+
+    Attributes:
+        origin: What it is made of.
+        start: Of ``encode_run_start``; b"" if it was not encoded.
+        ended: Nanoseconds since the epoch.
+        changes: Attributes that it ends with.
+    """
+
+    origin: SpanStart
+    start: bytes
+    ended: int
+    changes: dict[str, str]
+
+
 class CountedRun(NamedTuple):
     """What is counted of a run, whether it has a span or not."""
 
@@ -175,6 +191,12 @@ def encode_run_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
         changes: Attributes that it ends with, too.
     """
     return RUN_END + dumps((start, ended, changes))
+
+
+def encode_unobserved(span: Unobserved) -> bytes:
+    """Return a span that has ended as it began as a frame; of any length."""
+    start = span.start or encode_run_start(span.origin)
+    return encode_run_end(start, span.ended, span.changes)
 
 
 def encode_counted_run(task: str, system: str, destination: str) -> bytes:

@@ -8,19 +8,15 @@ For development: one thread a connection, the standard library's own server.
 from __future__ import annotations
 
 import contextlib
-import io
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
+from otel_celery_launcher.receiver.http_base import BoundedHandler, BoundedHttpServer
 from otel_celery_launcher.receiver.http_body import (
     PIECE_BYTES,
     Budget,
-    DeadlineReader,
     RefusalError,
     decode,
     read_body,
@@ -58,6 +54,7 @@ class HttpServer:
 
     Attributes:
         port: The one it listens on.
+        stop: Stops listening.
 
     Raises:
         OSError: The port is taken.
@@ -77,65 +74,19 @@ class HttpServer:
         takes = {PATH: take, METRICS_PATH: take_metrics, LOGS_PATH: take_logs}
         Handler.takes = {path: each for path, each in takes.items() if each}
         Handler.budget = Budget(BODIES_BYTES)
-        self._server = _Server((host, port), Handler)
-        self.port = int(self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server = BoundedHttpServer((host, port), Handler, CONNECTIONS)
+        self.port = self._server.port
+        self.stop = self._server.stop
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
-        self._free = threading.Semaphore(CONNECTIONS)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread can be started
-            self._free.release()
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(BoundedHandler):
+    idle_seconds = IDLE_SECONDS
     takes: dict[str, Take]
     budget: Budget
 
-    def setup(self) -> None:
-        """Read the connection with a deadline."""
-        super().setup()
-        self._reader = DeadlineReader(self.connection)
-        self.rfile = io.BufferedReader(self._reader)
-
-    def handle(self) -> None:
-        """Serve a connection until either side has enough."""
-        with contextlib.suppress(OSError):  # the client has left: nobody to answer
-            super().handle()
-
-    def handle_one_request(self) -> None:
-        """Serve a request, or close a connection on which none comes."""
-        self._reader.deadline = time.monotonic() + IDLE_SECONDS
-        super().handle_one_request()
-
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the name is the library's
         """Take a request."""
-        self._reader.deadline = time.monotonic() + BODY_SECONDS
+        self.reader.deadline = time.monotonic() + BODY_SECONDS
         with self.budget.account() as charge:
             try:
                 body = read_body(self.headers, self.rfile, charge)
@@ -189,10 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         A connection that is closed with unread bytes is reset, and the answer is lost.
         """
         self.connection.shutdown(socket.SHUT_WR)
-        self._reader.deadline = time.monotonic() + LINGER_SECONDS
+        self.reader.deadline = time.monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
             while self.rfile.read1(PIECE_BYTES):
                 pass
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing: the terminal is for traces."""

@@ -26,9 +26,8 @@ from otel_celery_launcher.ipc.datagrams import Envelope
 from otel_celery_launcher.ipc.span_decoder import ended_span
 from otel_celery_launcher.ipc.span_frames import (
     SPAN_BYTES,
-    encode_run_end,
-    encode_run_start,
     encode_span,
+    encode_unobserved,
 )
 from otel_celery_launcher.routes.lane import LOOK_SECONDS, Lane
 from otel_celery_launcher.routes.route import Outgoing
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
-    from otel_celery_launcher.compat.lazy_span import SpanStart
     from otel_celery_launcher.ipc.channel import Channels
+    from otel_celery_launcher.ipc.span_frames import Unobserved
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.inline_metrics import InlineMetrics
     from otel_celery_launcher.routes.supervisor import Supervisor
@@ -156,26 +155,23 @@ class HandoffRoute:
 
     def hand_over_ended(
         self,
-        origin: SpanStart,
-        start: bytes,
-        ended: int,
-        changes: dict[str, str],
+        span: Unobserved,
         *,
         ends_work: bool,
         ends_task: bool,
         in_flight: memoryview | None,
     ) -> None:
-        """Hand over a span that ends as it began: ``HandOverEnded``."""
+        """Hand over a span that ends as it began: ``Route.hand_over_ended``."""
         self._check_process()
         lane = self._traces
         if lane is None:
             return
-        data = encode_run_end(start or encode_run_start(origin), ended, changes)
+        data = encode_unobserved(span)
         if len(data) > SPAN_BYTES:  # an application's names may have any length
-            data = encode_span(ended_span(origin, start, ended, changes))
+            data = encode_span(ended_span(span))
         self._hand_over(
             lane,
-            lane.envelope(origin.template.resource),
+            lane.envelope(span.origin.template.resource),
             data,
             ends_work=ends_work,
             ends_task=ends_task,

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
-    from otel_celery_launcher.compat.lazy_span import SpanStart
     from otel_celery_launcher.delivery.health import Health
+    from otel_celery_launcher.ipc.span_frames import Unobserved
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
     from otel_celery_launcher.routes.inline_metrics import InlineMetrics
     from otel_celery_launcher.routes.route import Exporter, Outgoing
@@ -259,20 +259,17 @@ class InlineRoute:
 
     def hand_over_ended(
         self,
-        origin: SpanStart,
-        start: bytes,
-        ended: int,
-        changes: dict[str, str],
+        span: Unobserved,
         *,
         ends_work: bool,
         ends_task: bool,
         in_flight: memoryview | None,
     ) -> None:
-        """Take a span that ends as it began: ``HandOverEnded``."""
+        """Take a span that ends as it began: ``Route.hand_over_ended``."""
         self.hand_over(
             TRACES,
-            ended_span(origin, start, ended, changes),
-            origin.template.resource,
+            ended_span(span),
+            span.origin.template.resource,
             ends_work=ends_work,
             ends_task=ends_task,
             in_flight=in_flight,

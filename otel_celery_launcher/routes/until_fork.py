@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
+    from otel_celery_launcher.ipc.span_frames import Unobserved
     from otel_celery_launcher.routes.inline import InlineRoute
-    from otel_celery_launcher.routes.route import HandOverEnded, Route
+    from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.signals import Signal
 
 # How long the first fork may wait for items that are on their way.
@@ -53,12 +54,19 @@ class UntilForkRoute:
         self._is_final = False
         os.register_at_fork(before=self._before_fork)
 
-    @property
-    def hand_over_ended(self) -> HandOverEnded:
-        """Hands over a span that nobody has looked at."""
-        if not self._is_final and is_patched():
-            self.start_process()
-        return self._route.hand_over_ended
+    def hand_over_ended(
+        self,
+        span: Unobserved,
+        *,
+        ends_work: bool,
+        ends_task: bool,
+        in_flight: memoryview | None,
+    ) -> None:
+        """Take a span that ends as it began: ``Route.hand_over_ended``."""
+        self._leave_patched_code()
+        self._route.hand_over_ended(
+            span, ends_work=ends_work, ends_task=ends_task, in_flight=in_flight
+        )
 
     def hand_over(
         self,
@@ -71,8 +79,7 @@ class UntilForkRoute:
         in_flight: memoryview | None = None,
     ) -> None:
         """Take an item: ``Route.hand_over``."""
-        if not self._is_final and is_patched():
-            self.start_process()
+        self._leave_patched_code()
         if signal is LOGS and self._holds_logs():
             self._inline.hold(signal, item)
             return
@@ -84,6 +91,11 @@ class UntilForkRoute:
             ends_task=ends_task,
             in_flight=in_flight,
         )
+
+    def _leave_patched_code(self) -> None:
+        """Start the exporter process once gevent or eventlet has patched."""
+        if not self._is_final and is_patched():
+            self.start_process()
 
     def _holds_logs(self) -> bool:
         """Return whether a log record is to wait: gevent may patch after it.
@@ -104,8 +116,7 @@ class UntilForkRoute:
 
     def begin_metrics(self) -> None:
         """Note that this process has measured something for the first time."""
-        if not self._is_final and is_patched():
-            self.start_process()
+        self._leave_patched_code()
         self._route.begin_metrics()
 
     def flush(self, seconds: float, signals: Sequence[Signal] | None = None) -> bool:

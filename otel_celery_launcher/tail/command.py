@@ -39,7 +39,12 @@ from otel_celery_launcher.tail.page import Page
 from otel_celery_launcher.tail.screen import Screen
 from otel_celery_launcher.tail.task_figures import TaskFigures
 from otel_celery_launcher.tail.traces import Trace, Traces
-from otel_celery_launcher.tail.web.server import WEB_PORT, is_loopback, serve_page
+from otel_celery_launcher.tail.web.server import (
+    is_loopback,
+    serve_page,
+    url,
+    web_option,
+)
 from otel_celery_launcher.tail.web.store import Store
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ class Tail:
         self._metrics = MetricTable() if has_metrics else None
         self._metrics_shown = 0.0
         self._screen = Screen(has_stacks=has_stacks)
-        self._figures = TaskFigures()
+        self._figures = TaskFigures() if store is None else store.figures
         self._table_seconds = table_seconds
         self._table_shown = time.monotonic()
         self._wanted = wanted
@@ -227,8 +232,9 @@ class Tail:
     def _show(self, trace: Trace) -> None:
         rows = trace.rows
         summary = Summary.of(rows)
-        self._figures.add(rows)
-        if self._store is not None:
+        if self._store is None:
+            self._figures.add(rows)
+        else:
             self._store.add(trace, rows, summary)
         self.totals.add(summary, self._counted.pop(trace.trace_id, None))
         self._counted[trace.trace_id] = summary
@@ -260,14 +266,7 @@ class Tail:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write a page, too.",
 )
-@click.option(
-    "--web",
-    metavar="[PORT]",
-    type=click.IntRange(0, 65535),
-    is_flag=False,
-    flag_value=WEB_PORT,
-    help=f"Serve a live page there, too.  [default port: {WEB_PORT}]",
-)
+@web_option("Serve a live page there, too.")
 @click.option(
     "--web-host",
     default="127.0.0.1",
@@ -397,7 +396,7 @@ def _serve(tailing: Tail, host: str, port: int, http_port: int) -> None:
 def _address(host: str, port: int) -> str:
     """Return where a program on this machine reaches us."""
     known = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    return f"http://[{known}]:{port}" if ":" in known else f"http://{known}:{port}"
+    return url(known, port)
 
 
 def _look_until_stopped(tailing: Tail) -> None:

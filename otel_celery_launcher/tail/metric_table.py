@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_celery_launcher.metrics import builtin
 from otel_celery_launcher.tail.screen import duration
 from otel_celery_launcher.terminal import cut, pad
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.receiver.metrics import ReceivedPoint
 
-DURATION = "messaging.process.duration"
-WAIT = "celery.queue.wait"
-QUEUE = "celery.queue.messages"
+DURATION = builtin.RUN_DURATION.name
+WAIT = builtin.QUEUE_WAIT.name
+QUEUE = builtin.QUEUE_MESSAGES.name
 _SHOWN = frozenset({DURATION, WAIT, QUEUE})
 
 # Series that are kept, the latest ones; and tasks that are shown.

@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_celery_launcher.compat.lazy_span import LazySpan
+from otel_celery_launcher.ipc.span_frames import Unobserved
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
     from opentelemetry.trace import Span
+
+    from otel_celery_launcher.compat.span_starter import SpanStarter
 
 
 class Front(Protocol):
@@ -29,39 +30,37 @@ class Front(Protocol):
         """The state of the record of each run that is about to end, by its span's id."""
 
 
-def is_unobserved(span: Span) -> TypeGuard[LazySpan]:
-    """Return whether a span has been asked for nothing but its context so far."""
-    return type(span) is LazySpan
-
-
 def hand_over(
     front: Front | None,
-    span: LazySpan,
+    spans: SpanStarter,
+    span: Span,
     start: bytes,
     changes: dict[str, str],
     *,
     ends_task: bool,
     in_flight: memoryview | None,
 ) -> bool:
-    """End a span, and hand it over; return False if code has looked at it meanwhile.
+    """End a span, and hand it over; return False if it has to end as others do.
+
+    So it does if code has asked for more than its context, or others receive spans, too.
 
     Args:
-        front: Receives it, and nobody else does; None if it has to end as others do.
+        front: Receives the spans; None without one.
+        spans: Has started the span.
         span: The span.
         start: Of ``encode_run_start``; b"" if it was not encoded.
         changes: Attributes that it ends with.
         ends_task: Whether a task ends with it.
         in_flight: The state of the run's record.
     """
-    if front is None or not (ended := span.end_unobserved(changes)):
+    if front is None or type(span) is not LazySpan or spans.only_processor is not front:
         return False
-    origin = span.origin
-    parent = origin.parent
+    ended = span.end_unobserved(changes)
+    if not ended:
+        return False
+    parent = span.origin.parent
     front.route.hand_over_ended(
-        origin,
-        start,
-        ended,
-        changes,
+        Unobserved(span.origin, start, ended, changes),
         ends_work=parent is None or parent.is_remote,
         ends_task=ends_task,
         in_flight=in_flight,

@@ -22,7 +22,7 @@ from celery import signals
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan
 
-from otel_celery_launcher.compat.span_fields import context_with_only
+from otel_celery_launcher.compat.contexts import context_with_only
 from otel_celery_launcher.ipc.datagrams import FrameError
 from otel_celery_launcher.ipc.in_flight import InFlightRun, recorded_id
 from otel_celery_launcher.ipc.span_decoder import read_span

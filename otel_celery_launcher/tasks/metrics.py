@@ -296,9 +296,9 @@ class TaskMetrics:
         known = self._publishes.get((task, destination, error_type))
         if known is None:
             known = self._bind_publish(app, task, destination, error_type)
+        self._add(known.duration, seconds, span)
         with writer.lock:
             writer.page.values[known.sent.cells] += 1
-            self._add(known.duration, seconds, span)
 
     def _bind_publish(
         self, app: Any, task: str, destination: tuple[str, str, str], error_type: str

@@ -21,7 +21,6 @@ from otel_celery_launcher import messages
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_fields import (
     FLAGS,
-    context_with_only,
     valid_context,
 )
 from otel_celery_launcher.errors import MALFORMED_ERRORS
@@ -68,7 +67,7 @@ def parent_of(request: Any) -> Context:
     """Return the context that a task's message carries; empty where it carries none."""
     fast = fast_parent(request.__dict__)
     if fast is not None:
-        context = context_with_only(NonRecordingSpan(fast))
+        context = contexts.context_with_only(NonRecordingSpan(fast))
     else:
         context = extract(request, Context(), REQUEST)
         if not _has_span(context):  # baggage may come without a trace

@@ -25,7 +25,7 @@ from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.tasks import schedule
 from otel_celery_launcher.tasks.destination import publish_destination
-from otel_celery_launcher.tasks.ending import hand_over, is_unobserved
+from otel_celery_launcher.tasks.ending import hand_over
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.plumbing import SuppressingProducer, as_the_application
 from otel_celery_launcher.tasks.propagation import W3C_FIELDS, extract, w3c_fields
@@ -122,12 +122,8 @@ class Publisher:
 
     def _end(self, span: Span) -> None:
         """End a span; if it has not changed, it needs no object of the SDK's."""
-        front = self._front
-        if not (
-            is_unobserved(span)
-            and self._spans.only_processor is front
-            and hand_over(front, span, b"", {}, ends_task=False, in_flight=None)
-        ):
+        front, spans = self._front, self._spans
+        if not hand_over(front, spans, span, b"", {}, ends_task=False, in_flight=None):
             span.end()
 
     def _send(

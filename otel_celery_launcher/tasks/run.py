@@ -22,7 +22,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, NonRecordingSpan
 
 from otel_celery_launcher.compat import contexts
-from otel_celery_launcher.compat.span_fields import context_with_only
 from otel_celery_launcher.compat.span_starter import SpanStarter
 from otel_celery_launcher.ipc.span_frames import (
     START_BYTES,
@@ -31,7 +30,7 @@ from otel_celery_launcher.ipc.span_frames import (
 )
 from otel_celery_launcher.messages import shows_contexts
 from otel_celery_launcher.tasks.batches import messages_of, publishes_of, request_of
-from otel_celery_launcher.tasks.ending import hand_over, is_unobserved
+from otel_celery_launcher.tasks.ending import hand_over
 from otel_celery_launcher.tasks.errors import error_type_of, record_error, text_of
 from otel_celery_launcher.tasks.propagation import fast_parent, parent_of
 from otel_celery_launcher.tasks.waits import take_times, waits, waits_now
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     from otel_celery_launcher.tasks.ending import Front
     from otel_celery_launcher.tasks.metrics import TaskMetrics
     from otel_celery_launcher.tasks.waits import Times
-
-_SAMPLED = trace.TraceFlags.SAMPLED
 
 # A header by which a message asks for a trace of its own: ``new``.
 TRACE_HEADER = "otel_celery_trace"
@@ -146,8 +143,7 @@ class Runs:
         frame = None
         span: Span | None
         durations: dict[str, float] = {}
-        template = None
-        if parent[3] & _SAMPLED and (template := self._spans.template_below(parent)):
+        if template := self._spans.template_below(parent):
             durations = waits_now(times, fields)
             shared, own = self._attributes.of_fast_run(task, fields, durations)
             span = template.span(
@@ -162,7 +158,7 @@ class Runs:
                 frame = self._record_counted(task, fields)
         if span is None:
             return None
-        token = contexts.attach(context_with_only(span))
+        token = contexts.attach(contexts.context_with_only(span))
         return Run(
             weakref.ref(request, self._forget), span, token, time.perf_counter(), frame,
             durations, "", template is not None,
@@ -280,12 +276,11 @@ class Runs:
         span, front = run.span, self._front
         if type(span) is NonRecordingSpan:
             return
-        if run.frame and is_unobserved(span) and self._spans.only_processor is front:
-            frame = run.frame
-            if hand_over(
-                front, span, frame, changes, ends_task=True, in_flight=in_flight
-            ):
-                return
+        if run.frame and hand_over(
+            front, self._spans, span, run.frame, changes,
+            ends_task=True, in_flight=in_flight,
+        ):  # fmt: skip
+            return
         span.set_attributes(changes)
         if in_flight is None or front is None:
             span.end()

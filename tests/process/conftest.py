@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.support.servers import producer_on, server_command
+from tests.support.servers import producer_on, start_browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +45,6 @@ def producer(
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=server_command("chromium"),
-            args=["--no-sandbox"] if os.geteuid() == 0 else [],
-        )
+        found = start_browser(playwright)
         yield found
         found.close()

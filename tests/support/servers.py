@@ -19,6 +19,8 @@ from tests.support.harness import Producer, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from playwright.sync_api import Browser, Playwright
+
 APPS = Path(__file__).parent.parent / "process" / "apps"
 
 # An application's environment without OpenTelemetry; made by tools/make_plain.
@@ -126,6 +128,14 @@ def run_rabbitmq(folder: Path) -> Iterator[str]:
                 stdout=subprocess.DEVNULL,
                 check=False,
             )
+
+
+def start_browser(playwright: Playwright) -> Browser:
+    """Start Chromium without a window."""
+    return playwright.chromium.launch(
+        executable_path=server_command("chromium"),
+        args=["--no-sandbox"] if os.geteuid() == 0 else [],
+    )
 
 
 def base_environ(tmp_path: Path) -> dict[str, str]:

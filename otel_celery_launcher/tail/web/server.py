@@ -12,34 +12,50 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import io
 import ipaddress
 import json
 import math
-import socket
 import threading
 import time
 from collections import OrderedDict
 from http import HTTPStatus
 from http.cookies import SimpleCookie
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+import click
+
 from otel_celery_launcher.errors import LauncherError
 from otel_celery_launcher.messages import say
-from otel_celery_launcher.receiver.http_body import DeadlineReader
+from otel_celery_launcher.receiver.http_base import BoundedHandler, BoundedHttpServer
 from otel_celery_launcher.tail.web import views
 from otel_celery_launcher.tail.web.shell import filters, page
 from otel_celery_launcher.tail.web.views import VIEWS, Query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from otel_celery_launcher.tail.web.store import Store
 
 WEB_PORT = 4319  # beside those of OTLP
+
+
+def web_option(text: str) -> Callable[[Any], Any]:
+    """Return the option ``--web`` of a command, whose port may be left out.
+
+    Args:
+        text: What the command does with it.
+    """
+    return click.option(
+        "--web",
+        metavar="[PORT]",
+        type=click.IntRange(0, 65535),
+        is_flag=False,
+        flag_value=WEB_PORT,
+        help=f"{text}  [default port: {WEB_PORT}]",
+    )
+
 
 # A thread each; browsers open six at most to one server.
 CONNECTIONS = 64
@@ -102,15 +118,13 @@ class WebServer:
         Handler.cache = Cache(store)
         Handler.stopped = threading.Event()
         self._stopped = Handler.stopped
-        self._server = _Server((host, port), Handler)
-        self.port = int(self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server = BoundedHttpServer((host, port), Handler, CONNECTIONS)
+        self.port = self._server.port
 
     def stop(self) -> None:
         """Stop listening, and end what goes on."""
         self._stopped.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
 
 @contextlib.contextmanager
@@ -129,12 +143,16 @@ def serve_page(
             f"--web is {port}: expected a free port ({exc})",
             f"end the server there, or choose another: --web {WEB_PORT + 1}",
         ) from exc
-    name = f"[{host}]" if ":" in host else host
-    say(f"the live page is http://{name}:{server.port}/{'?token=…' if token else ''}")
+    say(f"the live page is {url(host, server.port)}/{'?token=…' if token else ''}")
     try:
         yield
     finally:
         server.stop()
+
+
+def url(host: str, port: int) -> str:
+    """Return the address of a server."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -144,35 +162,6 @@ def is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return False
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        self._free = threading.Semaphore(CONNECTIONS)
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread can be started
-            self._free.release()
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a browser has left."""
 
 
 class Cache:
@@ -207,25 +196,14 @@ class Cache:
             return body
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(BoundedHandler):
+    idle_seconds = IDLE_SECONDS
     store: Store
     cache: Cache
     token: str
     stopped: threading.Event
 
-    def setup(self) -> None:
-        """Read the connection with a deadline."""
-        super().setup()
-        self._reader = DeadlineReader(self.connection)
-        self.rfile = io.BufferedReader(self._reader)
-
-    def handle_one_request(self) -> None:
-        """Serve a request, or close a connection on which none comes."""
-        self._reader.deadline = time.monotonic() + IDLE_SECONDS
-        super().handle_one_request()
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name is the library's
         """Answer with a view, a file, or events."""
         self.connection.settimeout(SEND_SECONDS)
         try:
@@ -371,9 +349,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, event: str) -> None:
         self.wfile.write(event.encode("utf-8", "replace"))
         self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing: the terminal is for traces."""
 
 
 def _read_address(address: str) -> tuple[SplitResult, dict[str, str]]:

@@ -14,7 +14,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from otel_celery_launcher.tail.task_figures import TaskFigures
+from otel_celery_launcher.metrics import builtin
+from otel_celery_launcher.tail.task_figures import NAME_CHARACTERS, TaskFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,9 +36,6 @@ QUEUES_KEPT = 500
 QUEUES_OF_A_TASK = 20
 LOSSES_KEPT = 10  # kinds of errors of one source
 
-# Of each name and each reason that outlives its trace.
-NAME_CHARACTERS = 200
-
 # A larger number is no count, and Python would write all of its digits.
 LARGEST = 2.0**63
 
@@ -46,19 +44,19 @@ SEARCHED_CHARACTERS = 4000
 
 LOST, ORPHAN = "lost", "orphan"
 
-# A worker's figures: metric, an attribute that a point must have or lack, where it goes.
+# Metrics of a worker, and of a queue, by name: where their value goes.
 _WORKER_METRICS = {
-    "celery.worker.pool.limit": "pool_limit",
-    "celery.worker.pool.usage": "pool_usage",
-    "otel.sdk.processor.span.queue.size": "queued",
-    "otel_celery.exporter.restarts": "restarts",
+    builtin.POOL_LIMIT.name: "pool_limit",
+    builtin.POOL_USAGE.name: "pool_usage",
+    builtin.QUEUE_SIZE.name: "queued",
+    builtin.RESTARTS.name: "restarts",
 }
 _QUEUED = {
-    "celery.queue.messages": "messages",
-    "celery.queue.consumers": "consumers",
+    builtin.QUEUE_MESSAGES.name: "messages",
+    builtin.QUEUE_CONSUMERS.name: "consumers",
 }
-_EXPORTED = "otel.sdk.exporter.span.exported"
-_PROCESSED = "otel.sdk.processor.span.processed"
+_EXPORTED, _PROCESSED = builtin.EXPORTED.name, builtin.PROCESSED.name
+_CPU_TIME = builtin.CPU_TIME.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +138,7 @@ class Store:
         clock: Seconds since the epoch.
 
     Attributes:
+        figures: Of the tasks; the thread that adds may read them without ``tasks``.
         left_out: Traces that had to go for newer ones.
     """
 
@@ -149,7 +148,7 @@ class Store:
         self._version = 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
-        self._figures = TaskFigures(clock)
+        self.figures = TaskFigures(clock)
         self._problems: dict[str, OrderedDict[tuple[str, str], Problem]] = {
             LOST: OrderedDict(),
             ORPHAN: OrderedDict(),
@@ -172,7 +171,7 @@ class Store:
             self._entries[trace.trace_id] = entry
             self._bytes += trace.size_bytes
             self._make_room()
-            self._figures.add(rows)
+            self.figures.add(rows)
             for row in rows:
                 self._note_problem(row)
             self._note_services(rows, before)
@@ -253,9 +252,9 @@ class Store:
         instance = str(point.resource.get("service.instance.id", ""))
         has_error = "error.type" in point.attributes
         name = _WORKER_METRICS.get(point.metric, "")
-        is_of_processes = point.metric == "process.cpu.time"
-        known = (_EXPORTED, _PROCESSED)
-        if not instance or not (name or is_of_processes or point.metric in known):
+        if not instance or not (
+            name or point.metric in (_EXPORTED, _PROCESSED, _CPU_TIME)
+        ):
             return
         source = self._source(point.service, instance)
         source.seen = self._clock()
@@ -264,7 +263,7 @@ class Store:
             source.mode = "process"
         elif point.metric == _EXPORTED:
             source.mode = source.mode or "inline"
-        if is_of_processes:
+        if point.metric == _CPU_TIME:
             return
         if name:
             setattr(source, name, point.value)
@@ -316,7 +315,7 @@ class Store:
         with self._changed:
             return [
                 replace(row, in_queue=self._in_queue(row.name))
-                for row in self._figures.rows()
+                for row in self.figures.rows()
             ]
 
     def _in_queue(self, task: str) -> int | None:

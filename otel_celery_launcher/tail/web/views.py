@@ -17,8 +17,12 @@ from urllib.parse import urlencode
 from otel_celery_launcher.tail.display import counted
 from otel_celery_launcher.tail.markup import badge, badges, clock, text, waterfall
 from otel_celery_launcher.tail.screen import duration
-from otel_celery_launcher.tail.task_figures import INTERVAL_SECONDS, OTHERS
-from otel_celery_launcher.tail.web.store import LOST, NAME_CHARACTERS, ORPHAN
+from otel_celery_launcher.tail.task_figures import (
+    INTERVAL_SECONDS,
+    NAME_CHARACTERS,
+    OTHERS,
+)
+from otel_celery_launcher.tail.web.store import LOST, ORPHAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

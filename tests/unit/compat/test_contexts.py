@@ -9,6 +9,7 @@ import sys
 import pytest
 from opentelemetry import context as context_api
 from opentelemetry import propagate
+from opentelemetry import trace as trace_api
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.propagators.composite import CompositePropagator
@@ -88,3 +89,10 @@ def test_the_default_propagator_is_known() -> None:
     assert contexts.is_default(CompositePropagator(parts))
     assert not contexts.is_default(CompositePropagator(parts[:1]))
     assert not contexts.is_default(parts[0])
+
+
+def test_a_context_with_a_span_alone() -> None:
+    span = trace_api.NonRecordingSpan(trace_api.SpanContext(1, 2, is_remote=True))
+    made = trace_api.set_span_in_context(span, context_api.Context())
+    assert contexts.context_with_only(span) == made
+    assert type(contexts.context_with_only(span)) is type(made)

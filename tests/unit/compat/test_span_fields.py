@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import Span, TracerProvider
 
 from otel_celery_launcher.compat import (
     span_fields,
-)
-from tests.support.spans import (
-    SPAN_CONTEXT,
 )
 
 
@@ -46,10 +42,3 @@ def test_a_span_context_is_what_its_constructor_makes() -> None:
         )
         assert type(made) is trace_api.SpanContext
         assert made.is_valid
-
-
-def test_a_context_with_a_span_alone() -> None:
-    span = trace_api.NonRecordingSpan(SPAN_CONTEXT)
-    made = trace_api.set_span_in_context(span, context_api.Context())
-    assert span_fields.context_with_only(span) == made
-    assert type(span_fields.context_with_only(span)) is type(made)

@@ -39,6 +39,7 @@ from otel_celery_launcher.ipc.span_decoder import ended_span as ended_span_here
 from otel_celery_launcher.ipc.span_decoder import read_span
 from otel_celery_launcher.ipc.span_frames import (
     SPAN_BYTES,
+    Unobserved,
     encode_run_end,
     encode_run_start,
     encode_shared,
@@ -143,7 +144,7 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     ended = span.end_unobserved(changes)
     rebuilt = read_span(span.resource, encode_run_end(start, ended, changes))
     assert encode_spans([rebuilt]) == encode_spans([span])
-    at_once = ended_span_here(span.origin, start, ended, changes)
+    at_once = ended_span_here(Unobserved(span.origin, start, ended, changes))
     assert encode_spans([at_once]) == encode_spans([span])
     assert (at_once.context, at_once.parent) == (span.context, span.parent)
     assert (rebuilt.context, rebuilt.parent) == (span.context, span.parent)
