@@ -6,11 +6,15 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Without the temporary folder of a user whose home is not writable, and offline-quiet.
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# The first pip that knows dependency groups.
+NEW_PIP = 'pip>=25.1'
+# What the tests need of the extras that users have.
+export TESTED_EXTRAS = eventlet,gevent,http,prometheus,redis
 # Interpreters for test-pythons; override it: make test-pythons PYTHONS="python3.12"
 PYTHONS ?= $(shell tools/find_pythons)
 PYTEST_ARGS ?=
 
-.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens pictures lint format docs bench bench-cpu bench-instructions bench-metrics bench-logs bench-collectors faults outage soak servers build clean
+.PHONY: demo example test test-injected test-lowest test-pythons test-celery test-celery-integration test-kubernetes collector collectors test-collectors test-collectors-full test-applications compatibility traces screens pictures lint format docs docs-site test-package sbom bench bench-cpu bench-instructions bench-metrics bench-logs bench-collectors faults outage soak servers build clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/otel-celery demo
@@ -124,6 +128,29 @@ docs: $(VENV)/tested
 	$(BIN)/python -m otel_celery_launcher.settings.reference > docs/settings.md
 	$(BIN)/python -m tools.make_metrics
 
+# A site from docs/, in site/; a link that leads nowhere is an error.
+docs-site: .venv-release/installed
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. .venv-release/bin/mkdocs build --strict
+
+# dist/: the source distribution, and the wheel that is built from it; the same bytes each
+# time. A release gives the address of the repository: make build PROJECT_URL=https://…
+export PROJECT_URL ?=
+build: .venv-release/installed
+	rm -rf dist
+	.venv-release/bin/python -m build . > /dev/null
+	.venv-release/bin/twine check --strict dist/*
+
+# Both of them, in empty environments of every Python on the machine: make demo.
+test-package: build
+	@test -n "$(PYTHONS)" || { echo "no Python found: name some, PYTHONS='python3.12 …'"; exit 1; }
+	tools/test_package dist $(PYTHONS)
+
+# build/sbom.json: the parts of what pip installs today (CycloneDX).
+sbom: build
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	.venv-release/bin/cyclonedx-py environment --output-reproducible --of JSON -o build/sbom.json build/sbom
+
 # Random faults on a loaded worker, every task accounted for: make faults SEED=7 SECONDS=600
 SEED ?=
 SECONDS ?= 120
@@ -171,7 +198,8 @@ servers:
 # The wheel is what is tested, away from the source folder's package.
 $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) '.[dev]'
+	$(PIP) $(NEW_PIP)
+	$(PIP) '.[$(TESTED_EXTRAS)]' --group dev
 	$(PIP) --no-deps --upgrade --target $(VENV)/apart 'celery-batches>=0.11' # which holds Celery back, and works with this one
 	$(PIP) --force-reinstall --no-deps .
 	touch $@
@@ -179,7 +207,8 @@ $(VENV)/tested: pyproject.toml $(shell find otel_celery_launcher -name '*.py' -o
 # Web programs: the launcher turns on what is installed, so not beside the other tests.
 .venv-web/installed: pyproject.toml tools/web-constraints.txt $(shell find otel_celery_launcher -name '*.py' -o -name '*.css')
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
-	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tools/web-constraints.txt '.[web]'
+	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet $(NEW_PIP)
+	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --constraint tools/web-constraints.txt '.[auto,redis]' --group web
 	.venv-web/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 
@@ -199,8 +228,12 @@ $(CELERY_VENV)/tested: tests/upstream/make_environment pyproject.toml $(shell fi
 	.venv-demo/bin/python -m pip --disable-pip-version-check install --quiet --force-reinstall --no-deps .
 	touch $@
 
-build: $(VENV)/tested
-	$(BIN)/python -m build
+# What a release is made with, in an environment of its own.
+.venv-release/installed: pyproject.toml
+	test -x .venv-release/bin/python || $(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet $(NEW_PIP)
+	.venv-release/bin/python -m pip --disable-pip-version-check install --quiet --group release
+	touch $@
 
 clean:
-	rm -rf .venv* build dist
+	rm -rf .venv* build dist site

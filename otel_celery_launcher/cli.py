@@ -45,8 +45,8 @@ OWN_COMMANDS = {
 OWN_HELP = """\
 Usage: otel-celery [--env-file FILE]... CELERY-ARGUMENTS
 
-  Celery's own command line, traced with OpenTelemetry: write otel-celery in the
-  place of celery. Configured by the OTEL_* variables, also from .env and
+  Celery's own command line, traced with OpenTelemetry: write otel-celery
+  instead of celery. Configured by the OTEL_* variables, also from .env and
   .env.<role> in the working directory.
 
 Options, before Celery's:

@@ -57,7 +57,9 @@ def run(release: str, report: Path) -> str:
         "--quiet",
     ]
     # The kombu of its time: a later one wants a redis-py that Celery's own extra excludes.
-    wanted = [".[test]", f"celery=={release}.*", f"kombu=={release}.*", "setuptools<81"]
+    wanted = [f".[{os.environ['TESTED_EXTRAS']}]", "--group", "test", "setuptools<81"]
+    wanted += [f"celery=={release}.*", f"kombu=={release}.*"]
+    subprocess.run([*pip, "pip>=25.1"], cwd=ROOT, check=True)
     subprocess.run([*pip, *wanted], cwd=ROOT, check=True)
     subprocess.run([*pip, "--force-reinstall", "--no-deps", "."], cwd=ROOT, check=True)
     subprocess.run(

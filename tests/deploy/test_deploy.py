@@ -15,15 +15,10 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
-from celery.bin.celery import celery
 
-from otel_celery_launcher.cli import OWN_COMMANDS
-from otel_celery_launcher.doctor.command import doctor
 from otel_celery_launcher.metrics.builtin import BUILTINS
 from otel_celery_launcher.metrics.layout import Kind
-from otel_celery_launcher.settings.standard_variables import VARIABLES
 from otel_celery_launcher.signals import SIGNALS
-from otel_celery_launcher.tail.command import tail
 from tests.collector.engines import merged
 
 ROOT = Path(__file__).parent.parent.parent
@@ -140,21 +135,26 @@ def queries() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("query", queries())
-def test_queries_ask_for_metrics_that_are_there(query: str) -> None:
+def unknown_in(query: str) -> tuple[set[str], bool]:
+    """Return names in a PromQL query that nothing sends, and whether it asks for a metric."""
     names = prometheus_names()
     asked = re.findall(
         r"\b((?:celery|messaging|process|otel|flower)_[a-z_]+)(?=[{\[)\s]|$)", query
     )
     metrics = [name for name in asked if name in names]
     labels = {label for name in metrics for label in names[name]}
-    unknown = [name for name in asked if name not in names and name not in labels]
-    assert metrics or "otelcol_" in query
-    assert unknown == []
+    unknown = {name for name in asked if name not in names and name not in labels}
     selected = set(re.findall(r"([a-z_]+)=~?!?\"", query)) | set(
         re.findall(r"([a-z_]+)!=", query)
     )
-    assert selected - {"__name__"} <= labels
+    return unknown | selected - {"__name__"} - labels, bool(metrics)
+
+
+@pytest.mark.parametrize("query", queries())
+def test_queries_ask_for_metrics_that_are_there(query: str) -> None:
+    unknown, has_metrics = unknown_in(query)
+    assert unknown == set()
+    assert has_metrics or "otelcol_" in query
 
 
 def test_the_dashboard_can_be_imported_anywhere() -> None:
@@ -479,56 +479,20 @@ def test_shell() -> None:
     assert said_by(program, *(ROOT / path for path in scripts)) == (0, "")
 
 
-# Every variable and command that deploy/ and the documents name.
-
-TEXTS = sorted(
-    path
-    for path in [
-        ROOT / "README.md",
-        ROOT / "Dockerfile",
-        *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "examples").rglob("*.md"),
-        *DEPLOY.rglob("*"),
-    ]
-    if path.is_file() and path.name != "compatibility.md"
-)
-# Read by others than the launcher: the SDK, an instrumentation, the collectors.
-OTHERS = (
-    "OTEL_INSTRUMENTATION_",
-    "OTEL_PYTHON_",
-    "OTEL_GATEWAY_ENDPOINT",
-    "OTEL_QUEUE_DIRECTORY",
-    "OTEL_SAMPLER_HOST",
-    "OTEL_CONFIG_FILE",
-    "OTEL_METRICS_EXPORTER",
-    "OTEL_LOGS_EXPORTER",
-    "OTEL_CELERY_EXPROT",  # the misspelling that the README shows
-)
+# Workflows.
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_variable_and_command_exists(path: Path) -> None:
-    text = path.read_text()
-    known = {row.name for row in VARIABLES}
-    for name in set(re.findall(r"\bOTEL_[A-Z][A-Z_]*[A-Z]\b", text)):
-        assert name in known or name.startswith(OTHERS), f"{name} is read by nobody"
-    commands = {*celery.commands, *OWN_COMMANDS, "flower"}
-    for words in re.findall(
-        r"\botel-celery((?: +-A \S+)? +[a-z]+)\b(?! is| stands)", text
-    ):
-        word = words.split()[-1]
-        assert word in commands or not re.search(
-            rf"(^|[`$\"] ?)otel-celery{re.escape(words)}", text, re.MULTILINE
-        ), f"otel-celery{words}"
-    targets = set(
-        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    )
-    for target in re.findall(r"`make ([a-z-]+)", text):
-        assert target in targets, f"make {target}"
-    for command in (doctor, tail):
-        options = {option for each in command.params for option in each.opts}
-        for line in re.findall(
-            rf"otel-celery(?: -A \S+)? {command.name}([^\n`|]*)", text
-        ):
-            for option in re.findall(r"(--[a-z-]+)", line):
-                assert option in options, f"{command.name} {option}"
+def test_workflows() -> None:
+    """By their schema; and without a right, a secret or an action that is not pinned."""
+    paths = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert len(paths) == 2
+    schema = "vendor.github-workflows"
+    checker = BIN / "check-jsonschema"
+    status, said = said_by(checker, "--builtin-schema", schema, *paths)
+    assert status == 0, said
+    status, said = said_by(BIN / "zizmor", "--offline", "--no-progress", *paths)
+    assert status == 0, said
+    for path in paths:
+        for action in re.findall(r"uses: (\S+)(.*)", path.read_text()):
+            assert re.fullmatch(r".+@[0-9a-f]{40}", action[0]), action
+            assert re.fullmatch(r" # v[\d.]+", action[1]), action
