@@ -161,6 +161,8 @@ def _run_traced_celery(
     if telemetry is None:
         for problem in problems:
             say(problem)
+        with guarded("the health file is not touched"):
+            _keep_health_file(command_line, environ)
         return _celery_main()
 
     from otel_celery_launcher.launch.celery_command import run_with_telemetry
@@ -187,6 +189,17 @@ def _set_up(
     problems += application_notes(command_line, environ)
 
     return set_up(Settings.from_environ(environ, command_line))
+
+
+def _keep_health_file(
+    command_line: CommandLine, environ: MutableMapping[str, str]
+) -> None:
+    """Let probes succeed where tracing is off, so that it can be turned off in a hurry."""
+    path = environ.get("OTEL_CELERY_HEALTH_FILE")
+    if path and command_line.role == "worker":
+        from otel_celery_launcher.launch.health_file import keep_untraced
+
+        keep_untraced(path)
 
 
 def _celery_main() -> int:

@@ -79,7 +79,13 @@ def trace(role: str, service: str, *, announces: bool) -> None:
         is_disabled,
     )
 
-    if not is_disabled(os.environ):
+    if is_disabled(os.environ):
+        path = os.environ.get("OTEL_CELERY_HEALTH_FILE")
+        if path and role == "worker":
+            from otel_celery_launcher.launch.health_file import keep_untraced
+
+            keep_untraced(path)
+    else:
         # What was set below ``exec``: `exec -- env OTEL_… program`.
         problems = list(map(str, correct_environment(os.environ)))
         problems += patch_where_asked(os.environ)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 from tests.support.harness import (
+    CELERY,
     Producer,
     run_some,
     wait_until,
@@ -44,6 +46,27 @@ def test_health_file_is_new_while_the_worker_works(
     wait_until(lambda: health.age < 2, 5, "it is new again")
     worker.stop()
     assert not health.path.exists()
+
+
+@pytest.mark.parametrize("before", [[], ["exec", "--role", "worker", "--", CELERY]])
+def test_health_file_is_there_where_tracing_is_off(
+    launcher: Launcher, broker: str, before: list[str]
+) -> None:
+    """Turned off at 3 a.m., a probe must not keep the worker from its tasks."""
+    path = launcher.folder / "health"
+    words = ["-A", "shop", "worker", "-l", "INFO", "-c", "1"]
+    worker = launcher.start(
+        *map(str, before), *words,
+        OTEL_SDK_DISABLED="true", OTEL_CELERY_HEALTH_FILE=str(path),
+    ).wait_until_ready()  # fmt: skip
+    wait_until(path.exists, 5, "the file is there")
+    first = path.stat().st_mtime
+    wait_until(lambda: path.stat().st_mtime > first, 5, "it is touched again")
+    run_some(Producer(broker), 1)
+    worker.stop()
+    assert worker.popen.returncode == 0
+    assert not path.exists()
+    assert worker.own_lines == []
 
 
 def test_health_file_that_cannot_be_written_is_one_line(
