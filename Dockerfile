@@ -3,6 +3,7 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY tools/package_metadata.py ./tools/
 COPY otel_celery_launcher ./otel_celery_launcher
 # The wheel is built once; what is installed is what was tested, and no compiler stays.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \

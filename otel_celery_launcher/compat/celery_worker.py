@@ -98,14 +98,22 @@ def queue_names(app: Any) -> list[str]:
     return [str(name) for name in app.amqp.queues.consume_from]
 
 
+# Transports whose answer another process gets, too (kombu's ``driver_type``). In-memory
+# queues, and Kafka's and Pub/Sub's counts, are of one process: another one would read 0.
+_TRANSPORTS_WITH_DEPTH = frozenset({"amqp", "redis", "sqs", "azureservicebus"})
+
+
 def describe_broker(app: Any) -> str:
     """Return what ``queues/depth.py`` needs to connect to a worker's broker, as JSON.
 
     It has the password. Options that JSON does not have, such as functions, are left
-    out. Connects to nothing. Empty if the broker cannot be described.
+    out. Connects to nothing. Empty if the broker cannot be described, or cannot tell
+    another process how long its queues are.
     """
     try:
         connection = app.connection_for_read()
+        if connection.transport.driver_type not in _TRANSPORTS_WITH_DEPTH:
+            return ""
         url = connection.as_uri(include_password=True)
         described = {
             "url": url,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1024 * 1024
 
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 @click.command(name="inject")

@@ -56,6 +56,27 @@ def test_dockerfiles(path: str) -> None:
     assert said_by(BIN / "hadolint", ROOT / path) == (0, "")
 
 
+@pytest.mark.parametrize("path", ["Dockerfile", "deploy/kubernetes/inject/Dockerfile"])
+def test_a_dockerfile_copies_what_its_wheel_needs(path: str, tmp_path: Path) -> None:
+    """The first stage alone has the project; a file that is not copied is not there."""
+    stage = (ROOT / path).read_text().partition("\nFROM ")[2].partition("\nFROM ")[0]
+    for line in re.findall(r"^COPY (.+)$", stage, re.MULTILINE):
+        *sources, target = line.split()
+        for source in sources:
+            found, folder = ROOT / source, tmp_path / target
+            if found.is_dir():
+                shutil.copytree(found, folder)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(found, folder)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    done = subprocess.run(
+        build, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("dist/*.whl"))
+
+
 def test_only_the_command_of_an_applications_image_changes() -> None:
     text = (DEPLOY / "docker" / "Dockerfile.app").read_text()
     before, now = re.findall(r"CMD (\[.+\])", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 
+import pytest
 from billiard import pool as billiard_pool
 from celery import Celery
 from celery.beat import Scheduler
@@ -53,9 +54,10 @@ def test_a_broker_is_described_with_its_password_and_without_functions() -> None
     assert described["options"]["predefined"] == {"f": None}
 
 
-def test_a_broker_that_cannot_be_described_is_left_out() -> None:
-    app = Celery(broker="no-such-transport://x")
-    assert celery_worker.describe_broker(app) == ""
+@pytest.mark.parametrize("url", ["no-such-transport://x", "memory://", "filesystem://"])
+def test_a_broker_that_another_process_cannot_ask_is_left_out(url: str) -> None:
+    """Its queues would be reported as empty."""
+    assert celery_worker.describe_broker(Celery(broker=url)) == ""
 
 
 def test_the_queues_of_an_application() -> None:
