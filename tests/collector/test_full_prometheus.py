@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import time
@@ -81,6 +82,35 @@ def test_alerts() -> None:
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def documented_queries() -> list[str]:
+    """Return the PromQL of the documents: blocks, and the table of questions."""
+    found: list[str] = []
+    for page in sorted((DEPLOY.parent / "docs").glob("*.md")):
+        text = page.read_text()
+        found += re.findall(r"^```promql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        if page.name == "metrics.md":
+            found += re.findall(r"^\| [^|]+\? \| `(.+)` \|$", text, re.MULTILINE)
+    return found
+
+
+def test_the_queries_of_the_documents(tmp_path: Path) -> None:
+    """Prometheus reads each of them, as a rule that records it."""
+    queries = documented_queries()
+    assert len(queries) >= 18
+    rules = [
+        {"record": f"question:{number}", "expr": query}
+        for number, query in enumerate(queries)
+    ]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "docs", "rules": rules}]}))
+    done = subprocess.run(
+        [os.environ["TEST_PROMTOOL"], "check", "rules", file],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
 
 
 @pytest.fixture
