@@ -127,9 +127,12 @@ _ROWS = (
     ),
     _Row(
         r"DNS resolution failed|NameResolutionError|Name or service not known"
-        r"|Temporary failure in name resolution|Could not contact DNS servers",
+        r"|Temporary failure in name resolution|Could not contact DNS servers"
+        # grpc 1.80 and later
+        r"|errors resolving|Domain name not found",
         "the collector's host name cannot be resolved here",
-        "correct OTEL_EXPORTER_OTLP_ENDPOINT: its host",
+        "check the host in OTEL_EXPORTER_OTLP_ENDPOINT; if it is right, this machine has no"
+        " DNS or no way out",
         "OC304",
     ),
     _Row(

@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_celery_launcher.command_line import program_command_line
 from otel_celery_launcher.delivery.export_log import ExportLogHandler
 from otel_celery_launcher.delivery.exporters import load_exporters
-from otel_celery_launcher.delivery.failures import explain
+from otel_celery_launcher.delivery.failures import Failure, explain
 from otel_celery_launcher.exporter_process.pipeline import Pipeline, Source
 from otel_celery_launcher.exporter_process.spool import (
     SPOOL_BYTES_AT_LEAST,
@@ -86,16 +86,22 @@ def send(directory: str, environ: MutableMapping[str, str], wait: float) -> int:
     for pipeline in pipelines:
         pipeline.stop(STOP_SECONDS)
     _remove_what_is_sent(files)
-    return _report(counters, directory, settings.traces.printable_path)
+    error = counters.error or f"no answer within {wait:g} s"
+    return _report(counters, directory, explain(error, settings.traces.printable_path))
 
 
-def _report(counters: Counters, directory: str, path: str) -> int:
-    """Say what was sent; return what is left, also of an owner that has just ended."""
+def _report(counters: Counters, directory: str, failure: Failure) -> int:
+    """Say what was sent, and why not all; return what is left.
+
+    Args:
+        counters: Of this command.
+        directory: Where an owner may just have ended, too.
+        failure: Why something is left, if something is.
+    """
     left = waiting_in(Path(directory))
     totals = counters.of(TRACES)
     say(f"{totals.exported} spans sent, {totals.lost} refused, {left} left")
-    if left and counters.error:
-        failure = explain(counters.error, path)
+    if left:
         say(f"the collector does not take them: {failure.reason}; {failure.advice}")
     return left
 

@@ -326,7 +326,7 @@ FAULTS: dict[str, tuple[Callable[[Fault], Environ], str, str]] = {
     "closed port for traces": (closed_port_for_traces, "OC305", "correct OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
     "gRPC to HTTP": (grpc_to_http, "OC311", "=http/protobuf"),
     "HTTP to gRPC": (http_to_grpc, "OC312", "=grpc"),
-    "unknown host": (unknown_host, "OC304", "correct OTEL_EXPORTER_OTLP_ENDPOINT: its host"),
+    "unknown host": (unknown_host, "OC304", "check the host in OTEL_EXPORTER_OTLP_ENDPOINT"),
     "https to plain": (https_to_plain, "OC313", "http:// instead of https://"),
     "https to plain, by HTTP": (https_to_plain_by_http, "OC313", "http:// instead of https://"),
     "plain to TLS": (plain_to_tls, "OC327", "https:// instead of http://"),

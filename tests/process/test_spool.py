@@ -98,7 +98,9 @@ def test_a_stop_with_the_collector_away_keeps_the_file_and_says_so(
     listed = launcher.run("spool", str(spool))
     assert "no owner  spans: 100 for otlp_proto_grpc" in listed.stdout
     assert listed.returncode == 1
-    assert launcher.run("spool", "--send", "--wait", "0.5", str(spool)).returncode == 1
+    given_up = launcher.run("spool", "--send", "--wait", "0.5", str(spool))
+    assert given_up.returncode == 1
+    assert "the collector does not take them: " in given_up.stderr
     collector.start()
     sent = []
 
