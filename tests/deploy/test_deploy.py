@@ -69,7 +69,7 @@ def test_a_dockerfile_copies_what_its_wheel_needs(path: str, tmp_path: Path) -> 
             else:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy(found, folder)
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", "dist", "."]
     done = subprocess.run(
         build, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -86,16 +86,19 @@ def test_only_the_command_of_an_applications_image_changes() -> None:
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
 
 
-def compose_problems(text: str) -> list[str]:
-    """Return what the schema says of a compose file; the schema is check-jsonschema's."""
+def schema_problems(schema: str, document: Any) -> list[str]:
+    """Return what a schema of check-jsonschema's says of a document."""
     (path,) = [
         each
         for each in files("check-jsonschema") or ()
-        if each.name == "compose-spec.json"
+        if each.name == f"{schema}.json"
     ]
-    schema = json.loads(path.read_text())
-    found = jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(text))
-    return [error.message for error in found]
+    validator = jsonschema.Draft202012Validator(json.loads(path.read_text()))
+    return [error.message for error in validator.iter_errors(document)]
+
+
+def compose_problems(text: str) -> list[str]:
+    return schema_problems("compose-spec", yaml.safe_load(text))
 
 
 def test_compose() -> None:
@@ -507,13 +510,12 @@ def test_workflows() -> None:
     """By their schema; and without a right, a secret or an action that is not pinned."""
     paths = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert len(paths) == 2
-    schema = "vendor.github-workflows"
-    checker = BIN / "check-jsonschema"
-    status, said = said_by(checker, "--builtin-schema", schema, *paths)
-    assert status == 0, said
     status, said = said_by(BIN / "zizmor", "--offline", "--no-progress", *paths)
     assert status == 0, said
     for path in paths:
+        document = yaml.safe_load(path.read_text())
+        document["on"] = document.pop(True)  # what YAML 1.1 makes of it
+        assert schema_problems("github-workflows", document) == []
         for action in re.findall(r"uses: (\S+)(.*)", path.read_text()):
             assert re.fullmatch(r".+@[0-9a-f]{40}", action[0]), action
             assert re.fullmatch(r" # v[\d.]+", action[1]), action

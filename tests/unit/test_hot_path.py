@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,19 @@ ROOT = Path(__file__).parent.parent.parent
 
 # Calls added to plain Celery's, with Celery 5.7 and OpenTelemetry 1.45 on Python 3.11. More
 # than a tenth above is a regression: look with `python -m tests.hot_path otel-celery`.
+# Older releases and other Pythons make up to a fifth more.
 RECORDED = {
     "publish": 131, "run": 170, "run that is not sampled": 115,
     "run with ten inner spans": 789,
 }  # fmt: skip
+
+
+def is_as_recorded() -> bool:
+    releases = {"celery": (5, 7), "opentelemetry-sdk": (1, 45)}
+    return sys.version_info[:2] == (3, 11) and all(
+        tuple(map(int, version(name).split(".")[:2])) == release
+        for name, release in releases.items()
+    )
 
 
 @cache
@@ -35,7 +45,8 @@ def added(variant: str, what: str) -> int:
 
 @pytest.mark.parametrize("what", RECORDED)
 def test_what_tracing_adds(what: str) -> None:
-    assert added("otel-celery", what) <= 1.1 * RECORDED[what]
+    room = 1.1 if is_as_recorded() else 1.2
+    assert added("otel-celery", what) <= room * RECORDED[what]
 
 
 @pytest.mark.parametrize(
