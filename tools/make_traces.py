@@ -61,7 +61,7 @@ ENDINGS: tuple[tuple[str, str, tuple[str, ...], int], ...] = (
     ("Countdown", "The delay that the countdown asked for does not count as a wait.", ("traces.add", "--countdown=1"), 2),
     ("Hard time limit", "The child was killed. The main process ended the run's span, with the span"
      " id that the inner span has as\nits parent.", ("traces.limited",), 3),
-    ("Killed", "The pool child got SIGKILL, as from the OOM killer.", ("traces.hangs",), 3),
+    ("Killed", "The pool child got SIGKILL, as from the OOM killer. The span ends when the worker notices, up to five seconds later.", ("traces.hangs",), 3),
     ("Terminated", "The task was ended with `revoke(terminate=True)`.", ("traces.hangs",), 3),
     ("A task that exits", "", ("traces.exits",), 3),
     ("Lost and delivered again", "The task has `acks_late` and `reject_on_worker_lost`, so the broker delivered it again.",
