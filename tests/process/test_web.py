@@ -264,6 +264,17 @@ def test_requests_are_counted_once_and_all(
             30,
             "all workers are ready",
         )
+    if kind.startswith("uwsgi"):
+        # uWSGI starts a worker up to two seconds after one has ended. One that it starts
+        # after SIGTERM gets no signal, and uWSGI waits for it without end.
+        wait_until(
+            lambda: (
+                [time.time() - each.create_time() > 3 for each in workers_of(web)]
+                == [True] * 4
+            ),
+            30,
+            "no worker is about to be replaced",
+        )
     web.popen.send_signal(signal.SIGTERM)
     web.wait()
     wait_until(
