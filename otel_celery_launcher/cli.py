@@ -19,6 +19,7 @@ from otel_celery_launcher.errors import LauncherError, guarded
 from otel_celery_launcher.ipc import inherited, tree
 from otel_celery_launcher.launch.import_path import let_the_applications_packages_win
 from otel_celery_launcher.launch.reexec import with_executable
+from otel_celery_launcher.launch.untraced import keep_health_file
 from otel_celery_launcher.messages import say
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _run_traced_celery(
         for problem in problems:
             say(problem)
         with guarded("the health file is not touched"):
-            _keep_health_file(command_line, environ)
+            keep_health_file(command_line.role, environ)
         return _celery_main()
 
     from otel_celery_launcher.launch.celery_command import run_with_telemetry
@@ -189,17 +190,6 @@ def _set_up(
     problems += application_notes(command_line, environ)
 
     return set_up(Settings.from_environ(environ, command_line))
-
-
-def _keep_health_file(
-    command_line: CommandLine, environ: MutableMapping[str, str]
-) -> None:
-    """Let probes succeed where tracing is off, so that it can be turned off in a hurry."""
-    path = environ.get("OTEL_CELERY_HEALTH_FILE")
-    if path and command_line.role == "worker":
-        from otel_celery_launcher.launch.health_file import keep_untraced
-
-        keep_untraced(path)
 
 
 def _celery_main() -> int:

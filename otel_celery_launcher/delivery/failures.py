@@ -18,6 +18,10 @@ _CHECK_PORT = (
     "check the port: collectors take gRPC on 4317 and HTTP on 4318, and"
     " OTEL_EXPORTER_OTLP_PROTOCOL says which of them you send"
 )
+CHECK_HOST = (
+    "check the host in OTEL_EXPORTER_OTLP_ENDPOINT; if it is right, this machine has no"
+    " DNS or no way out"
+)
 _CHECK_HEADERS = (
     "check the key in OTEL_EXPORTER_OTLP_HEADERS, and that this endpoint is the one it"
     " was made for"
@@ -131,8 +135,7 @@ _ROWS = (
         # grpc 1.80 and later
         r"|errors resolving|Domain name not found",
         "the collector's host name cannot be resolved here",
-        "check the host in OTEL_EXPORTER_OTLP_ENDPOINT; if it is right, this machine has no"
-        " DNS or no way out",
+        CHECK_HOST,
         "OC304",
     ),
     _Row(

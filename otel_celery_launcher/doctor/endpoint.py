@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from otel_celery_launcher.delivery.failures import (
+    CHECK_HOST,
     UNREACHED,
     WANTS_CERTIFICATE,
     Failure,
@@ -35,11 +36,6 @@ PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 # Failures of an endpoint without TLS that a collector which requires TLS may cause.
 MAY_WANT_TLS = ("OC311", "OC312", "OC321", UNREACHED)
-
-NO_WAY_OUT = (
-    "this machine has no DNS or no way out: name a proxy (https_proxy), or a collector"
-    " inside"
-)
 
 # Failures without an answer: a proxy may be in front of the collector.
 UNANSWERED = ("OC304", "OC305", "OC321", UNREACHED)
@@ -163,7 +159,7 @@ def _reach(settings: Settings, address: str, seconds: float) -> Finding:
     except (OSError, UnicodeError) as exc:  # a label that is empty or too long
         said = getattr(exc, "strerror", None) or "it is no name of a host"
         why = f"the name {host!r} is not known here ({said})"
-        next_ = f"check the host in {ENDPOINT}; if it is right, {NO_WAY_OUT}"
+        next_ = f"{CHECK_HOST}: name a proxy (https_proxy), or a collector inside"
         return _unreached(address, Failure(why, next_, "OC304"))
     try:
         with socket.create_connection((host, port), max(0.1, end - time.monotonic())):

@@ -20,22 +20,18 @@ from celery.utils.nodenames import node_format
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.compat import celery_private
-from otel_celery_launcher.ipc.process_claim import ProcessClaim
 from otel_celery_launcher.settings.checks import safe_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from otel_celery_launcher.ipc.process_claim import ProcessClaim
 
 # Celery's own interval of heartbeats (celery/worker/heartbeat.py).
 TOUCH_SECONDS = 2.0
 
 # Not through a link that somebody else has put there.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-def keep_untraced(path: str) -> None:
-    """Keep the file where tracing is off: probes ask for it all the same (launcher)."""
-    HealthFile(path, ProcessClaim()).connect()
 
 
 class HealthFile:

@@ -26,6 +26,7 @@ from otel_celery_launcher.errors import guarded, report_failure
 from otel_celery_launcher.ipc import inherited
 from otel_celery_launcher.launch.import_path import let_the_applications_packages_win
 from otel_celery_launcher.launch.python_commands import adopted, as_ours, python_options
+from otel_celery_launcher.launch.untraced import keep_health_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
@@ -80,11 +81,7 @@ def trace(role: str, service: str, *, announces: bool) -> None:
     )
 
     if is_disabled(os.environ):
-        path = os.environ.get("OTEL_CELERY_HEALTH_FILE")
-        if path and role == "worker":
-            from otel_celery_launcher.launch.health_file import keep_untraced
-
-            keep_untraced(path)
+        keep_health_file(role, os.environ)
     else:
         # What was set below ``exec``: `exec -- env OTEL_… program`.
         problems = list(map(str, correct_environment(os.environ)))

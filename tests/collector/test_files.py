@@ -18,6 +18,7 @@ from opentelemetry.trace import Status, StatusCode
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.collector.engines import DEPLOY
 from tests.deploy.test_deploy import COLLECTORS
+from tests.support.documented import blocks
 from tests.support.harness import wait_until
 from tests.support.servers import free_port, is_open
 
@@ -39,9 +40,7 @@ def test_a_collector_reads_it(name: str) -> None:
 def sampler_with_a_rate_for_one_task(**changes: object) -> dict[str, Any]:
     """Return sampler.yaml with the policies of the README instead of ``the-rest``."""
     readme = (DEPLOY / "collector/README.md").read_text()
-    (block,) = re.findall(
-        r"^```yaml\n(policies:.*?)^```$", readme, re.MULTILINE | re.DOTALL
-    )
+    (block,) = [text for language, text in blocks(readme) if language == "yaml"]
     config: dict[str, Any] = yaml.safe_load(
         (DEPLOY / "collector/sampler.yaml").read_text()
     )

@@ -18,6 +18,7 @@ import pytest
 
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.collector.engines import DEPLOY, answer, prometheus
+from tests.support.documented import blocks
 from tests.support.harness import Producer, hanging_process, run_some, wait_until
 from tests.support.servers import free_port
 
@@ -89,7 +90,7 @@ def documented_queries() -> list[str]:
     found: list[str] = []
     for page in sorted((DEPLOY.parent / "docs").glob("*.md")):
         text = page.read_text()
-        found += re.findall(r"^```promql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        found += [block for language, block in blocks(text) if language == "promql"]
         if page.name == "metrics.md":
             found += re.findall(r"^\| [^|]+\? \| `(.+)` \|$", text, re.MULTILINE)
     return found

@@ -37,6 +37,7 @@ from otel_celery_launcher.spool.command import spool
 from otel_celery_launcher.tail.command import tail
 from otel_celery_launcher.tail.top import top
 from tests.deploy.test_deploy import DEPLOY, ROOT, said_by, unknown_in
+from tests.support.documented import blocks
 
 try:
     import tomllib
@@ -194,11 +195,6 @@ def test_every_extra_exists(path: Path) -> None:
 
 
 # Blocks of code.
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """Return language and text of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def check_yaml(block: str) -> None:

@@ -6,16 +6,15 @@ mount namespace is what the container would be.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deploy.test_run import docker_probe
 from tests.support.harness import (
     SCRIPT,
     Producer,
@@ -23,6 +22,7 @@ from tests.support.harness import (
     exporter_of,
     run_some,
 )
+from tests.support.processes import readable_interpreter
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
@@ -37,10 +37,6 @@ mount -o remount,ro,bind / && ! touch /x 2>/dev/null &&
 exec setpriv --reuid={user} --regid={user} --clear-groups --bounding-set=-all \\
   --inh-caps=-all --no-new-privs "$@"' sh {script} "$@"
 """
-# An interpreter in root's home is out of everybody's reach: this leaves it alone there.
-READABLE_HOME = """mkdir -p {keep} && mount --bind {home} {keep} &&
-mount -t tmpfs -o mode=755 none /root && mkdir -p {home} &&
-mount --bind {keep} {home} &&"""
 
 
 def user_of_the_image() -> int:
@@ -52,19 +48,15 @@ def user_of_the_image() -> int:
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     """The launcher as the image runs it."""
-    home = "/".join(sys.base_prefix.split("/")[:3])
-    readable = READABLE_HOME.format(keep=tmp_path / "keep", home=home)
     path = tmp_path / "in-a-container"
     path.write_text(
         IN_A_CONTAINER.format(
-            readable=readable if home.startswith("/root/") else "",
+            readable=readable_interpreter(tmp_path),
             user=user_of_the_image(),
             script=SCRIPT,
         )
     )
     path.chmod(0o755)
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
     return path
 
 
@@ -101,7 +93,6 @@ def status_of(pid: int) -> dict[str, int]:
 
 def probe(file: str) -> int:
     """Run the image's own probe; return its exit status."""
-    (found,) = re.findall(r"HEALTHCHECK .*\\\n\s+CMD (\[.+\])", DOCKERFILE)
-    _, *words = json.loads(found)
+    _, *words = docker_probe()
     environ = {**os.environ, "OTEL_CELERY_HEALTH_FILE": file}
     return subprocess.run([SCRIPT, *words], check=False, env=environ).returncode

@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 
 from otel_celery_launcher.receiver.memory import Receiver
 from tests.process.test_doctor import examine
+from tests.support.documented import named_blocks
 from tests.support.otlp_http import QuietHandler, serve_http
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from tests.support.harness import Launcher
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "backends.md").read_text()
-FILES: dict[str, str] = dict(
-    re.findall(r"^```env\n# backend: (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-)
+FILES = {
+    name.removeprefix("backend: "): text
+    for name, text in named_blocks(PAGE).items()
+    if name.startswith("backend: ")
+}
 
 # What some request has: path and a header, or only a header (gRPC).
 EXPECTED: dict[str, dict[str, str]] = {

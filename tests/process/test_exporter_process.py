@@ -30,6 +30,7 @@ from tests.support.harness import (
     runs,
     wait_until,
 )
+from tests.support.processes import readable_interpreter
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:
@@ -364,30 +365,12 @@ def test_a_stop_of_the_whole_process_group_loses_nothing(
     assert not exporter.is_running()
 
 
-# An interpreter in root's home is out of nobody's reach: there, root's home becomes an
-# empty readable folder with only the interpreter in it, in a mount namespace.
-READABLE_HOME = """#!/bin/sh
-exec unshare -m sh -c '
-mkdir -p {keep} && mount --bind {home} {keep} &&
-mount -t tmpfs -o mode=755 none /root && mkdir -p {home} &&
-mount --bind {keep} {home} && exec "$@"' sh {script} "$@"
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop privileges")
 def test_worker_drops_privileges_before_the_exporter_starts(
     launcher: Launcher, collector: Receiver, broker: str, tmp_path: Path
 ) -> None:
     """`--uid nobody` from root."""
-    home = "/".join(sys.base_prefix.split("/")[:3])
-    program = SCRIPT
-    if home.startswith("/root/"):
-        program = tmp_path / "with-readable-home"
-        keep = tmp_path / "keep"
-        program.write_text(READABLE_HOME.format(keep=keep, home=home, script=SCRIPT))
-        program.chmod(0o755)
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
+    program = script_in_namespace(tmp_path, f"{readable_interpreter(tmp_path)} :")
     worker = launcher.worker("--uid", "nobody", "--gid", "nogroup", program=program)
     producer = Producer(broker)
     producer.send_many("shop.noop", 50)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
+import pytest
+
 if TYPE_CHECKING:
     from email.message import Message
 
@@ -41,16 +43,20 @@ def urls(found: Message) -> dict[str, str]:
     return {name: url for name, _, url in lines}
 
 
-def test_with_its_address_a_package_has_urls_and_whole_links(tmp_path: Path) -> None:
-    wheel = pip_wheel(ROOT, tmp_path, f"{ADDRESS}/")
-    found = metadata(wheel)
-    assert urls(found).keys() == NAMES
-    for url in urls(found).values():
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Message:
+    """What a release says of itself."""
+    return metadata(pip_wheel(ROOT, tmp_path_factory.mktemp("whole"), f"{ADDRESS}/"))
+
+
+def test_with_its_address_a_package_has_urls_and_whole_links(whole: Message) -> None:
+    assert urls(whole).keys() == NAMES
+    for url in urls(whole).values():
         assert url.startswith(ADDRESS)
         page = url.partition("/blob/main/")[2]
         assert not page or (ROOT / page).is_file()
-    text = found.get_payload()
-    assert f"({ADDRESS}/raw/v{found['Version']}/docs/pictures/" in text
+    text = whole.get_payload()
+    assert f"({ADDRESS}/raw/v{whole['Version']}/docs/pictures/" in text
     assert re.findall(r"\]\((?!https:)[^)]+\)", text) == []
 
 
@@ -60,15 +66,16 @@ def test_without_an_address_nothing_is_made_up(tmp_path: Path) -> None:
     assert str(found.get_payload()).strip() == (ROOT / "README.md").read_text().strip()
 
 
-def test_a_wheel_from_a_source_distribution_has_its_urls(tmp_path: Path) -> None:
+def test_a_wheel_from_a_source_distribution_has_its_urls(
+    whole: Message, tmp_path: Path
+) -> None:
     """Who builds it need not know the address. (`make test-package` compares all bytes.)"""
-    whole = pip_wheel(ROOT, tmp_path / "whole", ADDRESS)
     source = tmp_path / "source"
     (source / "tools").mkdir(parents=True)
     for name in ("pyproject.toml", "README.md", "LICENSE", "tools/package_metadata.py"):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "otel_celery_launcher", source / "otel_celery_launcher")
-    (source / "PKG-INFO").write_text(metadata(whole).as_string())
+    (source / "PKG-INFO").write_text(whole.as_string())
     found = metadata(pip_wheel(source, tmp_path / "again"))
-    assert urls(found) == urls(metadata(whole))
-    assert found.get_payload() == metadata(whole).get_payload()
+    assert urls(found) == urls(whole)
+    assert found.get_payload() == whole.get_payload()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.support.documented import named_blocks
 
 if TYPE_CHECKING:
     from otel_celery_launcher.receiver.memory import Receiver
@@ -23,9 +24,7 @@ otel_celery_launcher.setup(role="web")
 
 def write_files(launcher: Launcher, **changes: str) -> None:
     """Write the files of the page whose first line is their name."""
-    for name, text in re.findall(
-        r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
-    ):
+    for name, text in named_blocks(PAGE).items():
         text = changes.get(name.partition(".")[0], "{}").replace("{}", text)
         (launcher.folder / name).write_text(text)
 

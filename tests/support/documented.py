@@ -30,6 +30,21 @@ def pattern(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split("…"))))
 
 
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Return language and text of each fenced block of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def named_blocks(text: str) -> dict[str, str]:
+    """Return the blocks of a page whose first line is a comment, by that comment."""
+    found = {}
+    for _, block in blocks(text):
+        first, _, rest = block.partition("\n")
+        if first.startswith("# "):
+            found[first.removeprefix("# ")] = rest
+    return found
+
+
 def is_documented(text: str) -> bool:
     """Return whether a heading fits."""
     return any(pattern(heading).match(text) for heading in headings())

@@ -1,10 +1,15 @@
-"""Which processes of a worker are exporter processes, and which run tasks."""
+"""Processes of a worker: which are exporter processes, and what other users need."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def is_exporter(process: psutil.Process) -> bool:
@@ -25,3 +30,26 @@ def is_exporter(process: psutil.Process) -> bool:
 def without_exporters(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return those that are not exporter processes."""
     return [each for each in processes if not is_exporter(each)]
+
+
+# An interpreter in root's home is out of everybody else's reach. In a mount namespace,
+# that home becomes an empty readable folder with only the interpreter in it.
+READABLE_HOME = """mkdir -p {keep} && mount --bind {home} {keep} &&
+mount -t tmpfs -o mode=755 none /root && mkdir -p {home} &&
+mount --bind {keep} {home} &&"""
+
+
+def readable_interpreter(folder: Path) -> str:
+    """Return what a shell in a mount namespace does first, so that every user has Python.
+
+    It ends in ``&&``; empty where the interpreter is nobody's.
+
+    Args:
+        folder: Of the test; it and those above become readable, too.
+    """
+    for each in (folder, *folder.parents[:-2]):
+        each.chmod(0o755)
+    home = "/".join(sys.base_prefix.split("/")[:3])
+    if not home.startswith("/root/"):
+        return ""
+    return READABLE_HOME.format(keep=folder / "keep", home=home)
