@@ -17,13 +17,14 @@ from otel_celery_launcher import __version__
 from otel_celery_launcher.command_line import read_command_line
 from otel_celery_launcher.errors import LauncherError, guarded
 from otel_celery_launcher.ipc import inherited, tree
+from otel_celery_launcher.launch.collections_paused import collections_paused
 from otel_celery_launcher.launch.import_path import let_the_applications_packages_win
 from otel_celery_launcher.launch.reexec import with_executable
 from otel_celery_launcher.launch.untraced import keep_health_file
 from otel_celery_launcher.messages import say
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
 
     from otel_celery_launcher.command_line import CommandLine
     from otel_celery_launcher.telemetry.setup import Telemetry
@@ -152,23 +153,25 @@ def _say_what_was_meant(command: str) -> None:
 def _run_traced_celery(
     command_line: CommandLine, environ: MutableMapping[str, str], problems: list[str]
 ) -> int:
-    # gevent and eventlet patch before anything imports ssl, threading or gRPC.
-    from celery import maybe_patch_concurrency
+    with collections_paused():
+        # gevent and eventlet patch before anything imports ssl, threading or gRPC.
+        from celery import maybe_patch_concurrency
 
-    maybe_patch_concurrency()
-    telemetry = None
-    with guarded("Celery runs untraced"):
-        telemetry = _set_up(command_line, environ, problems)
+        maybe_patch_concurrency()
+        telemetry = None
+        with guarded("Celery runs untraced"):
+            telemetry = _set_up(command_line, environ, problems)
+        celery = _import_celery()
     if telemetry is None:
         for problem in problems:
             say(problem)
         with guarded("the health file is not touched"):
             keep_health_file(command_line.role, environ)
-        return _celery_main()
+        return celery()
 
     from otel_celery_launcher.launch.celery_command import run_with_telemetry
 
-    return run_with_telemetry(telemetry, problems, _celery_main)
+    return run_with_telemetry(telemetry, problems, celery)
 
 
 def _set_up(
@@ -192,12 +195,12 @@ def _set_up(
     return set_up(Settings.from_environ(environ, command_line))
 
 
-def _celery_main() -> int:
-    """Run Celery's command line; imported only when telemetry is set up."""
+def _import_celery() -> Callable[[], int]:
+    """Return Celery's command line; imported only when telemetry is set up."""
     import celery.__main__  # noqa: F401 - under `celery` the application finds it
     from celery.bin.celery import main
 
-    return main()  # type: ignore[no-any-return]
+    return main  # type: ignore[no-any-return]
 
 
 def _load_env_files(
@@ -226,7 +229,7 @@ def _complete() -> int:
     celery.params.append(click.Option(["--env-file"], type=click.Path()))
     for name, text in OWN_COMMANDS.items():
         celery.add_command(click.Command(name, help=text))
-    return _celery_main()
+    return _import_celery()()
 
 
 def _run_own_command(

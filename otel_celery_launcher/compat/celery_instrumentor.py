@@ -1,29 +1,89 @@
 # SPDX-FileCopyrightText: The otel-celery authors
 # SPDX-License-Identifier: Apache-2.0
-"""Private names of the contrib instrumentor of Celery."""
+"""Private names of the contrib instrumentor of Celery.
+
+It is not imported here. Without the launcher an application does not have it either,
+unless it imports it, and then it takes 20 ms and imports Celery's worker.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+    from collections.abc import Mapping
+    from types import ModuleType
 
-Instrumentor = TypeVar("Instrumentor", bound="CeleryInstrumentor")
+_MODULE = "opentelemetry.instrumentation.celery"
+_DISTRIBUTION = "opentelemetry-instrumentation-celery"
 
 
-def take_over_celery_instrumentor(instance: CeleryInstrumentor) -> None:
-    """Make ``CeleryInstrumentor()`` return our instance everywhere.
+class Instrumentation(Protocol):
+    """What connects spans to Celery: ``tasks/instrumentor.py``."""
+
+    def connect(self, asked: Mapping[str, Any]) -> None:
+        """Connect, with the arguments of ``instrument``."""
+
+    def honour(self, asked: Mapping[str, Any]) -> None:
+        """Change, when connected, what arguments of ``instrument`` ask for."""
+
+    def disconnect(self) -> None:
+        """Undo ``connect``."""
+
+
+def version() -> str:
+    """Return the contrib instrumentation's version, which its scope has."""
+    return metadata.version(_DISTRIBUTION)
+
+
+def stand_in_for_contrib(instrumentation: Instrumentation) -> None:
+    """Make ``CeleryInstrumentor()`` return an instrumentor for ours, wherever it is used.
 
     ``BaseInstrumentor`` keeps one instance a class, so an application's own call of
     ``CeleryInstrumentor().instrument()`` would instrument a second time.
+
+    Args:
+        instrumentation: It is connected.
     """
-    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+    import wrapt  # not for `otel-celery inspect`
 
-    CeleryInstrumentor._instance = instance
+    take_over = partial(_take_over, instrumentation)
+    wrapt.register_post_import_hook(take_over, _MODULE)
 
 
-def make_instance(class_: type[Instrumentor]) -> Instrumentor:
-    """Return a new instance of a subclass, though there is one of the class already."""
-    class_._instance = None
-    return class_()
+def _take_over(instrumentation: Instrumentation, module: ModuleType) -> None:
+    """Put ours in the place of any that is there, in the import of the module."""
+    present = module.CeleryInstrumentor()
+    if present.is_instrumented_by_opentelemetry:
+        present.uninstrument()
+    instrumentor = _subclass(module.CeleryInstrumentor)()
+    instrumentor.instrumentation = instrumentation
+    instrumentor._is_instrumented_by_opentelemetry = True
+    module.CeleryInstrumentor._instance = instrumentor
+
+
+def _subclass(contrib: Any) -> Any:
+    """Return a class whose instances are the contrib instrumentor to those who ask."""
+
+    class LauncherCeleryInstrumentor(contrib):  # type: ignore[misc]
+        """Does with our instrumentation what an application asks of the contrib one."""
+
+        _instance = None  # beside that of the class
+        instrumentation: Instrumentation
+
+        def instrument(self, **kwargs: Any) -> None:
+            """Connect to Celery's signals; a second call changes what it asks for."""
+            if self.is_instrumented_by_opentelemetry:
+                self.instrumentation.honour(kwargs)
+            else:
+                super().instrument(**kwargs)
+
+        def _instrument(self, **kwargs: Any) -> None:
+            self.instrumentation.connect(kwargs)
+
+        def _uninstrument(self, **_: Any) -> None:
+            self.instrumentation.disconnect()
+
+    return LauncherCeleryInstrumentor

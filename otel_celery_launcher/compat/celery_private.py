@@ -9,9 +9,7 @@ changes what it depends on. Verified with Celery 5.3 to 5.7, billiard 4.1 to 4.3
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial, wraps
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _get_active_apps
@@ -306,26 +304,6 @@ def set_up_spawned_children(module: str, descriptors: Sequence[int]) -> None:
         return data
 
     spawn.get_preparation_data = get_preparation_data
-
-
-def import_instrumentor_alone() -> None:
-    """Import the contrib instrumentor without the worker's modules of Celery.
-
-    It imports ``celery.worker.request`` for an annotation (0.51b0 to 0.66b2). That
-    module copies names of ``celery.app.trace``, which a program may replace before it
-    starts a worker of its own. Under Celery's own command line, Celery has imported it
-    already.
-    """
-    name = "celery.worker.request"
-    if name in sys.modules:
-        return
-    stand_in: Any = ModuleType(name)
-    stand_in.Request = object
-    sys.modules[name] = stand_in
-    try:
-        import opentelemetry.instrumentation.celery  # noqa: F401
-    finally:
-        del sys.modules[name]
 
 
 def add_inspect_method(name: str) -> None:

@@ -37,6 +37,7 @@ from otel_celery_launcher.tasks.waits import take_times, waits, waits_now
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span
 
     from otel_celery_launcher.compat.lazy_span import LazySpan
@@ -94,6 +95,8 @@ class Runs:
         self._running: dict[int, Run] = {}  # by the identity of its request
         # Where tasks run, unless they are recorded nowhere.
         self.record: Record | None = None
+        # That of the contrib instrumentor, where the application's provider makes it.
+        self.histogram: Histogram | None = None
         self._front = front
         self.change(tracer, attributes, settings)
 
@@ -106,18 +109,20 @@ class Runs:
         self._settings = settings
         self._has_fast_path = attributes.has_fast_path and not settings.new_traces
 
-    def begin(self, task: Any, arguments: object = ()) -> None:
-        """Start the run of a task and make it current.
+    def begin(self, task: Any = None, args: object = (), **_: Any) -> None:
+        """Start the run of a task and make it current: receives ``task_prerun``.
 
         Args:
             task: The task.
-            arguments: Its positional ones: those of a batch are messages.
+            args: Its positional arguments: those of a batch are messages.
         """
+        if task is None:
+            return
         request = task.request
         times = take_times(request.__dict__)
         run = self._begin_fast(task, request, times)
         if run is None:
-            run = self._begin_full(task, request, times, arguments)
+            run = self._begin_full(task, request, times, args)
         self._running[id(request)] = run
 
     def _forget(self, reference: weakref.ref[Any]) -> None:
@@ -204,20 +209,22 @@ class Runs:
         run.is_eager = parent is None
         return run
 
-    def end(self, request: Any, state: str | None, task: Any = None) -> float | None:
-        """End the run that a request belongs to; return the seconds it took.
+    def end(self, task: Any = None, state: str | None = None, **_: Any) -> None:
+        """End the run of a task: receives ``task_postrun``.
 
         Args:
-            request: Of the run.
+            task: The task.
             state: Celery's state; None while an exception ends the process.
-            task: The task; None if nothing is to be counted.
         """
+        if task is None:
+            return
+        request = task.request
         run = self._running.pop(id(request), None)
         if run is None:
             # A soft time limit may have been raised between its record and its begin.
             if self.record is not None and not _is_eager(request):
                 self.record.clear()
-            return None
+            return
         exc = sys.exc_info()[1] if state is None else None
         try:
             if run.frame is not None and isinstance(
@@ -225,7 +232,7 @@ class Runs:
             ):
                 # The process ends, by a signal or by the task: the main process will
                 # know why.
-                return None
+                return
             if exc is not None:
                 record_error(run.span, exc)
             seconds = time.perf_counter() - run.began
@@ -241,7 +248,6 @@ class Runs:
                     record.clear()
         finally:
             contexts.detach(run.token)
-        return seconds
 
     def _count(
         self,
@@ -252,8 +258,11 @@ class Runs:
         seconds: float,
         in_flight: memoryview | None,
     ) -> None:
+        if self.histogram is not None:
+            worker = request.hostname or ""
+            self.histogram.record(seconds, {"task": task.name, "worker": worker})
         metrics = self._metrics
-        if metrics is None or task is None or not state:
+        if metrics is None or not state:
             return
         if run.is_eager:
             metrics.end_eager_run(task.name, seconds)

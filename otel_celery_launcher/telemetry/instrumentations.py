@@ -16,7 +16,6 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wrapt
-from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.command_line import CELERY_ROLES
@@ -111,6 +110,9 @@ def _instrument_one(
     if name == "celery":
         on_celery()
         return None
+    # It takes 10 ms, which a worker without other instrumentations needs not wait.
+    from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
+
     distribution = entry_point.dist
     conflict = distribution and get_dist_dependency_conflicts(distribution)
     if conflict:

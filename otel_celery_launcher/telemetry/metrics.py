@@ -18,19 +18,13 @@ from opentelemetry import metrics as metrics_api
 
 from otel_celery_launcher import messages
 from otel_celery_launcher.compat import meter_providers
-from otel_celery_launcher.delivery.exporters import load_exporters, load_exporters_late
-from otel_celery_launcher.delivery.fork_gate import guard
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
 from otel_celery_launcher.ipc.marshalled import encode_resource
-from otel_celery_launcher.metrics.destination import MetricConfig, Texts
-from otel_celery_launcher.metrics.health import Health
 from otel_celery_launcher.metrics.instruments import Exemplars
 from otel_celery_launcher.metrics.observed import Observers
 from otel_celery_launcher.metrics.page import DamagedPageError, MetricPage
 from otel_celery_launcher.metrics.provider import PageMeterProvider
-from otel_celery_launcher.metrics.sender import MetricSender
 from otel_celery_launcher.metrics.writer import Writer
-from otel_celery_launcher.routes.inline_metrics import InlineMetrics
 from otel_celery_launcher.routes.supervisor import ExportedMetrics
 from otel_celery_launcher.settings.advice import printable_endpoint
 from otel_celery_launcher.signals import METRICS, TRACES
@@ -45,6 +39,8 @@ if TYPE_CHECKING:
 
     from otel_celery_launcher.delivery.exporters import PreparedExporter
     from otel_celery_launcher.ipc.counters import Counters
+    from otel_celery_launcher.metrics.sender import MetricSender
+    from otel_celery_launcher.routes.inline_metrics import InlineMetrics
     from otel_celery_launcher.settings.settings import Settings
 
 # An exporter that writes to standard output does so in the main process: that of the
@@ -187,7 +183,7 @@ class MetricMaker:
         if self.page is None or not names:
             return None
         settings = self._settings.metrics
-        texts = self._texts()
+        destination, path = self._texts()
         return ExportedMetrics(
             page=self.page,
             config={
@@ -197,8 +193,8 @@ class MetricMaker:
                 "temporality": settings.temporality,
                 "has_exponents": settings.has_exponents,
                 "has_queues": settings.has_queues,
-                "destination": texts.destination,
-                "path": texts.path,
+                "destination": destination,
+                "path": path,
                 "components": self._components(),
             },
         )
@@ -220,7 +216,13 @@ class MetricMaker:
         ]
         if self.page is None or self._is_child or not names:
             return None
-        load = load_exporters_late if is_late else load_exporters
+        # Not for a worker with an exporter process; now, as they are needed at an end.
+        from otel_celery_launcher.delivery import exporters
+        from otel_celery_launcher.delivery.fork_gate import guard
+        from otel_celery_launcher.metrics import health, sender  # noqa: F401
+        from otel_celery_launcher.routes.inline_metrics import InlineMetrics
+
+        load = exporters.load_exporters_late if is_late else exporters.load_exporters
         makers, problems = load(METRICS, names, redacts_exceptions=False)
         self.notes += problems
         if not is_late:
@@ -246,9 +248,14 @@ class MetricMaker:
             has_health: Whether it writes what the exporting process knows; an exporter
                 process beside it does.
         """
+        from otel_celery_launcher.metrics.destination import MetricConfig, Texts
+        from otel_celery_launcher.metrics.health import Health
+        from otel_celery_launcher.metrics.sender import MetricSender
+
         page, settings = self.page, self._settings.metrics
         assert page is not None  # noqa: S101 - for the type checker
         figures = self._counters.rows[EXPORTER_ROW].of(METRICS)
+        destination, path = self._texts()
         writer = Writer(page)
         health = Health(writer, self._counters, os.getpid(), *self._components())
         return MetricSender(
@@ -256,7 +263,7 @@ class MetricMaker:
             MetricConfig(
                 interval=settings.interval,
                 temporality=settings.temporality,
-                texts=self._texts(),
+                texts=Texts(destination=destination, path=path),
             ),
             makers,
             figures,
@@ -274,14 +281,15 @@ class MetricMaker:
             found.append(COMPONENTS.get(name, name).format(item))
         return found
 
-    def _texts(self) -> Texts:
+    def _texts(self) -> tuple[str, str]:
+        """Return where metrics go, as it may be shown, and the URL path there."""
         signal = self._settings.signals[METRICS]
-        return Texts(
-            destination=printable_endpoint(signal.endpoint)
+        destination = (
+            printable_endpoint(signal.endpoint)
             if signal.sends_otlp
-            else " and ".join(signal.exporters),
-            path=signal.printable_path,
+            else " and ".join(signal.exporters)
         )
+        return destination, signal.printable_path
 
 
 def _note_replaced(provider: object) -> None:

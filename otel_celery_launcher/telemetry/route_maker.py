@@ -13,19 +13,15 @@ from typing import TYPE_CHECKING
 
 from otel_celery_launcher.command_line import CELERY_ROLES
 from otel_celery_launcher.compat.monkey_patching import may_be_patched
-from otel_celery_launcher.delivery.exporters import load_exporters, load_exporters_late
-from otel_celery_launcher.delivery.fork_gate import guard
 from otel_celery_launcher.ipc.channel import Channels
 from otel_celery_launcher.ipc.memory_limit import log_queue_bytes, queue_bytes
 from otel_celery_launcher.routes.handoff import HandoffRoute
-from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
 from otel_celery_launcher.routes.shared_queue import ExportedSignal, SharedQueue
 from otel_celery_launcher.routes.supervisor import (
     ExportedMetrics,
     SpoolConfig,
     Supervisor,
 )
-from otel_celery_launcher.routes.until_fork import UntilForkRoute
 from otel_celery_launcher.settings.settings import Mode
 from otel_celery_launcher.signals import LOGS
 from otel_celery_launcher.telemetry import logs, traces
@@ -33,6 +29,7 @@ from otel_celery_launcher.telemetry import logs, traces
 if TYPE_CHECKING:
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
+    from otel_celery_launcher.routes.inline import InlineRoute
     from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.settings.settings import Settings
     from otel_celery_launcher.telemetry.metrics import MetricMaker
@@ -82,6 +79,8 @@ class RouteMaker:
         inline, notes = self.inline()
         if self._settings.mode is not Mode.UNTIL_FORK:
             return inline, None, notes
+
+        from otel_celery_launcher.routes.until_fork import UntilForkRoute
 
         def make_handoff() -> HandoffRoute:
             return self.handoff(self._make_channels(), is_main=True)
@@ -157,11 +156,15 @@ class RouteMaker:
 
     def inline(self) -> tuple[InlineRoute, list[str]]:
         """Return a route through this process's own exporters, and what to say."""
+        from otel_celery_launcher.delivery import exporters as makers
+        from otel_celery_launcher.delivery.fork_gate import guard
+        from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
+
         settings = self._settings
         # A monkey patch may follow, and gRPC and requests must not be imported before
         # it. Or a fork may follow, after which an exporter process exports.
         is_late = settings.mode is Mode.UNTIL_FORK and may_be_patched()
-        load = load_exporters_late if is_late else load_exporters
+        load = makers.load_exporters_late if is_late else makers.load_exporters
         signals: list[InlineSignal] = []
         problems: list[str] = []
         for each in OUTGOING:

@@ -6,8 +6,6 @@ import contextvars
 import functools
 import inspect
 import logging
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -214,24 +212,6 @@ def test_killed_runs_fail_inside_their_context() -> None:
         assert "mark_as_failure" in inspect.getsource(before[1])
     finally:
         Request.on_failure, Request.on_timeout = before
-
-
-ALONE = """
-import sys
-from otel_celery_launcher.compat import celery_private
-celery_private.import_instrumentor_alone()
-from opentelemetry.instrumentation.celery import CeleryInstrumentor
-print([name for name in sys.modules if name.startswith("celery.worker")])
-from celery.worker.request import Request
-print(Request.__module__)
-"""
-
-
-def test_the_instrumentor_can_be_imported_without_the_worker() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == ["[]", "celery.worker.request"]
 
 
 def test_celerys_formatters_can_have_a_prefix() -> None:

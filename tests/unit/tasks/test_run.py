@@ -70,9 +70,10 @@ def test_a_task_that_changes_its_delivery_info_changes_no_later_span(
     task = a_task("memory://")
     first = begun(runs, task)
     first.delivery_info["routing_key"] = "slow"
-    runs.end(first, "RETRY")
+    runs.end(task, "RETRY")
     assert attributes(ended)["messaging.destination.name"] == "default"
-    runs.end(begun(runs, task, "slow"), "SUCCESS")
+    begun(runs, task, "slow")
+    runs.end(task, "SUCCESS")
     assert attributes(ended)["messaging.destination.name"] == "slow"
     assert "slow" in attributes(ended)["celery.delivery_info"]
 
@@ -81,7 +82,9 @@ def test_tasks_of_two_applications_may_have_one_name(
     runs: Runs, ended: RecordingProcessor
 ) -> None:
     for broker, system in (("redis://h/0", "redis"), ("amqp://h//", "rabbitmq")):
-        runs.end(begun(runs, a_task(broker)), "SUCCESS")
+        task = a_task(broker)
+        begun(runs, task)
+        runs.end(task, "SUCCESS")
         assert attributes(ended)["messaging.system"] == system
 
 
@@ -100,14 +103,15 @@ def test_a_limit_raised_while_a_run_begins_leaves_no_note(
     monkeypatch.undo()
     assert isinstance(runs.record, InFlightRecord)
     assert runs.record.read() is not None
-    assert runs.end(task.request, "SUCCESS") is None
+    runs.end(task, "SUCCESS")
     assert runs.record.read() is None
 
 
 def test_a_limit_raised_while_a_run_ends_leaves_no_context(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = begun(runs, a_task("memory://"))
+    task = a_task("memory://")
+    begun(runs, task)
     assert trace.get_current_span().is_recording()
 
     def raise_limit(*_: object) -> None:
@@ -115,7 +119,7 @@ def test_a_limit_raised_while_a_run_ends_leaves_no_context(
 
     monkeypatch.setattr(runs, "_end_span", raise_limit)
     with pytest.raises(TimeoutError):
-        runs.end(request, "SUCCESS")
+        runs.end(task, "SUCCESS")
     assert not trace.get_current_span().get_span_context().is_valid
 
 
@@ -127,10 +131,11 @@ def test_a_limit_that_strikes_at_the_end_leaves_no_run_in_flight(
     def strike(*_: object) -> None:
         raise SoftTimeLimitExceeded
 
-    request = begun(runs, a_task("memory://"))
+    task = a_task("memory://")
+    begun(runs, task)
     assert isinstance(runs.record, InFlightRecord)
     assert runs.record.read() is not None
     monkeypatch.setattr(runs, "_end_span", strike)
     with pytest.raises(SoftTimeLimitExceeded):
-        runs.end(request, "SUCCESS")
+        runs.end(task, "SUCCESS")
     assert runs.record.read() is None
