@@ -8,8 +8,7 @@ given, except our own ``--env-file`` and the ``-m celery`` of a detached start.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_celery_launcher.errors import LauncherError
 
@@ -74,14 +73,13 @@ GENERIC_MODULE_NAMES = frozenset(
 STARTING = frozenset({"start", "restart", "show", "get"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """A command line as read, and what is left of it for Celery."""
 
-    command: str | None = None
     role: str | None  # None: no telemetry for this command
-    app: str = ""  # the value of -A
     app_name: str
+    command: str | None = None
+    app: str = ""  # the value of -A
     workdir: str | None = None
     pool: str | None = None
     node: str | None = None

@@ -9,11 +9,10 @@ process a function that decodes its frames (``Signal.decoder``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
+class Signal(NamedTuple):
     """One kind of telemetry.
 
     Attributes:

@@ -5,6 +5,7 @@
 celery_instrumentor  the contrib instrumentor of Celery
 celery_pools         which of Celery's pools fork
 celery_private       Celery's and billiard's pools, timers, senders, log formats
+celery_signals       signals of Celery's with one receiver
 celery_descriptors   the descriptors that Celery closes
 result_backends      the calls of Celery's result backends
 providers            OpenTelemetry's tracer providers and span processors

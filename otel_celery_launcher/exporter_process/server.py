@@ -20,7 +20,6 @@ import signal
 import site
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +142,7 @@ class Server:
             return None
         load = partial(
             self._load_exporters,
-            {"signal": asdict(METRICS), "redacts_exceptions": False, **metrics},
+            {"signal": METRICS._asdict(), "redacts_exceptions": False, **metrics},
             config["path"],
         )
         try:

@@ -12,14 +12,13 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import date, timedelta
 from datetime import time as dtime
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -72,8 +71,7 @@ _TRACE, _FATAL4 = 1, 24
 _NAMES = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogOptions:
+class LogOptions(NamedTuple):
     """What leaves of a log record.
 
     Attributes:
@@ -86,7 +84,7 @@ class LogOptions:
     level: int = logging.NOTSET
     has_code: bool = False
     shows_exceptions: bool = True
-    arguments: TaskGlobs[int] = field(default_factory=TaskGlobs)
+    arguments: TaskGlobs[int] = TaskGlobs()
 
 
 class LogReader:

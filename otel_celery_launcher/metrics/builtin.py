@@ -10,7 +10,7 @@ point has a host, a process or a slot of the pool: those are in the resource.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from otel_celery_launcher import __version__
 from otel_celery_launcher.metrics.layout import Description, Kind
@@ -40,8 +40,7 @@ _MESSAGING = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Builtin:
+class Builtin(NamedTuple):
     """A metric that is there without code.
 
     Attributes:

@@ -16,8 +16,7 @@ the route. Apart from runs and suppressed spans, a route knows a signal only by 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from otel_celery_launcher.routes.backlog import BACKLOG_BYTES
 
@@ -42,8 +41,7 @@ def _same(item: Any) -> Any:
     return item
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A signal as a process of the worker sends it.
 
     Attributes:

@@ -11,8 +11,7 @@ Runs in the process that supervises.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from otel_celery_launcher.ipc.memory_limit import kept_bytes
 from otel_celery_launcher.ipc.shared_memory import SharedMemory, new_memory
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.signals import Signal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedSignal:
+class ExportedSignal(NamedTuple):
     """A signal that the exporter process exports.
 
     Attributes:
@@ -42,7 +40,7 @@ class ExportedSignal:
 
     def config(self) -> dict[str, Any]:
         """Return it as the exporter process reads it."""
-        return asdict(self)
+        return {**self._asdict(), "signal": self.signal._asdict()}
 
 
 class SharedQueue:

@@ -14,8 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_celery_launcher.ipc import inherited, tree
 from otel_celery_launcher.ipc.counter_rows import EXPORTER_ROW
@@ -70,8 +69,7 @@ _PROGRAM = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolConfig:
+class SpoolConfig(NamedTuple):
     """Where the exporter process keeps its queue in a file.
 
     Attributes:
@@ -85,8 +83,7 @@ class SpoolConfig:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedMetrics:
+class ExportedMetrics(NamedTuple):
     """The metrics that the exporter process exports.
 
     Attributes:
@@ -394,7 +391,7 @@ class Supervisor:
             "counters": self._counters.descriptor,
             "queues": [queue.config() for queue in queues],
             "service": self._service_name,
-            "spool": None if self._spool is None else asdict(self._spool),
+            "spool": None if self._spool is None else self._spool._asdict(),
             "metrics": {"page": pages[0], **metrics.config}
             if metrics is not None and pages
             else None,

@@ -12,9 +12,8 @@ each bad value with one that works, before anything of OpenTelemetry is imported
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from otel_celery_launcher.ipc import inherited
@@ -80,8 +79,7 @@ _EXPLAINED = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalSettings:
+class SignalSettings(NamedTuple):
     """Where one signal goes.
 
     Attributes:
@@ -118,16 +116,14 @@ class SignalSettings:
         return advice.printable_path(split_endpoint(self.url).path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolSettings:
+class SpoolSettings(NamedTuple):
     """Where the exporter process keeps its queue in a file."""
 
     directory: str  # absolute; empty for none
     size: int  # bytes of the file
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricSettings:
+class MetricSettings(NamedTuple):
     """How metrics are made and exported."""
 
     interval: float  # seconds
@@ -139,16 +135,14 @@ class MetricSettings:
     has_older: bool  # contrib's histogram
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogSettings:
+class LogSettings(NamedTuple):
     """What leaves of log records."""
 
     level: int  # of ``logging``; records below it do not leave
     has_code: bool  # whether file, line and function leave
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """What the launcher does, decided before the SDK is imported."""
 
     role: str

@@ -9,7 +9,7 @@ more private and cheaper side: a ratio to 0, an argument to none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from otel_celery_launcher.settings.checks import BadValueError, split_names
 from otel_celery_launcher.settings.task_globs import TaskGlobs, split_globs
@@ -18,18 +18,17 @@ from otel_celery_launcher.settings.task_globs import TaskGlobs, split_globs
 ARGUMENT_CHARACTERS = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSettings:
+class TaskSettings(NamedTuple):
     """What is recorded about tasks."""
 
     # The share of traces kept, for traces that start with such a task.
-    sample: TaskGlobs[float] = field(default_factory=TaskGlobs)
+    sample: TaskGlobs[float] = TaskGlobs()
     # Tasks whose runs start a trace of their own, linked to the publish.
-    new_traces: TaskGlobs[bool] = field(default_factory=TaskGlobs)
+    new_traces: TaskGlobs[bool] = TaskGlobs()
     # Tasks whose arguments are recorded, and how many characters of them.
-    arguments: TaskGlobs[int] = field(default_factory=TaskGlobs)
+    arguments: TaskGlobs[int] = TaskGlobs()
     # Tasks whose names are followed by the value of an argument, and the path to it.
-    labels: TaskGlobs[str] = field(default_factory=TaskGlobs)
+    labels: TaskGlobs[str] = TaskGlobs()
     # Entries of the baggage that become attributes.
     baggage: tuple[str, ...] = ()
     # Today's messaging conventions, and whether the names before them stay.

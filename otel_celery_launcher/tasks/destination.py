@@ -12,8 +12,7 @@ Runs wherever a task is published or run.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -92,8 +91,7 @@ _SYSTEMS = {
 _HAVE_ADDRESS = frozenset({"rabbitmq", "redis", "kafka", "servicebus"})
 
 
-@dataclass(frozen=True, slots=True)
-class Broker:
+class Broker(NamedTuple):
     """A broker: ``messaging.system``, and where it is if that is known."""
 
     system: str

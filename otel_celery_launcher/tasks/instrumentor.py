@@ -11,14 +11,17 @@ Runs in every process of the worker, in Celery's signals.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from opentelemetry import trace
 from opentelemetry.metrics import get_meter
 
-from otel_celery_launcher.compat import celery_instrumentor, celery_private
+from otel_celery_launcher.compat import (
+    celery_instrumentor,
+    celery_private,
+    celery_signals,
+)
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.metrics.builtin import RUN_BOUNDARIES
 from otel_celery_launcher.metrics.layout import Description, Kind
@@ -56,6 +59,9 @@ OLDER_HISTOGRAM = Description(
     RUN_BOUNDARIES,
 )
 
+# How many signals are sent for each task, or more.
+_FREQUENT = 3
+
 # What an application may ask of ``CeleryInstrumentor().instrument``.
 _REQUESTS = ("tracer_provider", "meter_provider", "use_span_links")
 
@@ -87,6 +93,14 @@ class CeleryInstrumentation:
         self._publisher = Publisher(tracer, attributes, settings, front, metrics)
         self._discarded = DiscardedTasks(tracer, attributes, self.runs, metrics)
         self._note_histogram()
+        self._undo: list[Callable[[], object]] = []
+        self._receivers: list[tuple[Any, Callable[..., None]]] = [
+            (signals.task_received, self._note_received),
+            (signals.task_prerun, self.runs.begin),
+            (signals.task_postrun, self.runs.end),
+            (signals.task_failure, self._note_failure),
+            (signals.task_retry, self._note_retry),
+        ]
 
     def connect(self, asked: Mapping[str, Any]) -> None:
         """Connect to Celery's signals.
@@ -94,8 +108,10 @@ class CeleryInstrumentation:
         Args:
             asked: Arguments of the application's ``instrument``.
         """
-        for signal, receiver in self._receivers():
+        for signal, receiver in self._receivers:
             signal.connect(receiver, weak=False)
+        for signal, receiver in self._receivers[:_FREQUENT]:
+            self._undo.append(celery_signals.send_quickly(signal, receiver))
         self._discarded.connect()
         self._unwrap = celery_private.wrap_task_sender(self._publisher.publish)
         celery_private.keep_out_of_headers(PUBLISHED_HEADER, RECEIVED_KEY)
@@ -103,7 +119,9 @@ class CeleryInstrumentation:
 
     def disconnect(self) -> None:
         """Undo ``connect``, as the application asks."""
-        for signal, receiver in self._receivers():
+        while self._undo:
+            self._undo.pop()()
+        for signal, receiver in self._receivers:
             signal.disconnect(receiver)
         self._unwrap()
         self._discarded.disconnect()
@@ -111,15 +129,6 @@ class CeleryInstrumentation:
             self.runs.record.clear()  # the end of this run will not be heard
         self._asked = {}
         self._change_makers()
-
-    def _receivers(self) -> list[tuple[Any, Callable[..., None]]]:
-        return [
-            (signals.task_prerun, self.runs.begin),
-            (signals.task_postrun, self.runs.end),
-            (signals.task_failure, self._note_failure),
-            (signals.task_retry, self._note_retry),
-            (signals.task_received, self._note_received),
-        ]
 
     def honour(self, asked: Mapping[str, Any]) -> None:
         """Apply arguments of the application's ``instrument`` to later runs and publishes.
@@ -147,7 +156,7 @@ class CeleryInstrumentation:
         """Return what makes spans, as was asked for last."""
         settings, provider = self._settings, self._asked.get("tracer_provider")
         if "use_span_links" in self._asked:
-            settings = replace(settings, new_traces=TaskGlobs([("*", True)]))
+            settings = settings._replace(new_traces=TaskGlobs([("*", True)]))
         tracer = trace.get_tracer(
             _SCOPE, _SCOPE_VERSION, provider, schema_url=_SCOPE_SCHEMA_URL
         )

@@ -12,8 +12,7 @@ Runs in the process in which the application sets its provider.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -36,8 +35,7 @@ _LAYERS = 3
 RETIRE_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class CollectorAddress:
+class CollectorAddress(NamedTuple):
     """Where an OTLP exporter sends; in doubt, two addresses count as different.
 
     A duplicate span is a nuisance, a missing one is a loss.

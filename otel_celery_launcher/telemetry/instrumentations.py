@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,8 +41,7 @@ _DJANGO_MODULE, _DJANGO_METHOD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOff:
+class LeftOff(NamedTuple):
     """An installed instrumentation that is off.
 
     Attributes:

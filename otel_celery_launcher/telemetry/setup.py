@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.util.re import parse_env_headers
 
@@ -74,8 +74,7 @@ if TYPE_CHECKING:
     from otel_celery_launcher.settings.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FromMain:
+class FromMain(NamedTuple):
     """What a spawned pool child inherits from its main process.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -48,7 +47,7 @@ def test_what_a_killed_process_kept_is_counted_by_its_successor() -> None:
 
 
 def a_signal(number: int) -> Signal:
-    return replace(TRACES, number=number)
+    return TRACES._replace(number=number)
 
 
 def test_rows_and_signals_do_not_overlap() -> None:
