@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def measure(
     environ = environ_of(f"redis://127.0.0.1:{port}/63")
     for number in range(rounds):
         print(f"publish: round {number}", file=sys.stderr)
-        for variant in variants:
+        for variant in random.Random(number).sample(variants, len(variants)):
             done = subprocess.run(
                 [*variant.python(), "producer.py"], cwd=folder, check=True, text=True,
                 stdout=subprocess.PIPE,

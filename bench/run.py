@@ -28,6 +28,7 @@ import losses
 import publish
 import report
 from variants import (
+    BESIDE,
     CELERY,
     CONTROL,
     INLINE,
@@ -86,10 +87,12 @@ def measure(
         cpu.measure(few, [cpu.NOOP], folder, port, rounds=rounds, children=32)
     )
     data["lifecycle"] = lifecycle.measure(
-        variants, folder, port, rounds=max(3, rounds // 3)
+        [*variants, BESIDE], folder, port, rounds=max(3, rounds // 3)
     )
     data["losses"] = losses.measure(variants, folder, port)
-    data["publish"] = publish.measure(variants, folder / "publish", port, rounds=5)
+    data["publish"] = publish.measure(
+        variants, folder / "publish", port, rounds=max(5, rounds // 2)
+    )
     counted = list(
         instructions.measure(
             [CELERY, UPSTREAM, PROCESS, INLINE], instructions.SCENES, folder, port

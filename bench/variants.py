@@ -109,6 +109,11 @@ CELERY = Variant(
 )
 # The same once more: what it differs by is what the others' figures are worth.
 CONTROL = replace(CELERY, name="celery, again")
+# What a worker without the launcher pays for what is installed: redis-py imports the SDK
+# where it finds it.
+BESIDE = replace(
+    CELERY, name="celery, the SDK beside it", folder="otel-celery", packages=_OURS
+)
 PROCESS = Variant(
     "otel-celery", "otel-celery", _OURS,
     before=("otel-celery", "exec"), worker=("otel-celery",), environ=_GRPC,

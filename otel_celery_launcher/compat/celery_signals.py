@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 _COPIES = {"task_prerun": "send_prerun", "task_postrun": "send_postrun"}
 
 
-def send_quickly(
-    signal: Any, receiver: Callable[..., object]
-) -> Callable[[], object]:
+def send_quickly(signal: Any, receiver: Callable[..., object]) -> Callable[[], object]:
     """Send a signal without a look for its receivers while there is but one.
 
     It is sent as before as soon as the application connects another, and what the one

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
+from opentelemetry import propagate
 from opentelemetry import trace as trace_api
 from opentelemetry.baggage import _BAGGAGE_KEY
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -77,20 +78,26 @@ def detach(token: object) -> None:
 
 
 # The propagator that was asked about last, and the answer.
-_last_propagator: tuple[TextMapPropagator | None, bool] = (None, False)
+_last_propagator: TextMapPropagator | None = None
+_is_last_default = False
 
 
 def is_default(propagator: TextMapPropagator) -> bool:
     """Return whether a propagator is that of ``tracecontext,baggage``."""
-    global _last_propagator
-    last, is_it = _last_propagator
-    if propagator is not last:
-        inner = getattr(propagator, "_propagators", ())
-        is_it = type(propagator) is CompositePropagator and {
-            type(each) for each in inner
-        } == {TraceContextTextMapPropagator, W3CBaggagePropagator}
-        _last_propagator = (propagator, is_it)
-    return is_it
+    inner = getattr(propagator, "_propagators", ())
+    return type(propagator) is CompositePropagator and {
+        type(each) for each in inner
+    } == {TraceContextTextMapPropagator, W3CBaggagePropagator}
+
+
+def has_default_propagators() -> bool:
+    """Return whether the global propagator is that of ``tracecontext,baggage``."""
+    global _last_propagator, _is_last_default
+    present = propagate._HTTP_TEXT_FORMAT
+    if present is not _last_propagator:
+        _is_last_default = is_default(present)
+        _last_propagator = present
+    return _is_last_default
 
 
 def single_propagators(

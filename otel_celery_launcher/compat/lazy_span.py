@@ -56,22 +56,24 @@ class LazySpan(Lazy, _Span):
         fields.setdefault("_end_time", None)  # from here on it does not end unobserved
         return self.origin.template.materialize(self.origin, fields.get("changes", {}))
 
-    def end_unobserved(self, changes: dict[str, Any]) -> int:
+    def end_unobserved(self, changes: dict[str, Any]) -> tuple[SpanStart, int] | None:
         """End a span that was never accessed, without calling a processor.
 
         Args:
             changes: Attributes to add at its end.
 
         Returns:
-            The time of its end in nanoseconds since the epoch. 0 if the span has been
-            accessed; it is then not ended.
+            What it was made of, and the time of its end in nanoseconds since the epoch.
+            None if the span has been accessed; it is then not ended.
         """
         fields = vars(self)
         if "_end_time" in fields:
-            return 0
+            return None
         fields["changes"] = changes
         ended = time.time_ns()
-        return ended if fields.setdefault("_end_time", ended) is ended else 0
+        if fields.setdefault("_end_time", ended) is not ended:
+            return None
+        return fields["origin"], ended
 
 
 class SpanTemplate:
@@ -135,7 +137,11 @@ class SpanTemplate:
                 is_remote=False,
             )
         else:
-            context = child_context(parent, self._new_id())
+            # As ``child_context``.
+            trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
+            kept = FLAGS[flags & _KEPT_FLAGS]
+            of_child = (trace_id, self._new_id(), False, kept, state, True)
+            context = tuple.__new__(trace_api.SpanContext, of_child)
         start = time.time_ns()
         fields = (self, name, context, parent, start, shared, encoded, own)
         origin = tuple.__new__(SpanStart, fields)  # as SpanStart(…) at half of its cost

@@ -120,15 +120,19 @@ class SpanStarter:
             return None
         return trace_api.NonRecordingSpan(self._context_below(parent))
 
-    @property
-    def only_processor(self) -> object | None:
-        """The span processor, if there is exactly one."""
-        return self._look().only_processor
+    def has_only(self, processor: object) -> bool:
+        """Return whether there is one span processor, and it is this one."""
+        snapshot = self._snapshot
+        if not snapshot.has_its_processors():
+            snapshot = self._look()
+        return snapshot.only_processor is processor
 
     def _look(self) -> TracerSnapshot:
         """Look at the tracer again, where an application may have changed it."""
-        if not self._snapshot.is_up_to_date():
-            self._snapshot = TracerSnapshot(self._tracer, self._kind)
+        snapshot = self._snapshot
+        if snapshot.is_up_to_date():
+            return snapshot
+        self._snapshot = TracerSnapshot(self._tracer, self._kind)
         return self._snapshot
 
     def _child(
@@ -188,6 +192,10 @@ class TracerSnapshot:
             return self._tracer.span_processor._span_processors  # type: ignore[no-any-return]
         processor = getattr(self._tracer, "span_processor", None)
         return getattr(processor, "_span_processors", ())
+
+    def has_its_processors(self) -> bool:
+        """Return whether the tracer still has the same span processors."""
+        return self._processors_now() is self._processors
 
     def is_up_to_date(self) -> bool:
         """Return whether the tracer still has these parts; none changes in place."""

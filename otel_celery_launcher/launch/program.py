@@ -24,6 +24,7 @@ from otel_celery_launcher.command_line import DEFAULT_ROLE, program_command_line
 from otel_celery_launcher.compat.monkey_patching import patch_where_asked
 from otel_celery_launcher.errors import guarded, report_failure
 from otel_celery_launcher.ipc import inherited
+from otel_celery_launcher.launch.collections_paused import collections_paused
 from otel_celery_launcher.launch.import_path import let_the_applications_packages_win
 from otel_celery_launcher.launch.python_commands import adopted, as_ours, python_options
 from otel_celery_launcher.launch.untraced import keep_health_file
@@ -195,11 +196,12 @@ def _is_set_up() -> bool:
 
 
 def _set_up(role: str, name: str, problems: Sequence[str], *, announces: bool) -> None:
-    from otel_celery_launcher.launch import celery_command, start_line
-    from otel_celery_launcher.settings.settings import Settings
+    with collections_paused():
+        from otel_celery_launcher.launch import celery_command, start_line
+        from otel_celery_launcher.settings.settings import Settings
 
-    settings = Settings.from_environ(os.environ, program_command_line(role, name))
-    telemetry = celery_command.set_up(settings)
+        settings = Settings.from_environ(os.environ, program_command_line(role, name))
+        telemetry = celery_command.set_up(settings)
     if is_uwsgi():
         problems = [*problems, *_export_below_uwsgi(telemetry)]
     if announces:

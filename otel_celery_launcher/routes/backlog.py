@@ -26,23 +26,24 @@ class Backlog:
 
     Attributes:
         bytes: Of the frames that wait.
+        items: These frames; only for a look.
     """
 
     def __init__(self, limit: int = BACKLOG_BYTES) -> None:
         self._limit = limit
-        self._items: deque[Item] = deque()
+        self.items: deque[Item] = deque()
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def add(self, envelope: Envelope, data: bytes) -> int:
         """Keep a frame; return how many older ones had to go for it."""
-        self._items.append((envelope, data))
+        self.items.append((envelope, data))
         self.bytes += len(data)
         dropped = 0
-        while self.bytes > self._limit and len(self._items) > 1:
-            self.bytes -= len(self._items.popleft()[1])
+        while self.bytes > self._limit and len(self.items) > 1:
+            self.bytes -= len(self.items.popleft()[1])
             dropped += 1
         return dropped
 
@@ -55,7 +56,7 @@ class Backlog:
         size = 0
         while len(group) < MAX_COUNT and size < MESSAGE_BYTES:
             try:
-                item = self._items.popleft()
+                item = self.items.popleft()
             except IndexError:
                 self.bytes = 0
                 return group
@@ -63,7 +64,7 @@ class Backlog:
                 item[0].digest != group[0][0].digest
                 or size + len(item[1]) > MESSAGE_BYTES
             ):
-                self._items.appendleft(item)
+                self.items.appendleft(item)
                 break
             group.append(item)
             size += len(item[1])
@@ -72,10 +73,10 @@ class Backlog:
 
     def put_back(self, group: list[Item]) -> None:
         """Keep what was taken and could not be sent."""
-        self._items.extendleft(reversed(group))
+        self.items.extendleft(reversed(group))
         self.bytes += sum(len(data) for _, data in group)
 
     def clear(self) -> None:
         """Forget all of it."""
-        self._items.clear()
+        self.items.clear()
         self.bytes = 0

@@ -162,7 +162,8 @@ class HandoffRoute:
         in_flight: memoryview | None,
     ) -> None:
         """Hand over a span that ends as it began: ``Route.hand_over_ended``."""
-        self._check_process()
+        if self._pid != os.getpid() or not self._has_timer:
+            self._check_process()
         lane = self._traces
         if lane is None:
             return
@@ -197,14 +198,18 @@ class HandoffRoute:
     ) -> None:
         is_deferred = not ends_task and contexts.has_other_threads()
         is_deferred = is_deferred and not (ends_work and not self._is_polled())
-        if is_deferred or lane.backlog or not lane.send(envelope, [data], in_flight):
+        if (
+            is_deferred
+            or lane.backlog.items
+            or not lane.send(envelope, [data], in_flight)
+        ):
             lane.enqueue(envelope, data)
             if (ends_work and not is_deferred) or lane.is_group_due():
                 ending = None if in_flight is None else (data, in_flight)
                 lane.send_backlog(ends_task=ends_task, ending=ending)
             elif lane is self._logs:  # nothing may follow for long
                 lane.figures.note_queued(len(lane.backlog))
-        if ends_task and self._logs is not None and self._logs.backlog:
+        if ends_task and self._logs is not None and self._logs.backlog.items:
             self._logs.send_backlog(ends_task=False)
 
     def _is_polled(self) -> bool:

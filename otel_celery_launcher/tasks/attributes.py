@@ -74,15 +74,6 @@ class SharedAttributes(NamedTuple):
     attributes: dict[str, Any]
     encoded: bytes
 
-    def is_for(self, app: Any, pid: int, delivery: object, hostname: object) -> bool:
-        """Return whether a run shares these."""
-        return (
-            self.app is app
-            and self.pid == pid
-            and self.delivery == delivery
-            and self.hostname == hostname
-        )
-
 
 class PublishAttributes(NamedTuple):
     """The attributes that a publish shares with earlier ones of a task to a place."""
@@ -231,20 +222,17 @@ class Attributes:
             fields: Fields of the message; the class of a request has the defaults.
             durations: How long it waited: ``waits.waits``.
         """
-        shared = self._shared_of(
-            task, fields.get("delivery_info"), fields.get("hostname")
-        )
-        attributes: dict[str, Any] = {}
-        for key, name in self._copied:
-            value = fields.get(key)
-            if value is None:
-                continue
-            if type(value) not in _PLAIN:
-                attributes[name] = text_of(value)
-            elif value:
-                attributes[name] = value
+        get = fields.get
+        shared = self._shared_of(task, get("delivery_info"), get("hostname"))
+        attributes: dict[str, Any] = {
+            name: value for key, name in self._copied if (value := get(key))
+        }
+        if not _PLAIN.issuperset(map(type, attributes.values())):
+            for name, value in attributes.items():
+                if type(value) not in _PLAIN:
+                    attributes[name] = text_of(value)
         limits = fields.get("timelimit")
-        if isinstance(limits, (list, tuple)) and limits not in _NO_LIMITS:
+        if limits not in _NO_LIMITS and isinstance(limits, (list, tuple)):
             attributes["celery.timelimit"] = tuple(
                 "" if each is None else text_of(each) for each in limits
             )
@@ -288,8 +276,15 @@ class Attributes:
         """Return what most runs of a task in this process share."""
         pid = os.getpid()
         known = self._known.get(task.name)
-        if known is not None and known.is_for(task.app, pid, delivery, hostname):
-            return known
+        if known is not None:
+            app, its_pid, its_delivery, its_hostname, _, _ = known
+            if (
+                app is task.app
+                and its_pid == pid
+                and its_delivery == delivery
+                and its_hostname == hostname
+            ):
+                return known
         attributes = {
             "celery.action": "run",
             "celery.task_name": task.name,

@@ -53,14 +53,15 @@ def hand_over(
         ends_task: Whether a task ends with it.
         in_flight: The state of the run's record.
     """
-    if front is None or type(span) is not LazySpan or spans.only_processor is not front:
+    if front is None or type(span) is not LazySpan or not spans.has_only(front):
         return False
-    ended = span.end_unobserved(changes)
-    if not ended:
+    found = LazySpan.end_unobserved(span, changes)
+    if found is None:
         return False
-    parent = span.origin.parent
+    origin, ended = found
+    parent = origin.parent
     front.route.hand_over_ended(
-        Unobserved(span.origin, start, ended, changes),
+        tuple.__new__(Unobserved, (origin, start, ended, changes)),
         ends_work=parent is None or parent.is_remote,
         ends_task=ends_task,
         in_flight=in_flight,

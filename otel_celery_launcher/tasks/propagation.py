@@ -21,7 +21,7 @@ from otel_celery_launcher import messages
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_fields import (
     FLAGS,
-    valid_context,
+    remote_context,
 )
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.tasks.errors import text_of
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
-_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
 
 # A header, and an entry in the payload, that hold a whole carrier.
 HEADER = "otel_context"
@@ -89,14 +89,14 @@ def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
     text = fields.get("traceparent")
     if text is None or "tracestate" in fields or "baggage" in fields:
         return None
-    match = _TRACEPARENT.fullmatch(text) if isinstance(text, str) else None
-    if match is None or not contexts.is_default(propagate.get_global_textmap()):
+    match = _TRACEPARENT(text) if type(text) is str else None
+    if match is None or not contexts.has_default_propagators():
         return None
     first, second, flags = match.groups()
     trace_id, span_id = int(first, 16), int(second, 16)
     if not (trace_id and span_id):
         return None
-    return valid_context(trace_id, span_id, FLAGS[int(flags, 16)], is_remote=True)
+    return remote_context(trace_id, span_id, FLAGS[int(flags, 16)])
 
 
 # What the default propagators read and write.
@@ -106,7 +106,8 @@ W3C_FIELDS = frozenset({"traceparent", "tracestate", "baggage"})
 def w3c_fields(context: SpanContext) -> dict[str, str]:
     """Return what ``TraceContextTextMapPropagator`` writes of a valid context."""
     trace_id, span_id, _, flags, state, _ = context  # a tuple by declaration
-    fields = {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"}
+    trace, span = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
+    fields = {"traceparent": f"00-{trace.hex()}-{span.hex()}-{flags:02x}"}
     if state:
         fields["tracestate"] = state.to_header()
     return fields

@@ -29,7 +29,11 @@ from otel_celery_launcher.tasks.ending import hand_over
 from otel_celery_launcher.tasks.errors import record_error
 from otel_celery_launcher.tasks.plumbing import SuppressingProducer, as_the_application
 from otel_celery_launcher.tasks.propagation import W3C_FIELDS, extract, w3c_fields
-from otel_celery_launcher.tasks.waits import PUBLISHED_HEADER, RECEIVED_KEY
+from otel_celery_launcher.tasks.waits import (
+    PUBLISHED_HEADER,
+    RECEIVED_KEY,
+    published_now,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -269,8 +273,7 @@ def _carried(headers: dict[Any, Any]) -> Context | None:
     """Return the context that headers carry; None for the current one."""
     if not headers:
         return None
-    propagator = propagate.get_global_textmap()
-    if contexts.is_default(propagator) and W3C_FIELDS.isdisjoint(headers):
+    if contexts.has_default_propagators() and W3C_FIELDS.isdisjoint(headers):
         return None
     return extract({k: v for k, v in headers.items() if type(k) is str})
 
@@ -283,9 +286,8 @@ def _inject(headers: dict[Any, Any], span: Span) -> None:
     write of the span is written here at a quarter of their cost.
     """
     carrier: dict[str, str] = {}
-    propagator = propagate.get_global_textmap()
     propagators: tuple[TextMapPropagator, ...] = ()
-    if contexts.is_default(propagator):
+    if contexts.has_default_propagators():
         context = span.get_span_context()
         if context.is_valid:
             headers.pop("tracestate", None)
@@ -293,7 +295,7 @@ def _inject(headers: dict[Any, Any], span: Span) -> None:
         if contexts.has_baggage():
             propagators = (_BAGGAGE,)
     else:
-        propagators = contexts.single_propagators(propagator)
+        propagators = contexts.single_propagators(propagate.get_global_textmap())
     for each in propagators:
         written: dict[str, str] = {}
         try:
@@ -306,4 +308,4 @@ def _inject(headers: dict[Any, Any], span: Span) -> None:
             carrier.update(written)
     messages.show_context("Injecting trace context into headers", carrier)
     headers.update(carrier)
-    headers[PUBLISHED_HEADER] = str(time.time())
+    headers[PUBLISHED_HEADER] = published_now()

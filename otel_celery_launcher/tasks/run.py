@@ -93,6 +93,7 @@ class Runs:
     ) -> None:
         self._metrics = metrics
         self._running: dict[int, Run] = {}  # by the identity of its request
+        self._freed = self._forget
         # Where tasks run, unless they are recorded nowhere.
         self.record: Record | None = None
         # That of the contrib instrumentor, where the application's provider makes it.
@@ -107,7 +108,11 @@ class Runs:
         self._spans = SpanStarter(tracer)
         self._attributes = attributes
         self._settings = settings
-        self._has_fast_path = attributes.has_fast_path and not settings.new_traces
+        self._has_fast_path = (
+            attributes.has_fast_path
+            and not settings.new_traces
+            and not shows_contexts()
+        )
 
     def begin(self, task: Any = None, args: object = (), **_: Any) -> None:
         """Start the run of a task and make it current: receives ``task_prerun``.
@@ -120,7 +125,7 @@ class Runs:
             return
         request = task.request
         times = take_times(request.__dict__)
-        run = self._begin_fast(task, request, times)
+        run = self._begin_fast(task, request, times) if self._has_fast_path else None
         if run is None:
             run = self._begin_full(task, request, times, args)
         self._running[id(request)] = run
@@ -138,9 +143,7 @@ class Runs:
         must follow its flag. Otherwise return None.
         """
         fields = request.__dict__  # of the message; the class has the defaults
-        if not self._has_fast_path or fields.get("is_eager") or shows_contexts():
-            return None
-        if TRACE_HEADER in fields:
+        if TRACE_HEADER in fields or fields.get("is_eager"):
             return None
         parent = fast_parent(fields)
         if parent is None:
@@ -165,7 +168,7 @@ class Runs:
             return None
         token = contexts.attach(contexts.context_with_only(span))
         return Run(
-            weakref.ref(request, self._forget), span, token, time.perf_counter(), frame,
+            weakref.ref(request, self._freed), span, token, time.perf_counter(), frame,
             durations, "", template is not None,
         )  # fmt: skip
 
@@ -203,7 +206,7 @@ class Runs:
         if parent is not None:
             frame = self._record_start(span, task, request)
         token = contexts.attach(trace.set_span_in_context(span, parent))
-        reference = weakref.ref(request, self._forget)
+        reference = weakref.ref(request, self._freed)
         run = Run(reference, span, token, time.perf_counter(), frame, durations)
         run.is_sampled = span.get_span_context().trace_flags.sampled
         run.is_eager = parent is None

@@ -29,7 +29,7 @@ from otel_celery_launcher.telemetry import logs, traces
 if TYPE_CHECKING:
     from otel_celery_launcher.ipc.counters import Counters
     from otel_celery_launcher.routes.delivery_log import DeliveryLog
-    from otel_celery_launcher.routes.inline import InlineRoute
+    from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
     from otel_celery_launcher.routes.route import Route
     from otel_celery_launcher.settings.settings import Settings
     from otel_celery_launcher.telemetry.metrics import MetricMaker
@@ -156,32 +156,14 @@ class RouteMaker:
 
     def inline(self) -> tuple[InlineRoute, list[str]]:
         """Return a route through this process's own exporters, and what to say."""
-        from otel_celery_launcher.delivery import exporters as makers
-        from otel_celery_launcher.delivery.fork_gate import guard
-        from otel_celery_launcher.routes.inline import InlineRoute, InlineSignal
+        # Not for a worker with an exporter process.
+        from otel_celery_launcher.routes.inline import InlineRoute
 
         settings = self._settings
         # A monkey patch may follow, and gRPC and requests must not be imported before
         # it. Or a fork may follow, after which an exporter process exports.
         is_late = settings.mode is Mode.UNTIL_FORK and may_be_patched()
-        load = makers.load_exporters_late if is_late else makers.load_exporters
-        signals: list[InlineSignal] = []
-        problems: list[str] = []
-        for each in OUTGOING:
-            of_signal = settings.signals[each.signal]
-            exporters, failed = load(
-                each.signal,
-                of_signal.exporters,
-                redacts_exceptions=settings.redacts_exceptions,
-            )
-            problems += failed
-            signals.append(
-                InlineSignal(
-                    outgoing=each,
-                    exporters=[guard(make) for make in exporters.values()],
-                    pending_limit=of_signal.pending_limit,
-                )
-            )
+        signals, problems = self._inline_signals(is_late=is_late)
         route = InlineRoute(
             signals,
             self._counters,
@@ -198,3 +180,29 @@ class RouteMaker:
             ),
         )
         return route, problems
+
+    def _inline_signals(self, *, is_late: bool) -> tuple[list[InlineSignal], list[str]]:
+        """Return each signal with its exporters, and what to say."""
+        from otel_celery_launcher.delivery import exporters as makers
+        from otel_celery_launcher.delivery.fork_gate import guard
+        from otel_celery_launcher.routes.inline import InlineSignal
+
+        load = makers.load_exporters_late if is_late else makers.load_exporters
+        signals: list[InlineSignal] = []
+        problems: list[str] = []
+        for each in OUTGOING:
+            of_signal = self._settings.signals[each.signal]
+            exporters, failed = load(
+                each.signal,
+                of_signal.exporters,
+                redacts_exceptions=self._settings.redacts_exceptions,
+            )
+            problems += failed
+            signals.append(
+                InlineSignal(
+                    outgoing=each,
+                    exporters=[guard(make) for make in exporters.values()],
+                    pending_limit=of_signal.pending_limit,
+                )
+            )
+        return signals, problems

@@ -131,6 +131,9 @@ def publish(producer: Producer) -> None:
 
 POOLS = ["prefork", "threads", "solo", "gevent"]
 
+# What costs a start, and what a worker without other instrumentations can do without.
+NOT_NEEDED = ("opentelemetry.instrumentation", "opentelemetry.sdk.metrics", "packaging")
+
 
 @pytest.fixture(params=POOLS)
 def pair(
@@ -158,11 +161,12 @@ def test_an_application_sees_what_it_sees_under_celery(
     assert_modules(plain, ours)
     (modules,) = ours.of("modules at import")
     assert not {name for name in modules if name.endswith("._logs")}, "none leave"
+    assert not {name for name in modules if name.startswith(NOT_NEEDED)}
     assert_loggers(plain, ours, "loggers at import")
     assert_loggers(plain, ours, "loggers in a task")
     for what in (
         "pickle", "deepcopy", "json", "request", "repr", "headers",
-        "failed publish", "failure", "modules of the consumer",
+        "failed publish", "failure", "modules of the consumer", "garbage collection",
     ):  # fmt: skip
         assert plain.of(what), what
         assert_same(plain, ours, what)

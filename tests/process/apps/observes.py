@@ -8,6 +8,7 @@ MODULES = sorted(sys.modules)  # before anything of its own is imported
 
 # ruff: noqa: E402, BLE001
 import copy
+import gc
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ def loggers() -> dict[str, object]:
 
 
 write("modules at import", MODULES)
+write("garbage collection", [gc.isenabled(), gc.get_threshold(), gc.get_debug()])
 write("logging hands records on", logging.Logger.callHandlers.__module__)
 write("loggers at import", loggers())
 

@@ -99,13 +99,16 @@ def test_only_a_span_that_nobody_looks_at_ends_unheard(how: str) -> None:
     assert span is not None
     changed(span, how)
     before = len(seen.names)
-    ended = span.end_unobserved({"celery.state": "SUCCESS"})
+    found = span.end_unobserved({"celery.state": "SUCCESS"})
     assert len(seen.names) == before
     if how:
-        assert ended == 0
+        assert found is None
         assert span.is_recording() is (how != "end")
         assert "celery.state" not in (span.attributes or {})
         return
+    assert found is not None
+    origin, ended = found
+    assert origin is span.origin
     assert ended == span.end_time
     assert ended >= (span.start_time or 0)
     assert not span.is_recording()

@@ -141,7 +141,9 @@ def test_a_run_that_ends_as_it_began_encodes_as_the_span_itself(
     assert span is not None
     start = encode_run_start(span.origin)
     changes = {"celery.state": state}
-    ended = span.end_unobserved(changes)
+    found = span.end_unobserved(changes)
+    assert found is not None
+    _, ended = found
     rebuilt = read_span(span.resource, encode_run_end(start, ended, changes))
     assert encode_spans([rebuilt]) == encode_spans([span])
     at_once = ended_span_here(Unobserved(span.origin, start, ended, changes))
