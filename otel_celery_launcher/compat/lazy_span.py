@@ -137,11 +137,7 @@ class SpanTemplate:
                 is_remote=False,
             )
         else:
-            # As ``child_context``.
-            trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
-            kept = FLAGS[flags & _KEPT_FLAGS]
-            of_child = (trace_id, self._new_id(), False, kept, state, True)
-            context = tuple.__new__(trace_api.SpanContext, of_child)
+            context = child_context(parent, self._new_id())
         start = time.time_ns()
         fields = (self, name, context, parent, start, shared, encoded, own)
         origin = tuple.__new__(SpanStart, fields)  # as SpanStart(…) at half of its cost
@@ -168,8 +164,8 @@ def _root_flags(tracer: Tracer) -> trace_api.TraceFlags:
 def child_context(parent: trace_api.SpanContext, new_id: int) -> trace_api.SpanContext:
     """Return the context of a span below a valid one, sampled as that is."""
     trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
-    kept = FLAGS[flags & _KEPT_FLAGS]
-    return valid_context(trace_id, new_id, kept, state, is_remote=False)
+    fields = (trace_id, new_id, False, FLAGS[flags & _KEPT_FLAGS], state, True)
+    return tuple.__new__(trace_api.SpanContext, fields)  # as valid_context
 
 
 def new_span(

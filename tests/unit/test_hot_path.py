@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent.parent
 # than a tenth above is a regression: look with `python -m tests.hot_path otel-celery`.
 # Older releases and other Pythons make up to a fifth more.
 RECORDED = {
-    "publish": 131, "run": 170, "run that is not sampled": 115,
-    "run with ten inner spans": 789,
+    "publish": 133, "run": 139, "run that is not sampled": 86,
+    "run with ten inner spans": 709,
 }  # fmt: skip
 
 
@@ -49,9 +49,7 @@ def test_what_tracing_adds(what: str) -> None:
     assert added("otel-celery", what) <= room * RECORDED[what]
 
 
-@pytest.mark.parametrize(
-    ("what", "share"), [("run", 0.5), ("run that is not sampled", 0.7)]
-)
-def test_a_run_takes_half_of_the_calls_of_upstreams(what: str, share: float) -> None:
+@pytest.mark.parametrize("what", ["run", "run that is not sampled"])
+def test_a_run_takes_half_of_the_calls_of_upstreams(what: str) -> None:
     """Which exports beside, in calls that are not counted here."""
-    assert added("otel-celery", what) < share * added("upstream", what)
+    assert added("otel-celery", what) < 0.5 * added("upstream", what)
