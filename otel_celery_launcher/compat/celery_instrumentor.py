@@ -54,7 +54,7 @@ def stand_in_for_contrib(instrumentation: Instrumentation) -> None:
 
 
 def _take_over(instrumentation: Instrumentation, module: ModuleType) -> None:
-    """Put ours in the place of any that is there, in the import of the module."""
+    """Use ours instead of any that is there; runs in the import of the module."""
     present = module.CeleryInstrumentor()
     if present.is_instrumented_by_opentelemetry:
         present.uninstrument()
