@@ -224,15 +224,17 @@ class Attributes:
         """
         get = fields.get
         shared = self._shared_of(task, get("delivery_info"), get("hostname"))
-        attributes: dict[str, Any] = {
-            name: value for key, name in self._copied if (value := get(key))
-        }
-        if not _PLAIN.issuperset(map(type, attributes.values())):
-            for name, value in attributes.items():
-                if type(value) not in _PLAIN:
-                    attributes[name] = text_of(value)
-        limits = fields.get("timelimit")
-        if limits not in _NO_LIMITS and isinstance(limits, (list, tuple)):
+        attributes: dict[str, Any] = {}
+        for key, name in self._copied:
+            value = get(key)
+            if value is None:
+                continue
+            if type(value) not in _PLAIN:
+                attributes[name] = text_of(value)
+            elif value:
+                attributes[name] = value
+        limits = get("timelimit")
+        if isinstance(limits, (list, tuple)) and limits not in _NO_LIMITS:
             attributes["celery.timelimit"] = tuple(
                 "" if each is None else text_of(each) for each in limits
             )

@@ -96,3 +96,15 @@ def test_a_context_with_a_span_alone() -> None:
     made = trace_api.set_span_in_context(span, context_api.Context())
     assert contexts.context_with_only(span) == made
     assert type(contexts.context_with_only(span)) is type(made)
+
+
+def test_the_global_propagator_is_looked_at_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert contexts.has_default_propagators()
+    before = propagate.get_global_textmap()
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", before)  # put back at the end
+    propagate.set_global_textmap(CompositePropagator([]))
+    assert not contexts.has_default_propagators()
+    propagate.set_global_textmap(before)
+    assert contexts.has_default_propagators()
