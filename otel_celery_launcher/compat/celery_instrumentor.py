@@ -12,6 +12,8 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
+from otel_celery_launcher.errors import MALFORMED_ERRORS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
@@ -54,7 +56,17 @@ def stand_in_for_contrib(instrumentation: Instrumentation) -> None:
 
 
 def _take_over(instrumentation: Instrumentation, module: ModuleType) -> None:
-    """Use ours instead of any that is there; runs in the import of the module."""
+    """Use ours instead of any that is there; runs in the application's import of it."""
+    try:
+        _replace(instrumentation, module)
+    except MALFORMED_ERRORS:  # somebody else's module of this name
+        return
+    except BaseException:  # a soft time limit; there is no second import
+        _replace(instrumentation, module)
+        raise
+
+
+def _replace(instrumentation: Instrumentation, module: ModuleType) -> None:
     present = module.CeleryInstrumentor()
     if present.is_instrumented_by_opentelemetry:
         present.uninstrument()

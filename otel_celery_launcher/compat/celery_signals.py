@@ -36,11 +36,13 @@ def send_quickly(signal: Any, receiver: Callable[..., object]) -> Callable[[], o
     before = signal.send
     if getattr(before, "__func__", None) is not _SEND:  # somebody else's
         return lambda: None
+    class_ = type(signal)
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         receivers = signal.receivers
-        if len(receivers) != 1 or receivers[0][1] is not receiver:
-            return before(sender, **named)  # type: ignore[no-any-return]
+        is_ours = len(receivers) == 1 and receivers[0][1] is receiver
+        if not is_ours or class_.send is not _SEND:
+            return class_.send(signal, sender, **named)  # type: ignore[no-any-return]
         try:
             response = receiver(signal=signal, sender=sender, **named)
         except Exception as exc:  # noqa: BLE001 - as Celery does

@@ -87,7 +87,8 @@ def trace(role: str, service: str, *, announces: bool) -> None:
         # What was set below ``exec``: `exec -- env OTEL_… program`.
         problems = list(map(str, correct_environment(os.environ)))
         problems += patch_where_asked(os.environ)
-        _set_up(role, service, problems, announces=announces)
+        with collections_paused():  # no thread of the program's is there yet
+            _set_up(role, service, problems, announces=announces)
 
 
 def _become(
@@ -196,12 +197,11 @@ def _is_set_up() -> bool:
 
 
 def _set_up(role: str, name: str, problems: Sequence[str], *, announces: bool) -> None:
-    with collections_paused():
-        from otel_celery_launcher.launch import celery_command, start_line
-        from otel_celery_launcher.settings.settings import Settings
+    from otel_celery_launcher.launch import celery_command, start_line
+    from otel_celery_launcher.settings.settings import Settings
 
-        settings = Settings.from_environ(os.environ, program_command_line(role, name))
-        telemetry = celery_command.set_up(settings)
+    settings = Settings.from_environ(os.environ, program_command_line(role, name))
+    telemetry = celery_command.set_up(settings)
     if is_uwsgi():
         problems = [*problems, *_export_below_uwsgi(telemetry)]
     if announces:

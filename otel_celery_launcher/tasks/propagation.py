@@ -106,8 +106,7 @@ W3C_FIELDS = frozenset({"traceparent", "tracestate", "baggage"})
 def w3c_fields(context: SpanContext) -> dict[str, str]:
     """Return what ``TraceContextTextMapPropagator`` writes of a valid context."""
     trace_id, span_id, _, flags, state, _ = context  # a tuple by declaration
-    trace, span = trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
-    fields = {"traceparent": f"00-{trace.hex()}-{span.hex()}-{flags:02x}"}
+    fields = {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"}
     if state:
         fields["tracestate"] = state.to_header()
     return fields

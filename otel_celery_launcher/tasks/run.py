@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 TRACE_HEADER = "otel_celery_trace"
 
 
+_ENDS_A_PROCESS = (SystemExit, KeyboardInterrupt)
+
+
 @dataclass(slots=True)
 class Run:
     """A run that has started.
@@ -230,11 +233,8 @@ class Runs:
             return
         exc = sys.exc_info()[1] if state is None else None
         try:
-            if run.frame is not None and isinstance(
-                exc, (SystemExit, KeyboardInterrupt)
-            ):
-                # The process ends, by a signal or by the task: the main process will
-                # know why.
+            if run.frame is not None and isinstance(exc, _ENDS_A_PROCESS):
+                # By a signal or by the task: the main process will know why.
                 return
             if exc is not None:
                 record_error(run.span, exc)
@@ -251,6 +251,9 @@ class Runs:
                     record.clear()
         finally:
             contexts.detach(run.token)
+        if self.histogram is not None:
+            worker = request.hostname or ""
+            self.histogram.record(seconds, {"task": task.name, "worker": worker})
 
     def _count(
         self,
@@ -261,9 +264,6 @@ class Runs:
         seconds: float,
         in_flight: memoryview | None,
     ) -> None:
-        if self.histogram is not None:
-            worker = request.hostname or ""
-            self.histogram.record(seconds, {"task": task.name, "worker": worker})
         metrics = self._metrics
         if metrics is None or not state:
             return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import opentelemetry.instrumentation.celery as contrib
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from opentelemetry.instrumentation.celery.version import __version__
 
 from otel_celery_launcher.compat import celery_instrumentor
@@ -63,6 +65,39 @@ def test_what_an_application_asks_for_is_asked_of_ours(ours: Recorded) -> None:
 
 def test_the_scope_has_the_version_of_contrib() -> None:
     assert celery_instrumentor.version() == __version__
+
+
+def test_another_module_of_that_name_can_be_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "opentelemetry.instrumentation.celery"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    celery_instrumentor.stand_in_for_contrib(Recorded())
+
+
+def test_a_limit_that_strikes_in_the_import_is_raised_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no second import, in which ours could take its place."""
+    before, asked = contrib.CeleryInstrumentor._instance, []
+
+    def is_instrumented(self: object) -> bool:
+        asked.append(self)
+        if len(asked) == 1:
+            raise SoftTimeLimitExceeded
+        return False
+
+    class_ = contrib.CeleryInstrumentor
+    ours = Recorded()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            class_, "is_instrumented_by_opentelemetry", property(is_instrumented)
+        )
+        with pytest.raises(SoftTimeLimitExceeded):
+            celery_instrumentor.stand_in_for_contrib(ours)
+    contrib.CeleryInstrumentor().instrument(use_span_links=True)
+    assert ours.calls == [("honour", {"use_span_links": True})]
+    class_._instance = before
 
 
 NOT_IMPORTED = """

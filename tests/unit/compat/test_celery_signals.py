@@ -50,14 +50,17 @@ def test_one_receiver_gets_and_gives_the_same(
     signal.connect(receiver.call, weak=False)
     receiver.raised = raised
     answers, lines = [], []
-    for undo in (lambda: None, celery_signals.send_quickly(signal, receiver.call)):
+    for is_quick in (False, True):
+        if is_quick:
+            celery_signals.send_quickly(signal, receiver.call)
+        assert ("send" in vars(signal)) is is_quick
         with caplog.at_level(logging.ERROR):
             answers.append(sent(signal, "sender", task=1))
         lines.append([(each.name, each.getMessage()) for each in caplog.records])
         caplog.clear()
-        undo()
     assert answers[0] == answers[1]
     assert lines[0] == lines[1]
+    assert len(lines[0]) == (raised is not None)
     assert receiver.received[0] == receiver.received[1]
 
 
@@ -95,6 +98,18 @@ def test_an_applications_own_send_stays(receiver: Receiver) -> None:
     assert signal.send is own
     undo()
     assert signal.send is own
+
+
+def test_a_send_of_the_class_that_an_application_replaces_is_used(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal = Signal(name="a")
+    signal.connect(receiver.call, weak=False)
+    celery_signals.send_quickly(signal, receiver.call)
+    monkeypatch.setattr(Signal, "send", lambda *_, **named: [("theirs", named)])
+    assert signal.send("sender", task=1) == [("theirs", {"task": 1})]
+    monkeypatch.undo()
+    assert sent(signal, "sender") == [(receiver.call, "'answer'")]
 
 
 def test_it_can_be_undone(receiver: Receiver) -> None:

@@ -18,6 +18,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from otel_celery_launcher.compat.span_fields import valid_context
 from otel_celery_launcher.tasks.propagation import (
     REQUEST,
     W3C_FIELDS,
@@ -88,3 +89,10 @@ def test_the_fields_are_those_of_the_propagator(
     propagator.inject(written, within)
     assert w3c_fields(context) == written
     assert written.keys() <= propagator.fields <= W3C_FIELDS
+
+
+def test_ids_of_an_applications_own_generator_have_any_length() -> None:
+    context = valid_context(1, 2**70, TraceFlags(1), is_remote=False)
+    assert w3c_fields(context) == {
+        "traceparent": f"00-{1:032x}-{2**70:016x}-01",
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -139,3 +139,21 @@ def test_a_limit_that_strikes_at_the_end_leaves_no_run_in_flight(
     with pytest.raises(SoftTimeLimitExceeded):
         runs.end(task, "SUCCESS")
     assert runs.record.read() is None
+
+
+def test_a_histogram_that_raises_costs_no_span(
+    runs: Runs, ended: RecordingProcessor
+) -> None:
+    """That of the application's own meter provider; Celery's signal logs the error."""
+
+    class Broken:
+        def record(self, *_: object) -> None:
+            raise RuntimeError
+
+    task = a_task("memory://")
+    begun(runs, task)
+    runs.histogram = cast("Any", Broken())
+    with pytest.raises(RuntimeError):
+        runs.end(task, "SUCCESS")
+    assert [span.name for span in ended.spans] == [f"run/{task.name}"]
+    assert not trace.get_current_span().get_span_context().is_valid
