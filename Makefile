@@ -170,7 +170,7 @@ soak: $(VENV)/tested servers
 outage: $(VENV)/tested servers
 	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -k collector_outage
 
-# Everything beside plain Celery and other launchers: docs/benchmarks.*; half an hour.
+# Everything beside plain Celery and other launchers: docs/benchmarks.*; three quarters of an hour.
 ROUNDS ?= 24
 bench: $(VENV)/tested servers
 	$(BIN)/python bench/run.py $(ROUNDS)
