@@ -3,6 +3,7 @@
     python bench/run.py [ROUNDS]            # everything: docs/benchmarks.*
     python bench/run.py --quick             # a no-op task's CPU alone, three variants
     python bench/run.py --losses            # what arrives when something ends, alone
+    python bench/run.py --counted           # instructions, and the exporter process, alone
 
 Needs redis-server. Writes docs/benchmarks.json and docs/benchmarks.svg, and the tables
 into docs/benchmarks.md. Timings are of this machine: read the ratios.
@@ -93,15 +94,21 @@ def measure(
     data["publish"] = publish.measure(
         variants, folder / "publish", port, rounds=max(5, rounds // 2)
     )
+    return data | measure_counted(folder, port)
+
+
+def measure_counted(folder: Path, port: int) -> dict[str, Any]:
+    """Return what hardly depends on how fast the machine is at the moment."""
     counted = list(
         instructions.measure(
             [CELERY, UPSTREAM, PROCESS, INLINE], instructions.SCENES, folder, port
         )
     )
-    data["instructions"] = instructions.table(counted)
-    data["instructions of upstream's"] = instructions.shares(counted, PROCESS)
-    data["exporter"] = exporter.measure(PROCESS, folder / "exporter", port)
-    return data
+    return {
+        "instructions": instructions.table(counted),
+        "instructions of upstream's": instructions.shares(counted, PROCESS),
+        "exporter": exporter.measure(PROCESS, folder / "exporter", port),
+    }
 
 
 def write(data: dict[str, Any]) -> None:
@@ -138,6 +145,9 @@ def main() -> None:
             if "--losses" in sys.argv:
                 data = json.loads((DOCS / "benchmarks.json").read_text())
                 data["losses"] = losses.measure(variants, folder, port)
+            elif "--counted" in sys.argv:
+                data = json.loads((DOCS / "benchmarks.json").read_text())
+                data |= measure_counted(folder, port)
             else:
                 data = measure(variants, folder, port, rounds)
         finally:

@@ -32,11 +32,6 @@ READ_ERRORS = (
 )
 
 
-# The last of marshal's formats that keeps no table of what it has written: records have
-# hardly an object twice, and the table takes a fifth of the time.
-FORMAT = 2
-
-
 def dump(record: Any) -> bytes:
     """Return a value as bytes.
 
@@ -44,9 +39,9 @@ def dump(record: Any) -> bytes:
         ValueError: A value that is in itself, or lies too deep.
     """
     try:
-        return marshal.dumps(record, FORMAT)
+        return marshal.dumps(record)
     except ValueError:  # an enumeration, a subclass of str, any other object
-        return marshal.dumps(to_builtins(record), FORMAT)
+        return marshal.dumps(to_builtins(record))
 
 
 def load(data: bytes) -> Any:

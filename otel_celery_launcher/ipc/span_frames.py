@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
 from otel_celery_launcher.compat.span_fields import contents, dictionary
-from otel_celery_launcher.ipc.marshalled import FORMAT, dump, load, to_builtins
+from otel_celery_launcher.ipc.marshalled import dump, load, to_builtins
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -190,7 +190,7 @@ def encode_run_end(start: bytes, ended: int, changes: dict[str, str]) -> bytes:
         ended: Nanoseconds since the epoch.
         changes: Attributes that it ends with, too.
     """
-    return RUN_END + dumps((start, ended, changes), FORMAT)
+    return RUN_END + dumps((start, ended, changes))
 
 
 def encode_unobserved(span: Unobserved) -> bytes:
