@@ -164,8 +164,8 @@ def _root_flags(tracer: Tracer) -> trace_api.TraceFlags:
 def child_context(parent: trace_api.SpanContext, new_id: int) -> trace_api.SpanContext:
     """Return the context of a span below a valid one, sampled as that is."""
     trace_id, _, _, flags, state, _ = parent  # a tuple by declaration
-    fields = (trace_id, new_id, False, FLAGS[flags & _KEPT_FLAGS], state, True)
-    return tuple.__new__(trace_api.SpanContext, fields)  # as valid_context
+    kept = FLAGS[flags & _KEPT_FLAGS]
+    return valid_context(trace_id, new_id, kept, state, is_remote=False)
 
 
 def new_span(

@@ -33,14 +33,6 @@ def valid_context(
     return tuple.__new__(trace_api.SpanContext, fields)
 
 
-def remote_context(
-    trace_id: int, span_id: int, flags: trace_api.TraceFlags
-) -> trace_api.SpanContext:
-    """Return what ``valid_context`` returns of a parent elsewhere, without a state."""
-    fields = (trace_id, span_id, True, flags, DEFAULT_TRACE_STATE, True)
-    return tuple.__new__(trace_api.SpanContext, fields)
-
-
 class Lazy:
     """A mixin for a span whose fields are made on first access.
 

@@ -129,10 +129,8 @@ class SpanStarter:
 
     def _look(self) -> TracerSnapshot:
         """Look at the tracer again, where an application may have changed it."""
-        snapshot = self._snapshot
-        if snapshot.is_up_to_date():
-            return snapshot
-        self._snapshot = TracerSnapshot(self._tracer, self._kind)
+        if not self._snapshot.is_up_to_date():
+            self._snapshot = TracerSnapshot(self._tracer, self._kind)
         return self._snapshot
 
     def _child(

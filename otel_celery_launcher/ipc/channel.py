@@ -99,9 +99,9 @@ class Channel:
         Raises:
             ChannelLostError: The descriptor is no longer ours, or nobody reads.
         """
+        if not self.is_ours():
+            raise ChannelLostError
         try:
-            if os.fstat(self.write).st_ino != self.inode:  # as is_ours
-                raise ChannelLostError
             if in_flight is None:
                 self._socket.send(message, _SEND_FLAGS)
             else:

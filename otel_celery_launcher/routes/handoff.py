@@ -162,8 +162,7 @@ class HandoffRoute:
         in_flight: memoryview | None,
     ) -> None:
         """Hand over a span that ends as it began: ``Route.hand_over_ended``."""
-        if self._pid != os.getpid() or not self._has_timer:
-            self._check_process()
+        self._check_process()
         lane = self._traces
         if lane is None:
             return

@@ -59,9 +59,6 @@ OLDER_HISTOGRAM = Description(
     RUN_BOUNDARIES,
 )
 
-# How many signals are sent for each task, or more.
-_FREQUENT = 3
-
 # What an application may ask of ``CeleryInstrumentor().instrument``.
 _REQUESTS = ("tracer_provider", "meter_provider", "use_span_links")
 
@@ -110,7 +107,6 @@ class CeleryInstrumentation:
         """
         for signal, receiver in self._receivers:
             signal.connect(receiver, weak=False)
-        for signal, receiver in self._receivers[:_FREQUENT]:
             self._undo.append(celery_signals.send_quickly(signal, receiver))
         self._discarded.connect()
         self._unwrap = celery_private.wrap_task_sender(self._publisher.publish)

@@ -21,7 +21,7 @@ from otel_celery_launcher import messages
 from otel_celery_launcher.compat import contexts
 from otel_celery_launcher.compat.span_fields import (
     FLAGS,
-    remote_context,
+    valid_context,
 )
 from otel_celery_launcher.errors import MALFORMED_ERRORS
 from otel_celery_launcher.tasks.errors import text_of
@@ -96,7 +96,7 @@ def fast_parent(fields: Mapping[str, Any]) -> SpanContext | None:
     trace_id, span_id = int(first, 16), int(second, 16)
     if not (trace_id and span_id):
         return None
-    return remote_context(trace_id, span_id, FLAGS[int(flags, 16)])
+    return valid_context(trace_id, span_id, FLAGS[int(flags, 16)], is_remote=True)
 
 
 # What the default propagators read and write.
